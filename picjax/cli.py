@@ -1,0 +1,21 @@
+"""How every command ends: 0 done, 2 with one line the user can act on, 1 a defect."""
+
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something the user can mend.
+
+    The message says what is wrong with which thing, then how to mend it, in one line:
+    `config.data.path '/x' holds no .png or .jpg file; point it to a folder of images`.
+    """
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a command; a `UserError` becomes one line on standard error and exit 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"picjax: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,95 @@
+"""The one abstraction: what a run keeps (`State`) and what a system does (`System`).
+
+A system is a set of pure functions closed over its modules and hyper-parameters. It
+never mentions devices, files or logging: `picjax.train` supplies those for all.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax import struct
+from jaxtyping import Array, Float, PRNGKeyArray
+
+Batch = Mapping[str, Array]
+Tree = Any
+
+
+@struct.dataclass
+class State:
+    """Everything a run needs to go on: one pytree, one checkpoint item.
+
+    Attributes:
+      step: int32 scalar, the number of steps done.
+      params: net -> parameters; a net that no `Opt` names is frozen.
+      stats: net -> running means, spectral u and v, ...
+      opt: optimiser -> optax state.
+      ema: net -> averaged parameters; a net without an average is absent.
+    """
+
+    step: Array
+    params: dict[str, Tree]
+    stats: dict[str, Tree]
+    opt: dict[str, Tree]
+    ema: dict[str, Tree]
+
+
+class Opt(NamedTuple):
+    """An optimiser and the nets that it owns."""
+
+    tx: optax.GradientTransformation
+    nets: tuple[str, ...]
+
+
+class System(NamedTuple):
+    """The verbs of a system, all pure.
+
+    A batch is a dict of `image` (float32 [b h w 3] in [-1, 1]) and `mask`
+    (float32 [b h w 1], 1 = known). Variables are `inference_variables(state)`.
+
+    Attributes:
+      init: (key, batch) -> State.
+      step: (state, batch, key) -> (State, {name: scalar}).
+      complete: (variables, batch, key, n) -> float32 [b n h w 3] in [-1, 1]; known
+        pixels are the input's to the last bit. `n` is static.
+      evaluate: (variables, batch, key) -> {name: one number an example}.
+      show: (variables, batch, key) -> {title: images [b h w 3]}, the columns of a grid
+        that are particular to the system (such as each component of a mixture).
+    """
+
+    init: Callable[[PRNGKeyArray, Batch], State]
+    step: Callable[[State, Batch, PRNGKeyArray], tuple[State, dict[str, Array]]]
+    complete: Callable[[Tree, Batch, PRNGKeyArray, int], Float[Array, "b n h w 3"]]
+    evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
+    show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
+
+
+def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:
+    """The first state of every optimiser."""
+    return {name: o.tx.init({n: params[n] for n in o.nets}) for name, o in opts.items()}
+
+
+def update(
+    opts: Mapping[str, Opt], name: str, state: State, grads: dict[str, Tree]
+) -> State:
+    """One step of optimiser `name` with `grads`, net -> gradient for each net it owns.
+
+    Raises:
+      KeyError: when `grads` lacks a net of this optimiser.
+    """
+    tx, nets = opts[name]
+    owned = {n: state.params[n] for n in nets}
+    updates, opt = tx.update({n: grads[n] for n in nets}, state.opt[name], owned)
+    params = state.params | optax.apply_updates(owned, updates)  # type: ignore[operator]
+    return state.replace(params=params, opt=state.opt | {name: opt})  # type: ignore[attr-defined]
+
+
+def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
+    """What completion needs: averaged parameters where there are any, and stats."""
+    return {"params": state.params | state.ema, "stats": state.stats}
+
+
+def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
+    """One key a purpose; adding a purpose at the end leaves the others' draws alone."""
+    return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
