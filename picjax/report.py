@@ -1,0 +1,144 @@
+"""Pictures and pages for people: image grids, Markdown and HTML, written atomically."""
+
+import base64
+import html
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+MARGIN = 4  # pixels between images and around them
+TITLE_HEIGHT = 18  # pixels for a line of titles above the columns
+WHITE = 255
+
+
+def image_grid(
+    rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of images on white, every image centred in a cell of the largest size.
+
+    Args:
+      rows: uint8 images [h w 3]; rows may differ in length, images in size.
+      titles: one word or two above each column; cut where longer than the column.
+
+    Returns:
+      uint8 [height width 3].
+
+    Raises:
+      ValueError: when there is no image, or one is not uint8 [h w 3].
+    """
+    images = [image for row in rows for image in row]
+    if not images:
+        raise ValueError("a grid needs at least one image")
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise ValueError(f"not uint8 [h w 3]: {image.dtype} {image.shape}")
+    h = max(image.shape[0] for image in images)
+    w = max(image.shape[1] for image in images)
+    columns = max(len(row) for row in rows)
+    top = MARGIN + (TITLE_HEIGHT if titles else 0)
+    height, width = top + len(rows) * (h + MARGIN), MARGIN + columns * (w + MARGIN)
+    grid = np.full((height, width, 3), WHITE, np.uint8)
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            y = top + i * (h + MARGIN) + (h - image.shape[0]) // 2
+            x = MARGIN + j * (w + MARGIN) + (w - image.shape[1]) // 2
+            grid[y : y + image.shape[0], x : x + image.shape[1]] = image
+    if titles:
+        _draw_titles(grid, titles[:columns], w)
+    return grid
+
+
+def _draw_titles(grid: np.ndarray, titles: Sequence[str], width: int) -> None:
+    font = ImageFont.load_default(size=12)
+    for j, title in enumerate(titles):
+        # One tile a title, so that a long one is cut at its own column.
+        tile = Image.new("RGB", (width, TITLE_HEIGHT), "white")
+        ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=font)
+        x = MARGIN + j * (width + MARGIN)
+        grid[MARGIN : MARGIN + TITLE_HEIGHT, x : x + width] = np.asarray(tile)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its columns aligned for reading as plain text too."""
+    cells = [[c.replace("|", "\\|") for c in row] for row in [header, *rows]]
+    widths = [max(3, *(len(c) for c in column)) for column in zip(*cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = (c.ljust(w) for c, w in zip(row, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([line(cells[0]), rule, *map(line, cells[1:])]) + "\n"
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The same table in HTML."""
+
+    def line(row: Sequence[str], tag: str) -> str:
+        cells = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
+        return f"<tr>{cells}</tr>"
+
+    body = "\n".join(line(row, "td") for row in rows)
+    return f"<table>\n{line(header, 'th')}\n{body}\n</table>\n"
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
+       padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; } th { text-align: left; }
+td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem .25rem 0; }
+td + td { font-variant-numeric: tabular-nums; }
+img { max-width: 100%; image-rendering: pixelated; }
+"""
+
+
+def html_page(title: str, parts: Sequence[str]) -> str:
+    """One self-contained page: no script, no style sheet or picture from elsewhere."""
+    title = html.escape(title)
+    return (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
+        + "\n".join(parts)
+        + "\n</html>\n"
+    )
+
+
+def html_image(array: np.ndarray, alt: str) -> str:
+    """An image [h w 3] uint8 inside the page."""
+    data = base64.b64encode(png_bytes(array)).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def png_bytes(array: np.ndarray) -> bytes:
+    """A uint8 image [h w 3] or [h w] as a PNG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "png", compress_level=3)
+    return buffer.getvalue()
+
+
+def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
+    """Writes a uint8 image [h w 3] or [h w]; the final name never holds half of it."""
+    write_bytes(path, png_bytes(array))
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8 text; the final name never holds half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes to a temporary name beside `path`, then renames; makes the folder."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
