@@ -1,0 +1,59 @@
+"""Distance to the truth at several scales (PICNet specification, sections 4.1, 4.3)."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+
+def interpolation_matrix(source: int, target: int) -> Float64[np.ndarray, "n m"]:
+    """[target, source] weights of linear interpolation that keeps both end points.
+
+    Row k reads position k (source - 1) / (target - 1): `align_corners=True` without
+    antialiasing, which `jax.image.resize` does not offer.
+    """
+    position = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
+    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None]), 0, None)
+
+
+def resize(
+    x: Float[Array, "b h w c"], size: tuple[int, int]
+) -> Float[Array, "b y x c"]:
+    """Bilinear resize to `size` = (height, width), corners aligned, no antialiasing."""
+    if x.shape[1:3] == size:
+        return x
+    rows, columns = (
+        jnp.asarray(interpolation_matrix(m, n), x.dtype)
+        for m, n in zip(x.shape[1:3], size, strict=True)
+    )
+    precision = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("bhwc,yh->bywc", x, rows, precision=precision)
+    return jnp.einsum("bywc,xw->byxc", x, columns, precision=precision)
+
+
+def pyramid(x: Float[Array, "b h w c"], scales: int) -> list[Float[Array, "b _ _ c"]]:
+    """`x` at sizes (h // 2^i, w // 2^i), coarse to fine, the last `x` itself.
+
+    Each level is resized from the full size. A mask's levels are fractional at edges.
+    """
+    height, width = x.shape[1:3]
+    return [resize(x, (height >> i, width >> i)) for i in reversed(range(scales))]
+
+
+def multiscale_l1(
+    images: Sequence[Float[Array, "b _ _ c"]],
+    targets: Sequence[Float[Array, "b _ _ c"]],
+    masks: Sequence[Float[Array, "b _ _ 1"]] | None = None,
+) -> Float[Array, " b"]:
+    """Sum over scales of the mean absolute difference, where `masks` says if given.
+
+    Arguments are pyramids of equal sizes. The mean is over ALL pixels and channels,
+    masked out or not, as in the originals.
+    """
+    total = jnp.zeros(images[0].shape[0])
+    for i, (image, target) in enumerate(zip(images, targets, strict=True)):
+        error = jnp.abs(image.astype(jnp.float32) - target)
+        total += (error if masks is None else error * masks[i]).mean((1, 2, 3))
+    return total
