@@ -1,0 +1,26 @@
+"""One module a system; the module's name is its registry."""
+
+import importlib
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from picjax.cli import UserError
+from picjax.system import System
+
+NAMES = tuple(
+    sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+)
+
+
+def make(config: ConfigDict) -> System:
+    """The system that `config.system` names.
+
+    Raises:
+      UserError: for an unknown system.
+    """
+    if config.system not in NAMES:
+        raise UserError(
+            f"config.system '{config.system}' is unknown; use one of {', '.join(NAMES)}"
+        )
+    return importlib.import_module(f"picjax.systems.{config.system}").make(config)

@@ -1,0 +1,233 @@
+"""Save and restore: state and data iterator together, so that a run goes on exactly.
+
+A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's
+folder gets its final name only when it is whole, so a kill at any moment loses nothing
+but the steps since the last save.
+"""
+
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+from orbax.checkpoint import v1 as ocp
+
+from picjax import systems
+from picjax.cli import UserError
+from picjax.system import State, Tree, inference_variables
+
+# What may change between a run and its continuation; everything else changes the
+# numbers, so that going on would be neither the old run nor a new one.
+FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "keep", "mesh")
+PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes `config.json`: the resolved config, the command line, versions."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    content = {
+        "config": json.loads(config.to_json()),
+        "command": sys.argv,
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+    }
+    partial = workdir / "config.json.partial"
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.rename(workdir / "config.json")
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The config that a workdir was made with.
+
+    Raises:
+      UserError: when the folder is no workdir.
+    """
+    path = workdir / "config.json"
+    try:
+        return ConfigDict(json.loads(path.read_text())["config"])
+    except FileNotFoundError:
+        raise UserError(
+            f"'{workdir}' is not a workdir (it has no config.json); "
+            "point --workdir to a folder that picjax.train wrote"
+        ) from None
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise UserError(
+            f"'{path}' is damaged; restore it, or train into another --workdir"
+        ) from None
+
+
+def differing_keys(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`."""
+    now = _flatten(json.loads(ours.to_json()))
+    then = _flatten(json.loads(theirs.to_json()))
+    return [
+        f"{key} ({now.get(key, 'absent')}, was {then.get(key, 'absent')})"
+        for key in sorted(now.keys() | then.keys())
+        if key.split(".")[0] not in FREE_KEYS and now.get(key) != then.get(key)
+    ]
+
+
+def flat_keys(config: ConfigDict) -> list[str]:
+    """Every key of a config, dotted."""
+    return list(_flatten(config.to_dict()))
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        name: value
+        for key, child in tree.items()
+        for name, value in _flatten(
+            child, f"{prefix}.{key}" if prefix else key
+        ).items()
+    }
+
+
+def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkpointer:
+    """The checkpoints of a workdir.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the newest steps to keep.
+      best: a metric; the step where it was lowest is kept as well. Empty: none.
+    """
+    policies = ocp.training.preservation_policies
+    kept: list[Any] = [policies.LatestN(keep)]
+    if best:
+        kept.append(
+            policies.BestN(
+                get_metric_fn=lambda metrics: metrics[best],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+        )
+    return ocp.training.Checkpointer(
+        (workdir / "checkpoints").absolute(),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True,
+    )
+
+
+def save(
+    checkpoints: ocp.training.Checkpointer,
+    state: State,
+    data: Any,
+    metrics: dict[str, float],
+) -> Any:
+    """Starts saving a step in the background; the answer's `result()` waits for it."""
+    return checkpoints.save_checkpointables_async(
+        int(state.step), {"state": state, "data": data}, force=True, metrics=metrics
+    )
+
+
+def restore(
+    checkpoints: ocp.training.Checkpointer, abstract: State, data: Any
+) -> State | None:
+    """The newest state, laid out as `abstract` says; `data` is set to go on with it.
+
+    Returns None where nothing was saved yet.
+
+    Raises:
+      UserError: when the checkpoint's arrays are not those of `abstract`.
+    """
+    if checkpoints.latest is None:
+        return None
+    step = checkpoints.latest.step
+    check_match(checkpoints, step, abstract)
+    loaded = checkpoints.load_checkpointables(step, {"state": abstract, "data": data})
+    return loaded["state"]
+
+
+def restore_variables(
+    workdir: Path | str, best: bool = False
+) -> tuple[ConfigDict, Tree, int]:
+    """What completion needs from a workdir: config, variables, and their step.
+
+    Args:
+      workdir: the run's folder.
+      best: take the step with the lowest `config.best` metric instead of the newest.
+
+    Raises:
+      UserError: when the folder is no workdir or holds no whole checkpoint.
+    """
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    with open_checkpoints(workdir, config.keep, config.best) as checkpoints:
+        if checkpoints.latest is None:
+            raise UserError(
+                f"'{workdir}' holds no checkpoint yet; train until the first save "
+                f"(config.save_every is {config.save_every}) or save more often"
+            )
+        step = _best_step(checkpoints, config.best) if best else checkpoints.latest.step
+        abstract = abstract_state(config)
+        check_match(checkpoints, step, abstract)
+        skipped = abstract.replace(
+            opt=jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract.opt)
+        )
+        state = checkpoints.load_checkpointables(step, {"state": skipped})["state"]
+    return config, inference_variables(state), step
+
+
+def abstract_state(config: ConfigDict) -> State:
+    """Shapes and dtypes of a config's state, on one device; nothing is computed."""
+    height, width = image_shape(config)
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, height, width, 3), "float32"),
+        "mask": jax.ShapeDtypeStruct((2, height, width, 1), "float32"),
+    }
+    abstract = jax.eval_shape(systems.make(config).init, jax.random.key(0), batch)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
+    )
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of a config's images; `image_size` is one number or two."""
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
+    if not best:
+        raise UserError("this run kept no best checkpoint; train it with --config.best")
+    scored = [c for c in checkpoints.checkpoints if c.metrics and best in c.metrics]
+    return min(scored, key=lambda c: c.metrics[best]).step
+
+
+def check_match(
+    checkpoints: ocp.training.Checkpointer, step: int, abstract: State
+) -> None:
+    """Compares names and shapes of a checkpoint with those expected.
+
+    Raises:
+      UserError: listing what only one side has, and what differs in shape.
+    """
+    stored = checkpoints.checkpointables_metadata(step).metadata["state"]
+    theirs, ours = _shapes(stored), _shapes(abstract)
+    problems = [
+        f"{name}: {theirs.get(name, 'absent')} in the checkpoint, "
+        f"{ours.get(name, 'absent')} in the config"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(
+            f"checkpoint {step} in '{checkpoints.directory}' does not fit the config "
+            f"({'; '.join(problems[:5])}{more}); use the config it was made with"
+        )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(
+        tree, is_leaf=lambda x: hasattr(x, "shape")
+    )
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

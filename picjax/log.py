@@ -1,0 +1,126 @@
+"""What a run tells: a console line, JSON lines, TensorBoard, image grids."""
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from tensorboardX import SummaryWriter
+
+from picjax import report
+
+
+class Log:
+    """Writes into a workdir; a context manager. Only one process of a run has one.
+
+    Args:
+      workdir: where `metrics.jsonl`, `samples/` and `tensorboard/` go.
+      start: steps already done; lines of later steps, left by a killed run, are dropped.
+      total: steps of the whole run.
+      batch_size: images a step, for the rate.
+    """
+
+    def __init__(self, workdir: Path, start: int, total: int, batch_size: int):
+        self.workdir = workdir
+        self.total = total
+        self.batch_size = batch_size
+        workdir.mkdir(parents=True, exist_ok=True)
+        earlier = drop_later_lines(workdir / "metrics.jsonl", start)
+        self.began = time.perf_counter() - earlier
+        self.last = (start, time.perf_counter())
+        self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)
+        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self.console = Console(stderr=True, soft_wrap=True)
+        self.progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("compiling", total=total, completed=start)
+
+    def __enter__(self) -> "Log":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.progress.stop()
+        self.lines.close()
+        self.board.close()
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches."""
+        self.console.print(text, highlight=False)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """One step's numbers, everywhere; the rate is that since the last call."""
+        then, at = self.last
+        now = time.perf_counter()
+        self.last = (step, now)
+        rate = (step - then) * self.batch_size / (now - at)
+        timing = {
+            "seconds": round(now - self.began, 3),
+            "images_per_second": round(rate, 3),
+        }
+        self.lines.write(json.dumps({"step": step, **values, **timing}) + "\n")
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+        self.board.add_scalar("images_per_second", rate, step)
+        left = (self.total - step) * self.batch_size / rate
+        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        text += f"  {rate:.1f} images/s  {duration(left)} left"
+        if self.console.is_terminal:
+            self.progress.update(self.task, completed=step, description=text)
+        else:
+            self.say(f"step {step}/{self.total}  {text}")
+
+    def pause(self) -> None:
+        """Leaves the time since the last numbers out of the rate (samples, compiling)."""
+        self.last = (self.last[0], time.perf_counter())
+
+    def grid(self, step: int, grid: np.ndarray) -> None:
+        """An image grid, uint8 [h w 3], as `samples/<step>.png` and in TensorBoard."""
+        folder = self.workdir / "samples"
+        folder.mkdir(exist_ok=True)
+        report.write_png(folder / f"{step:07d}.png", grid)
+        self.board.add_image("samples", grid, step, dataformats="HWC")
+
+
+def drop_later_lines(path: Path, step: int) -> float:
+    """Keeps the lines of `metrics.jsonl` up to `step`; the last one's `seconds`.
+
+    A killed run may leave lines of steps that are done again, and half a line.
+    """
+    if not path.exists():
+        return 0.0
+    kept, seconds = [], 0.0
+    for line in path.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if entry["step"] > step:
+            break
+        kept.append(line + "\n")
+        seconds = entry["seconds"]
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """7384 -> 2:03:04."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

@@ -1,0 +1,559 @@
+"""PICMM (NeurIPS 2022): a VAE-GAN whose hidden latent is a mixture given the visible.
+
+z_m is the latent of the visible part, z_c that of its complement. Training decodes z_c
+itself and z_hat, a draw from the chosen component of p(z_c | z_m); the mixture learns
+from its own losses alone. Completion draws z_c from the mixture.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from picjax.losses import adversarial, gaussian, reconstruction
+from picjax.losses.gaussian import Gaussian, Mixture
+from picjax.models import picmm, picnet
+from picjax.system import (
+    Batch,
+    Opt,
+    State,
+    System,
+    Tree,
+    init_opt,
+    split_keys,
+    update,
+)
+
+
+class Hyper(NamedTuple):
+    """How the losses are made and weighted; the comments of configs/picmm.py explain.
+
+    `select`, `loss` and `gate` name entries of `gaussian.SELECTION`, `BM` and `GATE`;
+    `clamp` holds the bounds of log std in the mixture's loss, or is empty.
+    """
+
+    gan_mode: str = "lsgan"
+    rec: float = 20.0
+    adversarial: float = 1.0
+    kl: float = 0.0
+    select: str = "sampled"
+    loss: str = "posterior_to_component"
+    gate: str = "frequency"
+    clamp: tuple[float, ...] = (-5.0, 2.0)
+    trained: bool = True
+    extra_calls: bool = False
+
+
+class Latents(NamedTuple):
+    """What the encoder says of both parts, and the visible part's feature maps."""
+
+    z_m: Float[Array, "b d"]
+    z_c: Float[Array, "b d"]
+    q_m: Gaussian
+    q_c: Gaussian
+    f_m: Float[Array, "b h w c"]
+    f_e: Float[Array, "b u v e"]
+
+
+def make(config: ConfigDict) -> System:
+    """The system of a config (configs/picmm.py)."""
+    nets = networks(config.model, config.image_size)
+    mixture = config.model.mixture
+    hyper = Hyper(
+        gan_mode=config.loss.gan_mode,
+        rec=config.loss.rec,
+        adversarial=config.loss.adversarial,
+        kl=config.loss.kl,
+        select=mixture.select,
+        loss=mixture.loss,
+        gate=mixture.gate,
+        clamp=tuple(mixture.clamp),
+        trained=mixture.trained,
+        extra_calls=mixture.extra_calls,
+    )
+    opt = config.opt
+    adam = optax.adam(opt.lr, b1=opt.b1, b2=opt.b2)
+    if opt.accumulate > 1:
+        adam = optax.MultiSteps(adam, opt.accumulate).gradient_transformation()
+    opts = optimisers(adam)
+    return System(
+        init=partial(init, nets, opts),
+        step=lambda state, batch, key: step(
+            nets, opts, hyper, state, batch, draw_noise(nets, batch, key)
+        ),
+        complete=partial(complete, nets),
+        evaluate=partial(evaluate, nets),
+        show=partial(show_components, nets),
+    )
+
+
+def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
+    """Which optimiser owns which nets: the official three."""
+    return {
+        "discriminator": Opt(tx, ("discriminator",)),
+        "generator": Opt(tx, ("encoder", "generator")),
+        "mixture": Opt(tx, ("mixture",)),
+    }
+
+
+def networks(model: ConfigDict, image_size: int) -> dict[str, Any]:
+    """The four nets; how often they halve follows from the image size."""
+    layers = picnet.halvings(image_size)
+    poolings = picnet.poolings(image_size)
+    shared: dict[str, Any] = dict(layers=layers, dtype=model.dtype, remat=model.remat)
+    return {
+        "encoder": picmm.Encoder(
+            ngf=model.ngf, img_f=model.img_f, poolings=poolings, **shared
+        ),
+        "generator": picmm.Generator(
+            ngf=model.ngf,
+            img_f=model.img_f,
+            z_nc=model.z_nc,
+            poolings=poolings,
+            output_scale=model.output_scale,
+            **shared,
+        ),
+        "discriminator": picnet.ResDiscriminator(
+            ndf=model.ndf, img_f=model.img_f, **shared
+        ),
+        "mixture": picmm.DynamicGMM(k=model.mixture.k, norm=model.mixture.norm),
+    }
+
+
+# ---- init ----
+
+
+def init(
+    nets: dict[str, Any], opts: dict[str, Opt], key: PRNGKeyArray, batch: Batch
+) -> State:
+    """Parameters as the official code leaves them (specification, section 2.5)."""
+    keys = split_keys(key, "encoder", "generator", "discriminator", "mixture")
+    image, mask = batch["image"], batch["mask"]
+    both = jnp.concatenate([image, image])
+    made = {"encoder": nets["encoder"].init(keys["encoder"], both, False)}
+    (mu, _, features), _ = apply(nets, made, "encoder", both, update_stats=False)
+    z, _ = jnp.split(mu, 2)
+    f_m, f_e = visible_features(nets, features)
+    attended = attention_mask(mask, f_e)
+    made["generator"] = nets["generator"].init(
+        keys["generator"], z, z, f_m, f_e, attended, False
+    )
+    made["discriminator"] = nets["discriminator"].init(
+        keys["discriminator"], image, False
+    )
+    made["mixture"] = nets["mixture"].init(keys["mixture"], z, False)
+    params = {name: variables["params"] for name, variables in made.items()}
+    return State(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        stats={name: variables.get("stats", {}) for name, variables in made.items()},
+        opt=init_opt(opts, params),
+        ema={},
+    )
+
+
+def apply(
+    nets: dict[str, Any],
+    variables: dict[str, Tree],
+    name: str,
+    *inputs: Any,
+    update_stats: bool,
+    method: Any = None,
+) -> tuple[Any, Tree]:
+    """Runs a net: its output and its stats after the call."""
+    stats = variables[name].get("stats", {})
+    if not update_stats:
+        out = nets[name].apply(variables[name], *inputs, False, method=method)
+        return out, stats
+    out, new = nets[name].apply(
+        variables[name], *inputs, True, method=method, mutable=["stats"]
+    )
+    return out, new.get("stats", stats)
+
+
+# ---- step ----
+
+
+def draw_noise(
+    nets: dict[str, Any], batch: Batch, key: PRNGKeyArray
+) -> dict[str, Array]:
+    """Standard normal noise of one step: `encoder` [2b d], `components` [b k d]."""
+    keys = split_keys(key, "encoder", "components", "penalty")
+    b, height, width, _ = batch["image"].shape
+    d = nets["encoder"].latent_size(height, width)
+    k = nets["mixture"].k
+    return {
+        "encoder": jax.random.normal(keys["encoder"], (2 * b, d)),
+        "components": jax.random.normal(keys["components"], (b, k, d)),
+        "penalty": jax.random.uniform(keys["penalty"], (2 * b,)),
+    }
+
+
+def step(
+    nets: dict[str, Any],
+    opts: dict[str, Opt],
+    hyper: Hyper,
+    state: State,
+    batch: Batch,
+    noise: dict[str, Array],
+) -> tuple[State, dict[str, Array]]:
+    """One step: discriminator, then encoder and generator, then mixture.
+
+    The generator runs once, on z_c and z_hat side by side, and so does the
+    discriminator on everything it judges; the official code makes 2 and 7 calls. With
+    converged spectral vectors the numbers are the same (specification, section 3).
+    """
+    encoded, pull_encoder, stats = jax.vjp(
+        lambda params: encode(nets, params, state.stats, batch, noise["encoder"]),
+        state.params["encoder"],
+        has_aux=True,
+    )
+    state = put_stats(state, "encoder", stats)
+
+    mixture, pull_mixture, stats = jax.vjp(
+        lambda params: mix(nets, hyper, params, state.stats, encoded),
+        state.params["mixture"],
+        has_aux=True,
+    )
+    state = put_stats(state, "mixture", stats)
+    z_hat = gaussian.sample(mixture, noise["components"])
+    j = gaussian.SELECTION[hyper.select](mixture, encoded.q_c, encoded.z_c, z_hat)
+    z_hat = jax.lax.stop_gradient(gaussian.take(z_hat, j))
+
+    images, pull_generator, stats = jax.vjp(
+        lambda params, encoded: generate(
+            nets, params, state.stats, batch["mask"], encoded, z_hat
+        ),
+        state.params["generator"],
+        encoded,
+        has_aux=True,
+    )
+    state = put_stats(state, "generator", stats)
+
+    state, judged = update_discriminator(
+        nets, opts, hyper, state, batch["image"], images[-1], noise["penalty"]
+    )
+    (d_images, d_encoded), (stats, made) = jax.grad(
+        partial(generator_loss, nets, hyper, state, batch),
+        argnums=(0, 1),
+        has_aux=True,
+    )(images, encoded)
+    state = put_stats(state, "discriminator", stats)
+    d_generator, d_through = pull_generator(d_images)
+    (d_encoder,) = pull_encoder(jax.tree.map(jnp.add, d_encoded, d_through))
+    grads = {"encoder": d_encoder, "generator": d_generator}
+    state = update(opts, "generator", state, grads)
+
+    d_mixture, learnt = jax.grad(
+        partial(mixture_loss, hyper, encoded.q_c, j), has_aux=True
+    )(mixture)
+    if hyper.trained:
+        state = update(opts, "mixture", state, {"mixture": pull_mixture(d_mixture)[0]})
+    metrics = {**made, **judged, **learnt}
+    return state.replace(step=state.step + 1), metrics
+
+
+def put_stats(state: State, net: str, stats: Tree) -> State:
+    """The state with the stats of one net replaced."""
+    return state.replace(stats=state.stats | {net: stats})
+
+
+def encode(
+    nets: dict[str, Any],
+    params: Tree,
+    stats: dict[str, Tree],
+    batch: Batch,
+    eps: Float[Array, "n d"],
+) -> tuple[Latents, Tree]:
+    """Both parts of the images through the encoder; the visible half goes first."""
+    image, mask = batch["image"], batch["mask"]
+    parts = jnp.concatenate([image * mask, image * (1 - mask)])
+    variables = {"encoder": {"params": params, "stats": stats["encoder"]}}
+    (mu, log_std, features), new = apply(
+        nets, variables, "encoder", parts, update_stats=True
+    )
+    z_m, z_c = jnp.split(mu + eps * jnp.exp(log_std), 2)
+    mu_m, mu_c = jnp.split(mu, 2)
+    log_std_m, log_std_c = jnp.split(log_std, 2)
+    f_m, f_e = visible_features(nets, features)
+    q_m, q_c = Gaussian(mu_m, log_std_m), Gaussian(mu_c, log_std_c)
+    return Latents(z_m, z_c, q_m, q_c, f_m, f_e), new
+
+
+def visible_features(nets: dict[str, Any], features: list[Array]) -> tuple[Array, Array]:
+    """The visible half's coarsest map, and the one that the generator attends to."""
+    half = features[-1].shape[0] // 2
+    attended = features[nets["generator"].layers - 3]
+    return features[-1][:half], attended[:half]
+
+
+def attention_mask(
+    mask: Float[Array, "b h w 1"], f_e: Float[Array, "b u v c"]
+) -> Float[Array, "b u v 1"]:
+    """The mask at the size of the map attended to, fractional at its edges."""
+    return reconstruction.resize(mask, (f_e.shape[1], f_e.shape[2]))
+
+
+def mix(
+    nets: dict[str, Any],
+    hyper: Hyper,
+    params: Tree,
+    stats: dict[str, Tree],
+    encoded: Latents,
+) -> tuple[Mixture, Tree]:
+    """The mixture given z_m, which gets no gradient from it."""
+    variables = {"mixture": {"params": params, "stats": stats["mixture"]}}
+    z_m, z_c = jax.lax.stop_gradient((encoded.z_m, encoded.z_c))
+    out, new = apply(nets, variables, "mixture", z_m, update_stats=True)
+    if hyper.extra_calls:
+        # The official code runs two heads on z_c as well, and all of it twice, so
+        # that the running statistics become a blend of both latents.
+        for z, method in ((z_c, "components"), (z_m, None), (z_c, "components")):
+            variables = {"mixture": {"params": params, "stats": new}}
+            _, new = apply(
+                nets, variables, "mixture", z, update_stats=True, method=method
+            )
+    logits, mu, log_std = out
+    return Mixture(jax.nn.log_softmax(logits), mu, log_std), new
+
+
+def generate(
+    nets: dict[str, Any],
+    params: Tree,
+    stats: dict[str, Tree],
+    mask: Float[Array, "b h w 1"],
+    encoded: Latents,
+    z_hat: Float[Array, "b d"],
+) -> tuple[list[Array], Tree]:
+    """Images, coarse to fine, from z_c (first half of the batch) and from z_hat."""
+    twice = lambda x: jnp.concatenate([x, x])  # noqa: E731
+    variables = {"generator": {"params": params, "stats": stats["generator"]}}
+    return apply(
+        nets,
+        variables,
+        "generator",
+        twice(encoded.z_m),
+        jnp.concatenate([encoded.z_c, z_hat]),
+        twice(encoded.f_m),
+        twice(encoded.f_e),
+        twice(attention_mask(mask, encoded.f_e)),
+        update_stats=True,
+    )
+
+
+def update_discriminator(
+    nets: dict[str, Any],
+    opts: dict[str, Opt],
+    hyper: Hyper,
+    state: State,
+    image: Float[Array, "b h w 3"],
+    fakes: Float[Array, "n h w 3"],
+    mixing: Float[Array, " n"],
+) -> tuple[State, dict[str, Array]]:
+    """The discriminator's step on real images and both kinds of fakes.
+
+    Its loss is 1/2 (real + fake) for the images from z_c and again for those from
+    z_hat, so real counts once and each fake half.
+    """
+    b = image.shape[0]
+    fakes = jax.lax.stop_gradient(fakes)
+
+    def loss(params):
+        variables = {
+            "discriminator": {"params": params, "stats": state.stats["discriminator"]}
+        }
+        score, stats = apply(
+            nets,
+            variables,
+            "discriminator",
+            jnp.concatenate([image, fakes]),
+            update_stats=True,
+        )
+        real = adversarial.discriminator_loss(hyper.gan_mode, score[:b], True)
+        fake = adversarial.discriminator_loss(hyper.gan_mode, score[b:], False)
+        total = real.mean() + fake.mean()
+        if hyper.gan_mode == "wgangp":
+            judge = lambda x: nets["discriminator"].apply(  # noqa: E731
+                variables["discriminator"], x, False
+            )
+            twice = jnp.concatenate([image, image])
+            penalty = adversarial.gradient_penalty(judge, twice, fakes, mixing)
+            total += 2 * penalty.mean()  # one for each kind of fake
+        return total, stats
+
+    (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(
+        state.params["discriminator"]
+    )
+    state = put_stats(state, "discriminator", stats)
+    state = update(opts, "discriminator", state, {"discriminator": grads})
+    return state, {"ad_d": value}
+
+
+def generator_loss(
+    nets: dict[str, Any],
+    hyper: Hyper,
+    state: State,
+    batch: Batch,
+    images: list[Array],
+    encoded: Latents,
+) -> tuple[Array, tuple[Tree, dict[str, Array]]]:
+    """Loss of encoder and generator given their outputs.
+
+    The images from z_c are judged whole; those from z_hat by their known pixels, and by
+    how close the discriminator scores them to the real image.
+    """
+    image, mask = batch["image"], batch["mask"]
+    b = image.shape[0]
+    variables = {
+        "discriminator": {
+            "params": state.params["discriminator"],
+            "stats": state.stats["discriminator"],
+        }
+    }
+    score, stats = apply(
+        nets,
+        variables,
+        "discriminator",
+        jnp.concatenate([images[-1], image]),
+        update_stats=True,
+    )
+    score_c, score_hat, score_real = jnp.split(score, 3)
+    ad_g = adversarial.generator_loss(hyper.gan_mode, score_c).mean()
+    ad_g += jnp.square(score_hat - score_real).mean()
+
+    from_c = [x[:b] for x in images]
+    from_hat = [x[b:] for x in images]
+    rec = reconstruction.multiscale_l1(from_c, image).mean()
+    rec += reconstruction.multiscale_l1(from_hat, image, mask).mean()
+    metrics = {"rec": hyper.rec * rec, "ad_g": hyper.adversarial * ad_g}
+    if hyper.kl:
+        kl = gaussian.kl_standard_normal(*encoded.q_m).mean()
+        kl += gaussian.kl_standard_normal(*encoded.q_c).mean()
+        metrics["kl"] = hyper.kl * kl
+    return sum(metrics.values(), jnp.zeros([])), (stats, metrics)
+
+
+def mixture_loss(
+    hyper: Hyper, q_c: Gaussian, j: Array, mixture: Mixture
+) -> tuple[Array, dict[str, Array]]:
+    """Distance of component j to the posterior of z_c, and loss of the weights."""
+    q_c = jax.lax.stop_gradient(q_c)
+    if hyper.clamp:
+        mixture = gaussian.clamp(mixture, *hyper.clamp)
+        q_c = gaussian.clamp(q_c, *hyper.clamp)
+    component = gaussian.component(mixture, j)
+    bm = gaussian.BM[hyper.loss](component, q_c).mean()
+    freq = gaussian.GATE[hyper.gate](mixture.log_alpha, j).mean()
+    usage = jax.nn.one_hot(j, mixture.mu.shape[1]).mean(0)
+    return bm + freq, {"bm": bm, "freq": freq, "usage_max": usage.max()}
+
+
+# ---- complete ----
+
+
+class Visible(NamedTuple):
+    """All that completions of one batch share: computed once, whatever their number."""
+
+    z_m: Float[Array, "b d"]
+    f_m: Float[Array, "b h w c"]
+    f_e: Float[Array, "b u v e"]
+    attended: Float[Array, "b u v 1"]
+    mixture: Mixture
+
+
+def see(
+    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+) -> Visible:
+    """Encodes the visible part; z_m is drawn once, as the official test does."""
+    image, mask = batch["image"], batch["mask"]
+    run = partial(apply, nets, by_net(variables), update_stats=False)
+    (mu, log_std, features), _ = run("encoder", image * mask)
+    z_m = mu + jax.random.normal(key, mu.shape) * jnp.exp(log_std)
+    (logits, mu_hat, log_std_hat), _ = run("mixture", z_m)
+    f_m, f_e = features[-1], features[nets["generator"].layers - 3]
+    mixture = Mixture(jax.nn.log_softmax(logits), mu_hat, log_std_hat)
+    return Visible(z_m, f_m, f_e, attention_mask(mask, f_e), mixture)
+
+
+def by_net(variables: Tree) -> dict[str, Tree]:
+    """{params: {net: ..}, stats: {net: ..}} turned inside out."""
+    params, stats = variables["params"], variables["stats"]
+    return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}
+
+
+def decode(
+    nets: dict[str, Any],
+    variables: Tree,
+    batch: Batch,
+    visible: Visible,
+    z_c: Float[Array, "b d"],
+) -> Float[Array, "b h w 3"]:
+    """The completion that z_c stands for, with the known pixels put back."""
+    images, _ = apply(
+        nets,
+        by_net(variables),
+        "generator",
+        visible.z_m,
+        z_c,
+        visible.f_m,
+        visible.f_e,
+        visible.attended,
+        update_stats=False,
+    )
+    known = jnp.broadcast_to(batch["mask"], images[-1].shape) > 0.5
+    return jnp.where(known, batch["image"], images[-1])
+
+
+def complete(
+    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
+) -> Float[Array, "b n h w 3"]:
+    """n completions an image; the i-th does not depend on n."""
+    keys = split_keys(key, "visible", "draws")
+    visible = see(nets, variables, batch, keys["visible"])
+
+    def draw(i: Array) -> Array:
+        which, noise = jax.random.split(jax.random.fold_in(keys["draws"], i))
+        j = jax.random.categorical(which, visible.mixture.log_alpha)
+        chosen = gaussian.component(visible.mixture, j.astype(jnp.int32))
+        eps = jax.random.normal(noise, chosen.mu.shape)
+        z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
+        return decode(nets, variables, batch, visible, z_c)
+
+    # Ten decodes side by side fill a device; all of them at once would not fit it.
+    images = jax.lax.map(draw, jnp.arange(n), batch_size=min(n, 10))
+    return images.swapaxes(0, 1)
+
+
+def evaluate(
+    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+) -> dict[str, Array]:
+    """L1 of one completion, and how many components the weights really use.
+
+    `components` is exp(entropy of alpha): 1 when one has all the weight, K when all
+    have the same.
+    """
+    keys = split_keys(key, "visible", "complete")
+    visible = see(nets, variables, batch, keys["visible"])
+    image = complete(nets, variables, batch, keys["complete"], 1)[:, 0]
+    log_alpha = visible.mixture.log_alpha
+    entropy = -(jnp.exp(log_alpha) * log_alpha).sum(-1)
+    return {
+        "l1": jnp.abs(image - batch["image"]).mean((1, 2, 3)),
+        "components": jnp.exp(entropy),
+    }
+
+
+def show_components(
+    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+) -> dict[str, Array]:
+    """The completion that each component's mean stands for, with its mean weight."""
+    visible = see(nets, variables, batch, key)
+    means = visible.mixture.mu
+    return {
+        f"component {i}": decode(nets, variables, batch, visible, means[:, i])
+        for i in range(means.shape[1])
+    }
