@@ -22,11 +22,13 @@ class Gan(NamedTuple):
       real: the discriminator's, on scores of real images.
       fake: the discriminator's, on scores of generated images.
       generator: the generator's, on scores of its images.
+      penalty: weight of `gradient_penalty` in the discriminator's loss.
     """
 
     real: Loss
     fake: Loss
     generator: Loss
+    penalty: float = 0.0
 
 
 def mean(score: Float[Array, "b h w c"]) -> Float[Array, " b"]:
@@ -38,6 +40,7 @@ WGAN = Gan(
     real=lambda score: -mean(score),
     fake=mean,
     generator=lambda score: -mean(score),
+    penalty=10.0,
 )
 
 GAN = {

@@ -361,6 +361,7 @@ def update_discriminator(
     """
     b = image.shape[0]
     fakes = jax.lax.stop_gradient(fakes)
+    gan = adversarial.GAN[hyper.gan_mode]
 
     def loss(params):
         variables = {
@@ -373,16 +374,17 @@ def update_discriminator(
             jnp.concatenate([image, fakes]),
             update_stats=True,
         )
-        real = adversarial.discriminator_loss(hyper.gan_mode, score[:b], True)
-        fake = adversarial.discriminator_loss(hyper.gan_mode, score[b:], False)
-        total = real.mean() + fake.mean()
-        if hyper.gan_mode == "wgangp":
-            judge = lambda x: nets["discriminator"].apply(  # noqa: E731
-                variables["discriminator"], x, False
+        total = gan.real(score[:b]).mean() + gan.fake(score[b:]).mean()
+        if gan.penalty:
+            penalty = adversarial.gradient_penalty(
+                lambda x: nets["discriminator"].apply(
+                    variables["discriminator"], x, False
+                ),
+                jnp.concatenate([image, image]),
+                fakes,
+                mixing,
             )
-            twice = jnp.concatenate([image, image])
-            penalty = adversarial.gradient_penalty(judge, twice, fakes, mixing)
-            total += 2 * penalty.mean()  # one for each kind of fake
+            total += 2 * gan.penalty * penalty.mean()  # one for each kind of fake
         return total, stats
 
     (value, stats), grads = jax.value_and_grad(loss, has_aux=True)(
@@ -422,13 +424,15 @@ def generator_loss(
         update_stats=True,
     )
     score_c, score_hat, score_real = jnp.split(score, 3)
-    ad_g = adversarial.generator_loss(hyper.gan_mode, score_c).mean()
-    ad_g += jnp.square(score_hat - score_real).mean()
+    ad_g = adversarial.GAN[hyper.gan_mode].generator(score_c).mean()
+    ad_g += adversarial.match_loss(score_hat, score_real).mean()
 
     from_c = [x[:b] for x in images]
     from_hat = [x[b:] for x in images]
-    rec = reconstruction.multiscale_l1(from_c, image).mean()
-    rec += reconstruction.multiscale_l1(from_hat, image, mask).mean()
+    targets = reconstruction.pyramid(image, len(images))
+    masks = reconstruction.pyramid(mask, len(images))
+    rec = reconstruction.multiscale_l1(from_c, targets).mean()
+    rec += reconstruction.multiscale_l1(from_hat, targets, masks).mean()
     metrics = {"rec": hyper.rec * rec, "ad_g": hyper.adversarial * ad_g}
     if hyper.kl:
         kl = gaussian.kl_standard_normal(*encoded.q_m).mean()

@@ -1,0 +1,38 @@
+# `make test` and `make demo` need Python >= 3.11 and nothing else.
+PYTHON ?= python3
+SYSTEM ?= picmm
+BIN := .venv/bin
+RUN := runs/demo-$(SYSTEM)
+
+.PHONY: help test demo lint types kill-test full-parity clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
+
+# Installed again only when the requirements change.
+.venv/installed: pyproject.toml setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+test: .venv/installed  ## ruff, pyright and the test suite
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -n 2
+
+demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10 min)
+	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
+	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=held-out --mask=center --num=6
+	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
+	@echo
+	@echo "picture grid: $(RUN)/eval/grid.png"
+	@echo "completions:  $(RUN)/completions/"
+	@echo "metrics:      $(RUN)/eval/metrics.json, $(RUN)/eval/report.html"
+	@echo "checkpoint:   $(RUN)/checkpoints/"
+
+kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
+	$(BIN)/python -m pytest tests/test_resume.py --kills 20
+
+clean:  ## removes the environment; runs/ stays
+	rm -rf .venv *.egg-info
