@@ -11,3 +11,7 @@ install_import_hook("picjax", "beartype.beartype")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=2, help="kills in test_resume.py")

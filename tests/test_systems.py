@@ -1,0 +1,107 @@
+"""Every system goes through the same contract, on its tiny config."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from picjax import systems
+from picjax.system import inference_variables
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def load_config(name: str, variant: str):
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant)
+
+
+def make_batch(size: int, b: int = 2):
+    rng = np.random.default_rng(0)
+    mask = np.ones((b, size, size, 1), np.float32)
+    mask[:, size // 4 : -size // 4, size // 4 : -size // 4] = 0
+    image = rng.uniform(-1, 1, (b, size, size, 3)).astype(np.float32)
+    return {"image": jnp.asarray(image), "mask": jnp.asarray(mask)}
+
+
+@pytest.fixture(scope="module", params=systems.NAMES)
+def trained(request):
+    """(system, batch, states after 0, 1 and 2 steps, metrics)."""
+    config = load_config(request.param, "tiny")
+    system = systems.make(config)
+    batch = make_batch(config.image_size)
+    state = jax.jit(system.init)(jax.random.key(0), batch)
+    step = jax.jit(system.step)
+    states, metrics = [state], []
+    for i in range(2):
+        state, values = step(state, batch, jax.random.key(i))
+        states.append(state)
+        metrics.append(values)
+    return system, batch, states, metrics
+
+
+def test_init_is_abstract(trained):
+    system, batch, states, _ = trained
+    shapes = jax.eval_shape(system.init, jax.random.key(0), batch)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, states[0])
+
+
+def test_steps_change_every_owned_net_and_stay_finite(trained):
+    _, _, states, metrics = trained
+    assert [int(s.step) for s in states] == [0, 1, 2]
+    for values in metrics:
+        assert values and all(np.isfinite(v) and v.shape == () for v in values.values())
+    for net in states[0].params:
+        before, after = (jax.tree.leaves(s.params[net]) for s in (states[0], states[2]))
+        assert any((a != b).any() for a, b in zip(before, after, strict=True)), net
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(states[2]))
+
+
+def test_step_is_a_function(trained):
+    system, batch, states, _ = trained
+    again, _ = jax.jit(system.step)(states[0], batch, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, again, states[1])
+
+
+def test_completions_keep_known_pixels_and_differ(trained):
+    system, batch, states, _ = trained
+    variables = inference_variables(states[2])
+    complete = jax.jit(system.complete, static_argnums=3)
+    images = complete(variables, batch, jax.random.key(1), 3)
+    size = batch["image"].shape[1]
+    assert images.shape == (2, 3, size, size, 3)
+    known = np.broadcast_to(batch["mask"] > 0.5, batch["image"].shape)
+    for i in range(3):
+        np.testing.assert_array_equal(
+            np.asarray(images[:, i])[known], np.asarray(batch["image"])[known]
+        )
+    assert float(jnp.abs(images[:, 0] - images[:, 1]).max()) > 1e-4
+    # The first completions do not depend on how many are asked for.
+    fewer = complete(variables, batch, jax.random.key(1), 2)
+    np.testing.assert_allclose(fewer, images[:, :2], atol=1e-5)
+
+
+def test_evaluate_and_show(trained):
+    system, batch, states, _ = trained
+    variables = inference_variables(states[2])
+    values = jax.jit(system.evaluate)(variables, batch, jax.random.key(1))
+    assert values and all(v.shape == (2,) for v in values.values())
+    for image in system.show(variables, batch, jax.random.key(1)).values():
+        assert image.shape == batch["image"].shape
+
+
+def test_hidden_pixels_do_not_reach_a_completion(trained):
+    system, batch, states, _ = trained
+    variables = inference_variables(states[2])
+    complete = jax.jit(partial(system.complete, n=1))
+    other = batch | {"image": jnp.where(batch["mask"] > 0, batch["image"], 0.3)}
+    key = jax.random.key(3)
+    a, b = complete(variables, batch, key), complete(variables, other, key)
+    np.testing.assert_array_equal(a, b)
