@@ -1,7 +1,9 @@
 """How every command ends: 0 done, 2 with one line the user can act on, 1 a defect."""
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -19,3 +21,11 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"picjax: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong arguments end like every other error of the user's: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a UserError instead of printing the usage over several lines."""
+        raise UserError(f"{message}; see {self.prog} --help")
