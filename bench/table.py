@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def interleave(
-    runs: dict[str, Callable[[], object]], rounds: int, warmup: int = 1
+    runs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
     """Seconds of each run, in turn A B A B .., so that a busy spell hits both alike.
 

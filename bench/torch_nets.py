@@ -6,6 +6,7 @@ official parameters load by `load_state_dict`. NCHW, images in [-1, 1], mask 1 =
 
 # pyright: reportMissingImports=false
 import itertools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class SpectralNorm(nn.Module):
         conv.register_buffer("weight_v", F.normalize(torch.randn(columns), dim=0))
 
     def weight(self, device: str) -> torch.Tensor:
-        conv = self.module
+        conv: Any = self.module
         with torch.autocast(device, enabled=False):
             matrix = conv.weight_bar.flatten(1)
             with torch.no_grad():
@@ -39,7 +40,8 @@ class SpectralNorm(nn.Module):
             return conv.weight_bar / (u @ (matrix @ v))
 
     def forward(self, x):
-        conv, weight = self.module, self.weight(x.device.type)
+        conv: Any = self.module
+        weight = self.weight(x.device.type)
         if isinstance(conv, nn.ConvTranspose2d):
             return F.conv_transpose2d(x, weight, conv.bias, 2, 1, 1)
         return F.conv2d(x, weight, conv.bias, 1, conv.padding)
@@ -133,12 +135,12 @@ class Trunk(nn.Module):
         widths = [min(ngf * 2**i, img_f) for i in range(layers)]
         for i, (a, b) in enumerate(itertools.pairwise(widths)):
             setattr(self, f"encoder{i}", Block(a, b, a, down=True))
-        self.layers = layers
+        self.blocks = [f"encoder{i}" for i in range(layers - 1)]
 
     def features(self, x):
         found = [self.block0(x)]
-        for i in range(self.layers - 1):
-            found.append(getattr(self, f"encoder{i}")(found[-1]))
+        for name in self.blocks:
+            found.append(self.get_submodule(name)(found[-1]))
         return found
 
 
@@ -196,10 +198,9 @@ class Discriminator(Trunk):
         self.conv = conv(img_f, 1, padding=0)
 
     def forward(self, x):
-        x = self.encoder1(self.encoder0(self.block0(x)))
-        x = self.attn2(x)
-        for i in range(2, self.layers - 1):
-            x = getattr(self, f"encoder{i}")(x)
+        x = self.block0(x)
+        for i, name in enumerate(self.blocks):
+            x = self.get_submodule(name)(self.attn2(x) if i == 2 else x)
         return self.conv(F.leaky_relu(self.block1(x), 0.1))
 
 
@@ -227,8 +228,8 @@ class DynamicGMM(nn.Module):
 
 def initialise(*nets: nn.Module) -> None:
     """Orthogonal weights of gain 0.02 where the official initialiser reaches any."""
-    for module in (m for net in nets for m in net.modules()):
-        plain = isinstance(module, nn.Linear | nn.Conv2d) and hasattr(module, "weight")
-        if plain:
+    modules: list[Any] = [m for net in nets for m in net.modules()]
+    for module in modules:
+        if isinstance(module, nn.Linear | nn.Conv2d) and hasattr(module, "weight"):
             nn.init.orthogonal_(module.weight, 0.02)
-            nn.init.zeros_(module.bias)
+            nn.init.zeros_(module.get_parameter("bias"))

@@ -1,0 +1,168 @@
+"""One training step at full width, ours and the peer's, and what it costs to compile.
+
+    python -m bench.step {jax,torch} [--dtype float32] [--batch 2] [--size 256]
+
+runs in a process of its own, so that its peak memory is its own, and prints JSON.
+`bench.train` calls it.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Setting(NamedTuple):
+    """What is timed: the published networks at this size."""
+
+    dtype: str
+    batch: int
+    size: int
+    variant: str = "celeba_hq"
+
+
+def host_batch(setting: Setting) -> dict[str, np.ndarray]:
+    """uint8 images of noise with centre masks, as the input pipeline yields them."""
+    b, size = setting.batch, setting.size
+    image = np.random.default_rng(0).integers(0, 256, (b, size, size, 3), np.uint8)
+    mask = np.ones((b, size, size, 1), np.uint8)
+    mask[:, size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 0
+    return {"image": image, "mask": mask}
+
+
+def jax_config(setting: Setting) -> Any:
+    """The published config with this dtype, batch and size."""
+    from configs import picmm
+
+    config: Any = picmm.get_config(setting.variant)
+    config.image_size, config.batch_size = setting.size, setting.batch
+    config.model.dtype = setting.dtype
+    return config
+
+
+class Compiled(NamedTuple):
+    """Our step, ready to run, and what getting there took."""
+
+    step: Callable[..., Any]
+    state: Any
+    batch: Any
+    cost: dict[str, float]
+
+
+def compile_jax(setting: Setting) -> Compiled:
+    """Compiles our step as the training loop does, uint8 batch and donated state."""
+    import jax
+
+    from picjax import systems
+    from picjax.data import pipeline
+
+    system = systems.make(jax_config(setting))
+    batch = jax.device_put(host_batch(setting))
+    key = jax.random.key(0)
+
+    def step(state, batch):
+        key_now = jax.random.fold_in(key, state.step)
+        return system.step(state, pipeline.to_float(batch), key_now)
+
+    init = jax.jit(lambda batch: system.init(key, pipeline.to_float(batch)))
+    state = init(batch)
+    start = time.perf_counter()
+    lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
+    traced = time.perf_counter()
+    compiled = lowered.compile()
+    done = time.perf_counter()
+    memory: Any = compiled.memory_analysis()
+    flops: Any = lowered.cost_analysis()
+    cost = {
+        "trace s": traced - start,
+        "compile s": done - traced,
+        "GFLOP": flops["flops"] / 1e9,
+        "XLA temporary MiB": memory.temp_size_in_bytes / 2**20,
+        "XLA arguments MiB": memory.argument_size_in_bytes / 2**20,
+    }
+    return Compiled(compiled, state, batch, cost)
+
+
+def jax_run(compiled: Compiled) -> Callable[[], object]:
+    """A call that does one step of ours and returns when it is done."""
+    import jax
+
+    state = compiled.state
+
+    def run() -> object:
+        nonlocal state
+        state, metrics = compiled.step(state, compiled.batch)
+        return jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
+    """A call that does one step of the peer's and returns when it is done.
+
+    bfloat16 in PyTorch is `torch.autocast`, what a user would switch on.
+    """
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from bench.torch_picmm import Picmm
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    peer = Picmm(size=setting.size, device=device)
+    arrays = host_batch(setting)
+    image = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
+    mask = torch.from_numpy(arrays["mask"]).permute(0, 3, 1, 2).float()
+    image = image.contiguous().to(device)
+    mask = mask.expand_as(image).contiguous().to(device)
+
+    def run() -> object:
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
+            metrics = peer.step(image, mask)
+        return {name: float(value) for name, value in metrics.items()}
+
+    return run
+
+
+def peak_memory_mib() -> float:
+    """The most memory that this process has held; KiB on Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("framework", choices=("jax", "torch"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--variant", default="celeba_hq")
+    args = parser.parse_args()
+    setting = Setting(args.dtype, args.batch, args.size, args.variant)
+    if args.framework == "jax":
+        compiled = compile_jax(setting)
+        run, cost = jax_run(compiled), compiled.cost
+    else:
+        run, cost = torch_run(setting, args.dtype == "bfloat16"), {}
+    run()
+    run()
+    print(json.dumps({**cost, "peak MiB": peak_memory_mib(), **device_peak(args)}))
+
+
+def device_peak(args) -> dict[str, float]:
+    """Peak memory on an accelerator, where there is one that tells."""
+    if args.framework == "torch":
+        import torch  # pyright: ignore[reportMissingImports]
+
+        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    else:
+        import jax
+
+        peak = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {"device peak MiB": peak / 2**20} if peak else {}
+
+
+if __name__ == "__main__":
+    main()

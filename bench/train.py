@@ -1,0 +1,213 @@
+"""Training speed at the published 256 px width beside the official step in PyTorch.
+
+    python -m bench.train [--batches 2,8] [--dtypes float32,bfloat16] [--rounds 5]
+    python -m bench.train --quick       # one setting, a few steps
+    python -m bench.train --json FILE
+
+Images/s in turn with the peer, compile time cold and from JAX's persistent cache, peak
+memory, FLOPs, share of the step spent waiting for data, and what a save costs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import data, step, table
+from bench.step import Setting
+
+# Dense peak FLOP/s by the maker's data sheet; float32 convolutions run as TF32 there.
+PEAKS = {
+    "NVIDIA H200": {"float32": 494e12, "bfloat16": 989e12},
+    "NVIDIA H100 80GB HBM3": {"float32": 494e12, "bfloat16": 989e12},
+    "NVIDIA A100-SXM4-80GB": {"float32": 156e12, "bfloat16": 312e12},
+    "NVIDIA A100-SXM4-40GB": {"float32": 156e12, "bfloat16": 312e12},
+}
+
+
+def prepare_environment(cache: Path) -> None:
+    """JAX's compilation cache, for this process and its children; before JAX loads."""
+    os.environ.update(
+        JAX_COMPILATION_CACHE_DIR=str(cache),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        XLA_PYTHON_CLIENT_PREALLOCATE="false",  # the peer shares the device
+    )
+
+
+def child(framework: str, setting: Setting) -> dict[str, float]:
+    """Compile time, FLOPs and peak memory of a step, from a process of its own."""
+    command = [sys.executable, "-m", "bench.step", framework]
+    command += [f"--dtype={setting.dtype}", f"--batch={setting.batch}"]
+    command += [f"--size={setting.size}", f"--variant={setting.variant}"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def matmul_rate(dtype: str, size: int = 4096) -> float:
+    """FLOP/s of a large matrix product: what the device reaches in practice."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda x: x @ x)
+    run = {"product": lambda: jax.block_until_ready(product(x))}
+    return 2 * size**3 / min(table.interleave(run, 3)["product"])
+
+
+def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
+    """Images/s of ours and of the peer's, step by step in turn."""
+    import jax
+
+    compiled = step.compile_jax(setting)
+    runs: dict[str, Callable[[], object]] = {
+        "ours": step.jax_run(compiled),
+        "peer": step.torch_run(setting, autocast=False),
+    }
+    if setting.dtype == "bfloat16":
+        runs["peer bf16"] = step.torch_run(setting, autocast=True)
+    seconds = table.interleave(runs, rounds, warmup=2)
+    flops = cost["GFLOP"] * 1e9 / median(seconds["ours"])
+    peaks = PEAKS.get(jax.devices()[0].device_kind, {})
+    row = {
+        "step": f"{setting.dtype}, batch {setting.batch}",
+        "picjax images/s": setting.batch / median(seconds["ours"]),
+        "torch float32 images/s": setting.batch / median(seconds["peer"]),
+        "x torch float32": table.ratio(seconds["ours"], seconds["peer"]),
+        "torch autocast images/s": None,
+        "x torch autocast": None,
+        "GFLOP/s": flops / 1e9,
+        "% of a matmul's": 100 * flops / matmul_rate(setting.dtype),
+        "% of peak": 100 * flops / peaks[setting.dtype] if peaks else None,
+    }
+    if "peer bf16" in seconds:
+        row["torch autocast images/s"] = setting.batch / median(seconds["peer bf16"])
+        row["x torch autocast"] = table.ratio(seconds["ours"], seconds["peer bf16"])
+    return row
+
+
+def costs(setting: Setting, cold: table.Row, cached: table.Row, peer: table.Row):
+    """The table row of compile times and memory."""
+    return {
+        "step": f"{setting.dtype}, batch {setting.batch}",
+        "trace s": cold["trace s"],
+        "compile s, cold": cold["compile s"],
+        "compile s, cached": cached["compile s"],
+        "GFLOP": cold["GFLOP"],
+        "peak MiB, picjax": cached["peak MiB"],  # without what compiling takes
+        "peak MiB, torch": peer["peak MiB"],
+        "XLA temporary MiB": cold["XLA temporary MiB"],
+        "device MiB, picjax": cold.get("device peak MiB"),
+        "device MiB, torch": peer.get("device peak MiB"),
+    }
+
+
+def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
+    """Share of a real run's time spent in the input pipeline, after its first steps.
+
+    The run is `picjax.train` itself on a folder of JPEG files; it reports the share.
+    """
+    data.write_jpegs(root / "jpeg", 200)
+    every = max(steps // 4, 1)
+    command = [sys.executable, "-m", "picjax.train"]
+    command += [f"--config=configs/picmm.py:{setting.variant}"]
+    command += [f"--workdir={root / 'run'}", f"--config.data.path={root / 'jpeg'}"]
+    command += [f"--config.batch_size={setting.batch}", f"--config.steps={steps}"]
+    command += [f"--config.log_every={every}", f"--config.image_size={setting.size}"]
+    command += [f"--config.model.dtype={setting.dtype}", "--config.samples=1"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    lines = (root / "run" / "metrics.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["data_wait"] for line in lines]
+    return {
+        "step": f"{setting.dtype}, batch {setting.batch}",
+        "% waiting for data": 100 * median(shares[1:]),
+        "highest %": 100 * max(shares[1:]),
+        "steps": every * (len(shares) - 1),
+    }
+
+
+def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.Row:
+    """What a save in the background adds to a run that saves every 1,000 steps."""
+    from picjax import checkpoints
+    from picjax.data import pipeline
+
+    compiled = step.compile_jax(setting)
+    data.write_jpegs(root / "saved", 16)
+    config = step.jax_config(setting)
+    config.data.path = str(root / "saved")
+    batches = pipeline.train_batches(config.data, setting.size, setting.batch, seed=0)
+    next(batches)
+    state = compiled.state
+    blocked = []
+
+    def run(save: bool) -> None:
+        nonlocal state
+        answer: Any = None
+        if save:
+            start = time.perf_counter()
+            answer = checkpoints.save(saved, state, batches, {})
+            blocked.append(time.perf_counter() - start)
+        for _ in range(steps):
+            state, metrics = compiled.step(state, compiled.batch)
+            float(metrics["rec"])
+        if answer:
+            answer.result()
+
+    with checkpoints.open_checkpoints(root / "saves", 3, "") as saved:
+        runs = {"plain": lambda: run(False), "save": lambda: run(True)}
+        seconds = table.interleave(runs, rounds)
+    plain = median(seconds["plain"])
+    pairs = zip(seconds["save"], seconds["plain"], strict=True)
+    added = median(a - b for a, b in pairs)
+    return {
+        "step": f"{setting.dtype}, batch {setting.batch}",
+        "step s": plain / steps,
+        "loop held s": median(blocked),
+        "added s": added,
+        "% at 1,000 steps": 100 * added / (1000 * plain / steps),
+    }
+
+
+def main() -> None:
+    parser = table.parser(__doc__)
+    parser.add_argument("--batches", default="2,8")
+    parser.add_argument("--dtypes", default="float32,bfloat16")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--variant", default="celeba_hq")
+    parser.add_argument("--quick", action="store_true", help="float32, batch 2 only")
+    args = parser.parse_args()
+    if args.quick:
+        args.batches, args.dtypes, args.rounds = "2", "float32", 3
+    settings = [
+        Setting(dtype, int(batch), args.size, args.variant)
+        for dtype in args.dtypes.split(",")
+        for batch in args.batches.split(",")
+    ]
+    speeds, prices, first = [], [], settings[0]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        prepare_environment(root / "cache")
+        about = table.machine()
+        for setting in settings:
+            cold, cached = child("jax", setting), child("jax", setting)
+            prices.append(costs(setting, cold, cached, child("torch", setting)))
+            speeds.append(speed(setting, args.rounds, cold))
+        waits = [waiting(first, root, steps=8 if args.quick else 40)]
+        saves = [saving(first, root, args.rounds)]
+    tables = {
+        f"Training step, {args.size} px, {args.variant}": speeds,
+        "Compile time and peak memory": prices,
+        "Waiting for data": waits,
+        "A save in the background": saves,
+    }
+    table.report(tables, about, args.json)
+
+
+if __name__ == "__main__":
+    main()

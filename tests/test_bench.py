@@ -1,0 +1,75 @@
+"""The benchmarks import without PyTorch, and their arithmetic is right."""
+
+import importlib
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench import data, step, table
+
+
+def test_benchmarks_import_without_torch_or_a_device():
+    names = ("complete", "data", "step", "table", "train")
+    code = "import sys\n" + "".join(f"import bench.{name}\n" for name in names)
+    code += "assert not {'jax', 'torch'} & sys.modules.keys(), sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", ["complete", "data", "train"])
+def test_help_names_the_json_flag(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(f"bench.{name}").main()
+    assert end.value.code == 0
+    assert "--json FILE" in capsys.readouterr().out
+
+
+def test_runs_take_turns_and_the_warm_up_is_not_counted():
+    order = []
+    runs = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    seconds = table.interleave(runs, rounds=3, warmup=2)
+    assert order == list("ab" * 5)
+    assert {name: len(found) for name, found in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_ratio_is_the_median_of_the_rounds_own_ratios():
+    # The third round was slow for both: it must not count for more than the others.
+    assert table.ratio([1.0, 2.0, 100.0], [2.0, 6.0, 150.0]) == 2.0
+
+
+def test_slope_of_a_line():
+    assert table.slope([1, 10, 50], [5.0, 23.0, 103.0]) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.01234, "0.0123"), (1234.5, "1,234"), (7, "7"), (None, "-"), ("x", "x")],
+)
+def test_text(value, expected):
+    assert table.text(value) == expected
+
+
+def test_report_prints_and_writes_the_same_numbers(tmp_path, capsys):
+    rows: list[table.Row] = [{"step": "a", "images/s": 1.5}, {"step": "b", "x": 2.25}]
+    table.report({"Speed": rows}, {"cores": 2}, str(tmp_path / "out.json"))
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("Speed", "cores 2", "1.5", "2.25", "-"))
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written == {"machine": {"cores": 2}, "tables": {"Speed": rows}}
+
+
+def test_rate_leaves_out_what_was_waiting():
+    taken = iter(range(10))
+    assert data.rate(taken, batch=8, drain=3, count=5) > 0
+    assert next(taken) == 8
+
+
+def test_host_batch_is_what_the_pipeline_yields():
+    batch = step.host_batch(step.Setting("float32", 2, 64))
+    assert batch["image"].shape == (2, 64, 64, 3)
+    assert batch["image"].dtype == batch["mask"].dtype == np.uint8
+    assert 1 - batch["mask"].mean() == 0.25
+    assert not batch["mask"][:, 16:48, 16:48].any()
