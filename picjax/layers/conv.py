@@ -1,0 +1,195 @@
+"""Convolutions with PyTorch's numerics and the spectral norm of the originals.
+
+A kernel that spectral norm divides keeps PyTorch's uniform start; one that it does not
+gets the option of the originals, orthogonal with gain 0.02 (they set it for every
+layer, but spectral norm renames the parameter first, so it reaches no other).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+_HIGHEST = lax.Precision.HIGHEST
+
+
+def unit(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """x / (|x| + 1e-12)."""
+    return x / (jnp.linalg.norm(x) + 1e-12)
+
+
+def power_iteration(
+    matrix: Float[Array, "r c"], u: Float[Array, " r"]
+) -> tuple[Float[Array, " r"], Float[Array, " c"]]:
+    """One step towards the leading singular pair, without gradient: (u, v)."""
+    matrix = lax.stop_gradient(matrix)
+    v = unit(jnp.dot(matrix.T, u, precision=_HIGHEST))
+    return unit(jnp.dot(matrix, v, precision=_HIGHEST)), v
+
+
+def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Mean of each 2 x 2 block; an odd last row or column is dropped."""
+    window = (1, 2, 2, 1)
+    zero = np.zeros((), x.dtype)  # concrete, or it has no gradient
+    return lax.reduce_window(x, zero, lax.add, window, window, "VALID") / 4
+
+
+def add_coordinates(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
+    """Appends the x then the y position of each pixel, from -1 to 1 (CoordConv)."""
+    b, h, w, _ = x.shape
+    across = jnp.broadcast_to(jnp.linspace(-1, 1, w)[None, None, :, None], (b, h, w, 1))
+    down = jnp.broadcast_to(jnp.linspace(-1, 1, h)[None, :, None, None], (b, h, w, 1))
+    return jnp.concatenate([x, across.astype(x.dtype), down.astype(x.dtype)], -1)
+
+
+def _uniform(fan_in: int) -> Callable[..., Array]:
+    bound = fan_in**-0.5
+
+    def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class _Kernel(nn.Module):
+    """A kernel [kh kw in out] and a bias; `u`, `v` in "stats" when spectral.
+
+    The matrix that spectral norm looks at has the axes of the original: a row for each
+    first channel of PyTorch's kernel (out, or in when transposed) and a column for each
+    (other channel, kh, kw).
+    """
+
+    features: int
+    kernel: int = 3
+    use_bias: bool = True
+    spectral: bool = True
+    dtype: Any = jnp.float32
+
+    def _weights(
+        self, in_features: int, update_stats: bool, transposed: bool = False
+    ) -> tuple[Array, Array | None]:
+        shape = (self.kernel, self.kernel, in_features, self.features)
+        # PyTorch takes the second axis of the kernel for the fan-in, transposed or not.
+        fan_in = self.kernel**2 * (self.features if transposed else in_features)
+        uniform = _uniform(fan_in)
+        orthogonal = nn.initializers.orthogonal(0.02)
+        kernel = self.param("kernel", uniform if self.spectral else orthogonal, shape)
+        bias = None
+        if self.use_bias:
+            zeros = nn.initializers.zeros_init()
+            init = uniform if self.spectral else zeros
+            bias = self.param("bias", init, (self.features,)).astype(self.dtype)
+        if self.spectral:
+            axes = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
+            kernel = self._normalise(kernel, axes, update_stats)
+        return kernel, bias
+
+    def _normalise(
+        self, kernel: Array, axes: tuple[int, ...], update_stats: bool
+    ) -> Array:
+        matrix = kernel.transpose(axes).reshape(kernel.shape[axes[0]], -1)
+        u, v = (
+            self.variable("stats", name, self._first_vector, size)
+            for name, size in zip("uv", matrix.shape, strict=True)
+        )
+        if update_stats and not self.is_initializing():
+            u.value, v.value = power_iteration(matrix, u.value)
+        row, column = lax.stop_gradient((u.value, v.value))
+        sigma = jnp.dot(row, jnp.dot(matrix, column, precision=_HIGHEST))
+        return kernel / sigma
+
+    def _first_vector(self, size: int) -> Array:
+        return unit(jax.random.normal(self.make_rng("params"), (size,)))
+
+    def _convolve(
+        self,
+        x: Array,
+        kernel: Array,
+        bias: Array | None,
+        stride: int,
+        padding: tuple[int, int],
+    ) -> Array:
+        y = lax.conv_general_dilated(
+            x,
+            kernel.astype(self.dtype),
+            (stride, stride),
+            (padding, padding),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+class Conv(_Kernel):
+    """A square convolution, optionally spectral-normalised.
+
+    With `pool` the result is that of a 2 x 2 average pool after it, computed at the
+    small size: a 1 x 1 convolution commutes with the pool, a larger one merges with it
+    into one of stride 2 (16 products a pooled pixel for a 3 x 3 instead of 36).
+    """
+
+    stride: int = 1
+    padding: int = 0
+    coord: bool = False
+    pool: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], update_stats: bool
+    ) -> Float[Array, "b h2 w2 d"]:
+        x = x.astype(self.dtype)
+        if self.coord:
+            x = add_coordinates(x)
+        kernel, bias = self._weights(x.shape[-1], update_stats)
+        stride, padding = self.stride, (self.padding, self.padding)
+        if self.pool and self.kernel == 1:
+            x = average_pool(x)
+        elif self.pool:
+            kernel, stride = _average_taps(kernel), 2
+        return self._convolve(x, kernel, bias, stride, padding)
+
+
+def _average_taps(kernel: Array) -> Array:
+    """The kernel, one tap wider, of a convolution followed by a 2 x 2 average."""
+    ends = [(0, 0), (0, 0)]
+    for axis in (0, 1):
+        before, after = [[(0, 0), (0, 0)], [(0, 0), (0, 0)]]
+        before[axis], after[axis] = (1, 0), (0, 1)
+        kernel = jnp.pad(kernel, before + ends) + jnp.pad(kernel, after + ends)
+    return kernel / 4
+
+
+class ConvTranspose(_Kernel):
+    """PyTorch's 3 x 3 transposed convolution, stride 2, padding 1, output padding 1.
+
+    Each of the four output phases reads at most 2 x 2 input pixels, so it is computed
+    as one 2 x 2 convolution with four times the channels, interleaved afterwards. XLA's
+    gradient of the dilated form is several times slower on a CPU.
+    """
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], update_stats: bool
+    ) -> Float[Array, "b h2 w2 d"]:
+        x = x.astype(self.dtype)
+        b, h, w, c = x.shape
+        kernel, bias = self._weights(c, update_stats, transposed=True)
+        if kernel.shape[:2] != (3, 3):
+            raise ValueError(f"ConvTranspose needs kernel 3, not {self.kernel}")
+        phases = jnp.einsum(
+            "aik,bjl,klcd->abcijd", _PHASES, _PHASES, kernel, precision=_HIGHEST
+        )
+        y = self._convolve(x, phases.reshape(2, 2, c, -1), None, 1, (0, 1))
+        y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+        y = y.reshape(b, 2 * h, 2 * w, self.features)
+        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+# [input tap, output phase, kernel tap]: output 2i reads tap 1 of input i; output 2i + 1
+# reads tap 2 of input i and tap 0 of input i + 1.
+_PHASES = np.zeros((2, 2, 3), np.float32)
+_PHASES[[0, 0, 1], [0, 1, 1], [1, 2, 0]] = 1

@@ -1,0 +1,97 @@
+"""Normalisation with PyTorch's statistics, always computed in float32."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from picjax.cli import UserError
+
+EPSILON = 1e-5
+
+
+class InstanceNorm(nn.Module):
+    """Each channel of each image to mean 0, variance 1, then scale and bias."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], update_stats: bool = False
+    ) -> Float[Array, "b h w c"]:
+        del update_stats  # There are no running statistics.
+        x = x.astype(jnp.float32)
+        mean = x.mean((1, 2), keepdims=True)
+        var = jnp.square(x - mean).mean((1, 2), keepdims=True)
+        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
+
+
+class BatchNorm(nn.Module):
+    """PyTorch's batch norm over all axes but the last.
+
+    With `update_stats` the batch's own statistics normalise (biased variance) and move
+    the running ones by 0.1 (unbiased variance); without it the running ones normalise.
+
+    Raises:
+      UserError: in training with a single value a channel, which has no variance.
+    """
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "... c"], update_stats: bool
+    ) -> Float[Array, "... c"]:
+        features = x.shape[-1]
+        mean = self.variable("stats", "mean", jnp.zeros, (features,))
+        var = self.variable("stats", "var", jnp.ones, (features,))
+        count = self.variable("stats", "count", jnp.zeros, (), jnp.int32)
+        x = x.astype(jnp.float32)
+        m, v = mean.value, var.value
+        if update_stats and not self.is_initializing():
+            n = x.size // features
+            if n < 2:
+                raise UserError(
+                    "batch norm cannot train on a batch of 1; use a larger batch size"
+                    " or layer norm"
+                )
+            axes = tuple(range(x.ndim - 1))
+            m = x.mean(axes)
+            v = jnp.square(x - _last_axis(m, x.ndim)).mean(axes)
+            mean.value = 0.9 * mean.value + 0.1 * m
+            var.value = 0.9 * var.value + 0.1 * v * (n / (n - 1))
+            count.value = count.value + 1
+        m, v = _last_axis(m, x.ndim), _last_axis(v, x.ndim)
+        return _affine(self, (x - m) / jnp.sqrt(v + EPSILON))
+
+
+class LayerNorm(nn.Module):
+    """Each row to mean 0, variance 1 over its last axis, then scale and bias."""
+
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "... c"], update_stats: bool = False
+    ) -> Float[Array, "... c"]:
+        del update_stats  # There are no running statistics.
+        x = x.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        var = jnp.square(x - mean).mean(-1, keepdims=True)
+        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
+
+
+NORMS = {"instance": InstanceNorm, "batch": BatchNorm, "layer": LayerNorm}
+
+
+def _last_axis(x: Array, ndim: int) -> Array:
+    return x.reshape((1,) * (ndim - 1) + (-1,))
+
+
+def _affine(module: Any, x: Array) -> Array:
+    shape = (x.shape[-1],)
+    scale = module.param("scale", nn.initializers.ones_init(), shape)
+    bias = module.param("bias", nn.initializers.zeros_init(), shape)
+    y = x * _last_axis(scale, x.ndim) + _last_axis(bias, x.ndim)
+    return y.astype(module.dtype)
