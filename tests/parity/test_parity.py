@@ -1,0 +1,39 @@
+"""Every reference file against our code; what a file holds decides what is checked."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+from fixture import Fixture
+
+MODULES = (
+    "handlers_networks",
+    "handlers_losses",
+    "handlers_masks",
+    "handlers_steps",
+)
+
+
+def _handlers() -> dict[tuple[str, str], Callable[[Fixture], None]]:
+    handlers: dict[tuple[str, str], Callable[[Fixture], None]] = {}
+    for name in MODULES:
+        if importlib.util.find_spec(name) is None:
+            continue
+        for key, handler in importlib.import_module(name).HANDLERS.items():
+            assert key not in handlers, f"two handlers for {key}"
+            handlers[key] = handler
+    return handlers
+
+
+HANDLERS = _handlers()
+
+
+def test_reference(reference_file: Path) -> None:
+    fixture = Fixture.load(reference_file)
+    if fixture.key not in HANDLERS:
+        pytest.fail(f"no handler for {fixture.key}: {fixture.meta.get('network')}")
+    with jax.default_matmul_precision("highest"):
+        HANDLERS[fixture.key](fixture)
