@@ -1,11 +1,13 @@
 """Pictures and pages for people: image grids, Markdown and HTML, written atomically."""
 
 import base64
+import contextlib
 import html
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -109,6 +111,11 @@ def html_page(title: str, parts: Sequence[str]) -> str:
     )
 
 
+def html_paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{html.escape(text)}</p>\n"
+
+
 def html_image(array: np.ndarray, alt: str) -> str:
     """An image [h w 3] uint8 inside the page."""
     data = base64.b64encode(png_bytes(array)).decode()
@@ -133,12 +140,23 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes to a temporary name beside `path`, then renames; makes the folder."""
+    """Writes a file; the final name never holds half of it."""
+    with open_atomic(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write, under a temporary name beside `path` until it is whole.
+
+    Makes the folder. Where the block raises, `path` stays as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data)
+        with open(temporary, "wb") as file:
+            yield file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,0 +1,394 @@
+"""n completions of an image, on disk or from Python.
+
+    python -m picjax.complete --workdir=runs/demo-picmm --image=a.jpg --mask=center
+
+    model = picjax.load("runs/demo-picmm")
+    images = model.complete(image, mask, n=10, seed=0)   # uint8 [n h w 3]
+
+An image of any size is resized to the model's (aspect not kept, as in training), its
+hole completed, and the result resized back and pasted: known pixels stay the input's to
+the last bit.
+"""
+
+import argparse
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from picjax import checkpoints, masks, report, systems
+from picjax.cli import Parser, UserError, run
+from picjax.data.pipeline import to_float
+from picjax.inputs import (
+    as_known,
+    as_pixels,
+    find_images,
+    match_masks,
+    read_image,
+    read_known,
+)
+from picjax.system import System, Tree
+
+HOLE_GREY = 127  # what PICNet's test script shows a hole as
+CELL = 256  # pixels: images in a grid are no larger
+COLUMNS = 6  # completions in a row of a grid
+
+
+class Model:
+    """A trained system, ready to complete images.
+
+    Attributes:
+      config: the run's config.
+      size: height and width at which the system works.
+      step: the training step of the variables.
+    """
+
+    def __init__(self, config: ConfigDict, system: System, variables: Tree, step: int):
+        self.config = config
+        self.size = checkpoints.image_shape(config)
+        self.step = step
+        self._variables = variables
+
+        def sample(
+            variables: Tree, batch: dict[str, Array], n: int, key: Array, content: Array
+        ) -> Array:
+            def one(image: Array, mask: Array, content: Array) -> Array:
+                # What the hole hides never reaches the system.
+                batch = {"image": (image * mask)[None], "mask": mask[None]}
+                own = jax.random.fold_in(key, content)
+                return system.complete(variables, batch, own, n)[0]
+
+            floats = to_float(batch)
+            return to_uint8(jax.vmap(one)(floats["image"], floats["mask"], content))
+
+        self._sample = jax.jit(sample, static_argnames="n")
+
+    def sample(
+        self,
+        images: UInt8[np.ndarray, "b h w 3"],
+        known: UInt8[np.ndarray, "b h w 1"],
+        n: int,
+        seed: int,
+    ) -> UInt8[Array, "b n h w 3"]:
+        """n completions an image at the model's size, on the device, not waited for.
+
+        Compiled once a batch size and n. The draws of an image depend on the seed and
+        on what can be seen of it: neither on its file's name, nor on its place in a
+        folder or batch, nor on what its hole hides.
+
+        Args:
+          images: what lies in the hole has no influence.
+          known: 1 = known, 0 = hole.
+          n: completions an image; they share one pass of the encoder.
+          seed: another seed, other completions.
+        """
+        seen = images * known
+        content = [
+            zlib.crc32(mask.tobytes(), zlib.crc32(image.tobytes()))
+            for image, mask in zip(seen, known, strict=True)
+        ]
+        key = jax.random.key(seed % 2**32)
+        batch = {"image": seen, "mask": known}
+        return self._sample(
+            self._variables, batch, n=n, key=key, content=np.array(content, np.uint32)
+        )
+
+    def complete(
+        self,
+        image: np.ndarray | Image.Image,
+        mask: np.ndarray | Image.Image | str,
+        n: int = 10,
+        seed: int = 0,
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """n completions of one image at its own size.
+
+        The draws depend on the seed, the visible part and the mask alone.
+
+        Args:
+          image: uint8 [h w 3] or [h w], or a Pillow image of any mode.
+          mask: a Pillow image is read as a mask file (white = hole); an array is the
+            library's [h w] or [h w 1] of 1 = known, 0 = hole; a string names a mask,
+            such as "center".
+          n: how many.
+          seed: another seed, other completions.
+
+        Returns:
+          uint8 [n h w 3]; known pixels are the input's.
+
+        Raises:
+          UserError: when the image or the mask is none of the above or n < 1.
+        """
+        if n < 1:
+            raise UserError(f"n is {n}; ask for 1 completion or more")
+        pixels = as_pixels(image)
+        known, said = as_known(mask, pixels, seed)
+        for warning in said:
+            warnings.warn(warning, stacklevel=2)
+        small, small_known = fit(pixels, known, self.size)
+        samples = self.sample(small[None], small_known[None, ..., None], n, seed)
+        return paste(pixels, known, np.asarray(samples[0]))
+
+
+def load(workdir: str | Path) -> Model:
+    """The model of a workdir, at its newest checkpoint.
+
+    Raises:
+      UserError: when the folder is no workdir or holds no checkpoint.
+    """
+    config, variables, step = checkpoints.restore_variables(workdir)
+    return Model(config, systems.make(config), variables, step)
+
+
+def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
+    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def fit(
+    image: UInt8[np.ndarray, "H W 3"],
+    known: UInt8[np.ndarray, "H W"],
+    size: tuple[int, int],
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Image and mask at the model's size, aspect not kept.
+
+    A pixel that any part of the hole falls into is a hole, and a known pixel is the
+    mean of known ones only: what the hole hides (an object to be removed) does not
+    bleed into what the model sees.
+    """
+    if known.shape == size:
+        return image, known
+    box = (size[1], size[0])
+    weight = known.astype(np.float32)
+    whole = Image.fromarray(weight).resize(box, Image.Resampling.BOX)
+    small = (np.asarray(whole) > 1 - 1e-4).astype(np.uint8)
+    total = np.asarray(Image.fromarray(weight).resize(box, Image.Resampling.BILINEAR))
+    channels = []
+    for c in range(3):
+        plane = Image.fromarray(image[..., c] * weight)
+        colour = np.asarray(plane.resize(box, Image.Resampling.BILINEAR))
+        channels.append(colour / np.maximum(total, 1e-6))
+    mean = np.stack(channels, -1).round().clip(0, 255).astype(np.uint8)
+    return mean * small[..., None], small
+
+
+def paste(
+    image: UInt8[np.ndarray, "H W 3"],
+    known: UInt8[np.ndarray, "H W"],
+    samples: UInt8[np.ndarray, "n h w 3"],
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Samples at the image's size (bicubic), known pixels the image's own."""
+    out = np.empty((len(samples), *image.shape), np.uint8)
+    for sample, target in zip(samples, out, strict=True):
+        if sample.shape != image.shape:
+            box = (image.shape[1], image.shape[0])
+            resized = Image.fromarray(sample).resize(box, Image.Resampling.BICUBIC)
+            sample = np.asarray(resized)
+        np.copyto(target, np.where(known[..., None] == 1, image, sample))
+    return out
+
+
+class Job(NamedTuple):
+    """One image to complete; `mask` is a file or the name of a mask."""
+
+    image: Path
+    mask: Path | str
+
+
+def find_jobs(image: str, mask: str) -> list[Job]:
+    """Pairs the images at a path with masks; see `match_masks`.
+
+    Raises:
+      UserError: when something is missing, unreadable, or does not pair.
+    """
+    images = find_images(image, "--image")
+    stems = [path.stem for path in images]
+    for stem in stems:
+        if stems.count(stem) > 1:
+            raise UserError(
+                f"'{image}' holds {stems.count(stem)} images named '{stem}', whose "
+                "completions would overwrite each other; rename all but one"
+            )
+    matched = match_masks(stems, mask)
+    return [Job(*pair) for pair in zip(images, matched, strict=True)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the module's docstring.
+
+    Raises:
+      UserError: for anything the user can mend, before the first compile where it
+        can be seen by then.
+    """
+    args = parse(argv)
+    if args.num < 1:
+        raise UserError(f"--num is {args.num}; ask for 1 completion or more")
+    jobs = find_jobs(args.image, args.mask)
+    out = Path(args.out) if args.out else Path(args.workdir) / "completions"
+    if out.resolve() == jobs[0].image.parent.resolve():
+        raise UserError(
+            f"--out '{out}' is the folder of the images; choose another, so that a "
+            "second run does not complete the first one's outputs"
+        )
+    if len(jobs) == 1:
+        read_job(jobs[0], args)
+    complete_all(load(args.workdir), jobs, args, out)
+    print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
+
+
+def read_job(
+    job: Job, args: argparse.Namespace
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The image, its mask and warnings about it."""
+    image = read_image(job.image)
+    return image, *read_known(job.mask, image, args.seed, args.invert_mask)
+
+
+def complete_all(
+    model: Model, jobs: Sequence[Job], args: argparse.Namespace, out: Path
+) -> None:
+    """Completes every image that can be read; each warning is said once.
+
+    Raises:
+      UserError: after the others are done, when some could not be read.
+    """
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    failed: list[UserError] = []
+    said: set[str] = set()
+    with progress_bar(console) as bar:
+        for job in bar.track(jobs, description="images"):
+            try:
+                image, known, about = read_job(job, args)
+            except UserError as error:
+                failed.append(error)
+                continue
+            for warning in set(about) - said:
+                console.print(f"picjax: {warning}", markup=False)
+            said.update(about)
+            samples = model.complete(image, known, args.num, args.seed)
+            write(out, job.image.stem, image, known, samples)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} images were left out, the others are in "
+            f"'{out}': {failed[0]}"
+        )
+
+
+def write(
+    out: Path,
+    stem: str,
+    image: UInt8[np.ndarray, "h w 3"],
+    known: UInt8[np.ndarray, "h w"],
+    samples: UInt8[np.ndarray, "n h w 3"],
+) -> None:
+    """Writes `<stem>_truth.png`, `_mask.png`, `_out_<i>.png` and `_grid.png`.
+
+    Outputs of an earlier run with more completions are removed: a folder holds one
+    run's completions of an image, never a mixture.
+    """
+    masked = np.where(known[..., None] == 1, image, np.uint8(HOLE_GREY))
+    report.write_png(out / f"{stem}_truth.png", image)
+    report.write_png(out / f"{stem}_mask.png", masked)
+    for i, sample in enumerate(samples):
+        report.write_png(out / f"{stem}_out_{i}.png", sample)
+    stale = len(samples)
+    while (path := out / f"{stem}_out_{stale}.png").exists():
+        path.unlink()
+        stale += 1
+    report.write_png(out / f"{stem}_grid.png", grid(image, masked, samples))
+
+
+def grid(
+    image: UInt8[np.ndarray, "h w 3"],
+    masked: UInt8[np.ndarray, "h w 3"],
+    samples: UInt8[np.ndarray, "n h w 3"],
+) -> UInt8[np.ndarray, "y x 3"]:
+    """Truth, input and completions, each no larger than CELL."""
+    shown = [thumbnail(sample) for sample in samples]
+    first, rest = shown[:COLUMNS], shown[COLUMNS:]
+    rows = [[thumbnail(image), thumbnail(masked), *first]]
+    blank = np.full_like(shown[0], 255)
+    for i in range(0, len(rest), COLUMNS):
+        rows.append([blank, blank, *rest[i : i + COLUMNS]])
+    return report.image_grid(rows, ["truth", "input", *map(str, range(len(first)))])
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
+    """The image, shrunk where a side is longer than CELL."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
+
+
+def progress_bar(console: Console) -> Progress:
+    """Images done, rate, time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class Rate(ProgressColumn):
+    """Images a second, or seconds an image when slower than one."""
+
+    def render(self, task: Task) -> Text:
+        """`3.2 images/s`."""
+        speed = task.speed
+        if not speed:
+            return Text("compiling")
+        if speed < 1:
+            return Text(f"{1 / speed:.1f} s/image")
+        return Text(f"{speed:.1f} images/s")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(
+        prog="python -m picjax.complete",
+        description="Completes the hole of each image in n different ways.",
+        epilog="example: python -m picjax.complete --workdir=runs/demo-picmm "
+        "--image=photo.jpg --mask=center --num=6",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
+    add("--image", required=True, metavar="PATH", help="an image, or a folder of them")
+    add(
+        "--mask",
+        required=True,
+        metavar="PATH|NAME",
+        help="white = hole; a folder's masks match by stem, or else by order; "
+        f"or one of {', '.join(masks.NAMES)}",
+    )
+    add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
+    add("--seed", type=int, default=0, help="another seed, other completions (0)")
+    add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
+    add("--invert-mask", action="store_true", help="mask files have black = hole")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)

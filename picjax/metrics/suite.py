@@ -1,0 +1,196 @@
+"""The metrics that `picjax.eval` knows by name, as streams over groups of completions.
+
+A metric sees one group at a time and keeps running sums only, so memory does not grow
+with the number of images. To add one, write a class with `add` and `results` and name
+it in METRICS.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from picjax.metrics import diversity, image
+
+REGIONS = ("whole", "hole")
+
+
+class Group(NamedTuple):
+    """One image and its completions, uint8 as files would hold them.
+
+    Attributes:
+      name: the image's.
+      truth: [h w 3].
+      mask: [h w 1], 1 = known; None when the hole is not known.
+      samples: [n h w 3].
+      chosen: index of the sample that PICNet's rule takes.
+      extra: what the data set says about the image beyond its pixels.
+    """
+
+    name: str
+    truth: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w 1"] | None
+    samples: UInt8[np.ndarray, "n h w 3"]
+    chosen: int
+    extra: dict[str, np.ndarray]
+
+
+class Result(NamedTuple):
+    """A number with what is needed to read it.
+
+    Attributes:
+      metric: the metric's name.
+      region: `whole` image or `hole` alone.
+      samples: which of the n completions of an image: `mean`, `first`, `best` (for this
+        very metric), `picnet` (least L1 - PSNR + TV of the whole image) or `all`.
+      value: mean over images.
+      error: standard error of that mean over images; NaN for one image.
+      images: how many images counted.
+      unit: of the value.
+    """
+
+    metric: str
+    region: str
+    samples: str
+    value: float
+    error: float
+    images: int
+    unit: str
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """What METRICS makes."""
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """Counts a group; returns columns for the table of samples."""
+        ...
+
+    def results(self) -> list[Result]:
+        """The numbers over all groups so far."""
+        ...
+
+
+class Running:
+    """Mean and standard error of a stream (Welford, 1962); NaN values are left out."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._square = 0, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        """Counts one value."""
+        if math.isnan(value):
+            return
+        self.count += 1
+        before = value - self.mean
+        self.mean += before / self.count
+        self._square += before * (value - self.mean)
+
+    def result(self, metric: str, region: str, samples: str, unit: str) -> Result:
+        """What was counted, under these names; NaN where nothing was."""
+        n = self.count
+        error = math.sqrt(self._square / (n - 1) / n) if n > 1 else math.nan
+        mean = self.mean if n else math.nan
+        return Result(metric, region, samples, mean, error, n, unit)
+
+
+Distance = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+class ToTruth:
+    """A number for every sample, by comparison with the truth (or of its own).
+
+    Args:
+      name: the metric's.
+      unit: of its values.
+      distance: (samples, truths, masks or None) -> [n].
+      best: `min` or `max`; empty where neither end is better.
+    """
+
+    def __init__(self, name: str, unit: str, distance: Distance, best: str):
+        self.name, self.unit, self.distance, self.best = name, unit, distance, best
+        self.running: dict[tuple[str, str], Running] = {}
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """Both regions; without a mask the whole image only."""
+        truth = np.broadcast_to(group.truth, group.samples.shape)
+        columns = {}
+        for region, column, mask in regions(self.name, group):
+            masks = None if mask is None else _repeat(mask, len(truth))
+            values = self.distance(group.samples, truth, masks)
+            columns[column] = np.asarray(values)
+            chosen = {
+                "mean": values.mean(),
+                "first": values[0],
+                "picnet": values[group.chosen],
+            }
+            if self.best:
+                chosen["best"] = values.min() if self.best == "min" else values.max()
+            for which, value in chosen.items():
+                key = region, which
+                self.running.setdefault(key, Running()).add(float(value))
+        return columns
+
+    def results(self) -> list[Result]:
+        """For every region: mean, first, best for this metric, chosen by PICNet."""
+        return [
+            running.result(self.name, region, which, self.unit)
+            for (region, which), running in self.running.items()
+        ]
+
+
+class Diversity:
+    """How much the samples of an image differ from each other."""
+
+    def __init__(self) -> None:
+        self.running: dict[str, Running] = {}
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """One number an image, repeated for its samples."""
+        columns = {}
+        for region, column, mask in regions("diversity", group):
+            value = float(diversity.pixel_diversity(group.samples, mask))
+            columns[column] = np.full(len(group.samples), value)
+            self.running.setdefault(region, Running()).add(value)
+        return columns
+
+    def results(self) -> list[Result]:
+        """For every region, over all pairs of samples."""
+        unit = "mean L1 over pairs of samples, grey levels of 255"
+        return [
+            running.result("diversity", region, "all", unit)
+            for region, running in self.running.items()
+        ]
+
+
+def regions(name: str, group: Group) -> list[tuple[str, str, np.ndarray | None]]:
+    """(region, column of the table, mask to measure with) of a group."""
+    whole = ("whole", name, None)
+    if group.mask is None:
+        return [whole]
+    return [whole, ("hole", f"{name}_hole", group.mask)]
+
+
+def _repeat(mask: np.ndarray, n: int) -> np.ndarray:
+    return np.broadcast_to(mask, (n, *mask.shape))
+
+
+def choose(
+    samples: UInt8[np.ndarray, "n h w 3"], truth: UInt8[np.ndarray, "h w 3"]
+) -> int:
+    """The sample that PICNet's evaluation keeps: least L1 - PSNR + TV."""
+    index: Int[np.ndarray, ""] = image.best_of(samples, truth)
+    return int(index)
+
+
+METRICS: dict[str, Callable[[], Metric]] = {
+    "l1": lambda: ToTruth("l1", "grey levels of 255", image.l1, "min"),
+    "psnr": lambda: ToTruth("psnr", "dB", image.psnr, "max"),
+    "ssim": lambda: ToTruth("ssim", "1 = equal", image.ssim, "max"),
+    "tv": lambda: ToTruth(
+        "tv", "grey levels of 255", lambda x, truth, mask: image.tv(x, mask), ""
+    ),
+    "diversity": Diversity,
+}

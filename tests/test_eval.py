@@ -1,0 +1,312 @@
+"""Evaluation: numbers equal to those computed by hand, whole protocol, files, errors."""
+
+import csv
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from fake_system import SIZE, make_model
+from PIL import Image
+
+from picjax import eval as module
+from picjax.cli import UserError, run
+from picjax.metrics import image as measures
+from picjax.metrics.suite import METRICS, Group, Running, ToTruth, choose
+
+
+def picture(seed: int, h: int = SIZE, w: int = SIZE) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), dtype=np.uint8)
+
+
+def center() -> np.ndarray:
+    mask = np.ones((SIZE, SIZE, 1), np.uint8)
+    mask[8:24, 8:24] = 0
+    return mask
+
+
+def group(seed: int, n: int = 3) -> Group:
+    truth = picture(seed)
+    samples = np.stack([picture(100 * seed + i + 1) for i in range(n)])
+    samples = np.where(center() == 1, truth, samples)
+    return Group(str(seed), truth, center(), samples, choose(samples, truth), {})
+
+
+def held_out(data, image_size, batch_size, num, seed):
+    """Stands in for the pipeline: `num` images, the last batch padded."""
+    for start in range(0, num, batch_size):
+        count = min(batch_size, num - start)
+        index = [start + min(i, count - 1) for i in range(batch_size)]
+        yield {
+            "image": np.stack([picture(i) for i in index]),
+            "mask": np.stack([center()] * batch_size),
+            "name": [f"image{i}" for i in index],
+            "valid": np.arange(batch_size) < count,
+        }
+
+
+@pytest.fixture
+def model(monkeypatch):
+    fake = make_model()
+    monkeypatch.setattr(module, "load", lambda workdir: fake)
+    monkeypatch.setattr(module.pipeline, "eval_batches", held_out)
+    return fake
+
+
+def command(*words: object) -> None:
+    module.main([str(word) for word in words])
+
+
+# ---- streams ----
+
+
+def test_running_mean_and_error():
+    values = [3.0, math.nan, 5.0, 10.0]
+    running = Running()
+    for value in values:
+        running.add(value)
+    result = running.result("l1", "whole", "mean", "")
+    assert result.images == 3 and result.value == pytest.approx(6)
+    assert result.error == pytest.approx(np.std([3, 5, 10], ddof=1) / math.sqrt(3))
+    empty = Running().result("l1", "whole", "mean", "")
+    assert empty.images == 0 and math.isnan(empty.value)
+
+
+def test_which_sample_counts():
+    metric = ToTruth("psnr", "dB", measures.psnr, "max")
+    groups = [group(0), group(1)]
+    for g in groups:
+        metric.add(g)
+    by_hand = {"mean": [], "first": [], "best": [], "picnet": []}
+    for g in groups:
+        values = [float(measures.psnr(s, g.truth, g.mask)) for s in g.samples]
+        score = [
+            float(measures.l1(s, g.truth) - measures.psnr(s, g.truth) + measures.tv(s))
+            for s in g.samples
+        ]
+        by_hand["mean"].append(np.mean(values))
+        by_hand["first"].append(values[0])
+        by_hand["best"].append(max(values))
+        by_hand["picnet"].append(values[int(np.argmin(score))])
+    found = {r.samples: r for r in metric.results() if r.region == "hole"}
+    for which, values in by_hand.items():
+        assert found[which].value == pytest.approx(np.mean(values)), which
+        assert found[which].images == 2
+
+
+def test_composites_obey_the_hole_relation():
+    """L1 over the image = share of the hole x L1 in the hole, only with known pixels."""
+    metric = METRICS["l1"]()
+    metric.add(group(0))
+    found = {(r.region, r.samples): r.value for r in metric.results()}
+    assert found["whole", "mean"] == pytest.approx(found["hole", "mean"] / 4)
+
+
+def test_no_hole_counts_for_the_whole_image_alone():
+    g = group(0)
+    full = g._replace(mask=np.ones_like(center()))
+    metric = METRICS["l1"]()
+    metric.add(full)
+    by_region = {r.region: r for r in metric.results()}
+    assert by_region["whole"].images == 1 and by_region["hole"].images == 0
+    unknown = METRICS["l1"]()
+    unknown.add(g._replace(mask=None))
+    assert {r.region for r in unknown.results()} == {"whole"}
+
+
+def test_diversity():
+    same = group(0)
+    same = same._replace(samples=np.stack([same.samples[0]] * 3))
+    metric = METRICS["diversity"]()
+    metric.add(same)
+    assert [r.value for r in metric.results()] == [0, 0]
+    metric = METRICS["diversity"]()
+    columns = metric.add(group(1))
+    values = {r.region: r.value for r in metric.results()}
+    assert values["hole"] == pytest.approx(4 * values["whole"]) and values["whole"] > 0
+    assert columns["diversity_hole"].shape == (3,)
+
+
+# ---- a run ----
+
+
+def test_files_of_a_run(tmp_path, model, capsys):
+    command("--workdir", tmp_path, "--num=3", "--images=10", "--seed=5")
+    out = tmp_path / "eval"
+    names = ["grid.png", "metrics.json", "report.html", "report.md", "samples.csv"]
+    assert sorted(os.listdir(out)) == names
+    content = json.loads((out / "metrics.json").read_text())
+    protocol = content["protocol"]
+    expected = {
+        "images": 10,
+        "samples_per_image": 3,
+        "seed": 5,
+        "step": 7,
+        "resolution": "32x32",
+        "masks": "center",
+        "system": "fake",
+        "mean_hole_share": 0.25,
+        "workdir": str(tmp_path),
+    }
+    assert {key: protocol[key] for key in expected} == expected
+    assert protocol["data"]["name"] == "photos" and "jax" in protocol["versions"]
+    # Ten images and not the 16 of two padded batches.
+    l1 = content["results"]["l1"]["hole"]
+    assert set(l1) == {"first", "mean", "best", "picnet"}
+    assert l1["mean"]["images"] == 10
+    assert l1["best"]["value"] < l1["mean"]["value"]
+
+    with open(out / "samples.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert [r["image"] for r in rows[::3]] == [f"image{i}" for i in range(10)]
+    mean = np.mean([float(r["l1_hole"]) for r in rows])
+    assert l1["mean"]["value"] == pytest.approx(mean, rel=1e-5)
+    assert sum(int(r["picnet"]) for r in rows) == 10
+
+    for page in ("report.md", "report.html"):
+        text = (out / page).read_text()
+        for word in ("10 images", "3 completions", "32x32", "center", "seed 5"):
+            assert word in text, (page, word)
+    assert "data:image/png;base64" in (out / "report.html").read_text()
+    assert "psnr" in capsys.readouterr().out
+
+
+def test_a_run_gives_what_complete_gives(model):
+    """Same seed, image and mask: same pixels, alone or in a batch."""
+    groups = list(module.model_groups(model, 2, 3, seed=4, batch_size=2))
+    assert [g.name for g in groups] == ["image0", "image1", "image2"]
+    for i, g in enumerate(groups):
+        expected = model.complete(picture(i), center(), n=2, seed=4)
+        np.testing.assert_array_equal(g.samples, expected)
+
+
+def test_memory_does_not_grow(model):
+    """No more than two batches of groups are alive, however many images there are."""
+    alive: list[jax.Array] = []
+    sample = model.sample
+
+    def counted(*args):
+        alive.append(sample(*args))
+        return alive[-1]
+
+    model.sample = counted
+    groups = module.model_groups(model, 1, 64, seed=0, batch_size=2)
+    for i, _ in enumerate(groups):
+        assert len(alive) <= i // 2 + 2  # one batch ahead of what is looked at
+
+
+def test_metrics_can_be_chosen(tmp_path, model):
+    command("--workdir", tmp_path, "--num=2", "--images=2", "--metrics=ssim,tv")
+    content = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert list(content["results"]) == ["ssim", "tv"]
+    assert "best" not in content["results"]["tv"]["whole"]  # neither end is better
+
+
+# ---- folders ----
+
+
+def save(path, array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def test_folders(tmp_path):
+    for stem in ("a", "a_b"):
+        g = group(len(stem))
+        save(tmp_path / f"real/{stem}.png", g.truth)
+        for i, sample in enumerate(g.samples):
+            save(tmp_path / f"fake/{stem}_out_{i}.png", sample)
+        save(tmp_path / f"masks/{stem}.png", (1 - center()[..., 0]) * np.uint8(255))
+    folders = ("--real", tmp_path / "real", "--fake", tmp_path / "fake")
+    command(*folders, "--mask", tmp_path / "masks")
+    content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
+    assert content["protocol"]["images"] == 2
+    assert content["protocol"]["samples_per_image"] == 3
+    metric = METRICS["l1"]()
+    for seed in (1, 3):
+        metric.add(group(seed))
+    for r in metric.results():
+        found = content["results"]["l1"][r.region][r.samples]
+        assert found["value"] == pytest.approx(r.value)
+    command(*folders, "--num=2", "--out", tmp_path / "two")
+    content = json.loads((tmp_path / "two/metrics.json").read_text())
+    assert content["protocol"]["samples_per_image"] == 2
+    assert "hole" not in content["results"]["l1"]  # no mask was given
+
+
+def test_completions_against_their_own_truths(tmp_path):
+    """What picjax.complete wrote is measured where it lies; `_mask` is no candidate."""
+    g = group(1)
+    save(tmp_path / "x_truth.png", g.truth)
+    save(tmp_path / "x_mask.png", g.truth)
+    save(tmp_path / "x_grid.png", picture(0, 9, 9))
+    for i in range(11):  # in numerical order: 10 comes last
+        save(tmp_path / f"x_out_{i}.png", g.samples[0] if i < 10 else g.truth)
+    pairs = module.find_pairs(str(tmp_path), str(tmp_path), None, None)
+    assert [p.stem for p in pairs] == ["x"]
+    assert [p.name for p in pairs[0].fakes] == [f"x_out_{i}.png" for i in range(11)]
+
+
+def test_one_completion_of_the_same_name(tmp_path):
+    save(tmp_path / "real/a.png", picture(0))
+    save(tmp_path / "fake/a.png", picture(1))
+    (pair,) = module.find_pairs(
+        str(tmp_path / "real"), str(tmp_path / "fake"), None, None
+    )
+    assert pair.fakes == [tmp_path / "fake/a.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        ("--metrics=psnrr", "did you mean 'psnr'"),
+        ("--metrics=zzz", "none of l1"),
+        ("--metrics=", "empty"),
+        ("--num=0", "--num"),
+        ("--images=-1", "--images"),
+        ("--real=real", "either"),
+        ("--speed=3", "--speed"),
+    ],
+)
+def test_bad_words_are_one_line(words, what, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, "load", lambda _: pytest.fail("loaded before checks"))
+    with pytest.raises(SystemExit) as caught:
+        run(lambda: module.main([f"--workdir={tmp_path}", *words.split()]))
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and what in error
+
+
+def test_bad_folders(tmp_path):
+    save(tmp_path / "real/a.png", picture(0))
+    save(tmp_path / "real/b.png", picture(0))
+    save(tmp_path / "fake/a_out_0.png", picture(0, 16, 16))
+    real, fake = f"--real={tmp_path / 'real'}", f"--fake={tmp_path / 'fake'}"
+    with pytest.raises(UserError, match="completions of 'b'"):
+        command(real, fake)
+    save(tmp_path / "fake/b_out_0.png", picture(0))
+    with pytest.raises(UserError, match="16x16"):
+        command(real, fake)
+    assert not (tmp_path / "fake/eval/metrics.json").exists()
+    with pytest.raises(UserError, match="together"):
+        command(real)
+    with pytest.raises(UserError, match="does not exist"):
+        command(real, "--fake=nowhere")
+
+
+def test_help_fits_a_screen():
+    done = subprocess.run(
+        [sys.executable, "-m", "picjax.eval", "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    assert re.search("example: python -m picjax.eval", done.stdout)
+    assert len(done.stdout.splitlines()) <= 24
