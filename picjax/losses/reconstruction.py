@@ -14,8 +14,11 @@ def interpolation_matrix(source: int, target: int) -> Float64[np.ndarray, "n m"]
     Row k reads position k (source - 1) / (target - 1): `align_corners=True` without
     antialiasing, which `jax.image.resize` does not offer.
     """
-    position = np.linspace(0, source - 1, target) if target > 1 else np.zeros(1)
-    return np.clip(1 - np.abs(position[:, None] - np.arange(source)[None]), 0, None)
+    # In float32, as PyTorch: it moves positions near 256 by 1e-5 of a pixel.
+    step = np.float32(source - 1) / np.float32(max(target - 1, 1))
+    position = np.minimum(step * np.arange(target, dtype=np.float32), source - 1)
+    distance = np.abs(position[:, None].astype(np.float64) - np.arange(source)[None])
+    return np.clip(1 - distance, 0, None)
 
 
 def resize(
