@@ -13,6 +13,7 @@ the last bit.
 import argparse
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -46,7 +47,7 @@ from picjax.inputs import (
     read_image,
     read_known,
 )
-from picjax.system import System, Tree
+from picjax.system import System, Tree, image_shape
 
 HOLE_GREY = 127  # what PICNet's test script shows a hole as
 CELL = 256  # pixels: images in a grid are no larger
@@ -64,7 +65,7 @@ class Model:
 
     def __init__(self, config: ConfigDict, system: System, variables: Tree, step: int):
         self.config = config
-        self.size = checkpoints.image_shape(config)
+        self.size = image_shape(config)
         self.step = step
         self._variables = variables
 
@@ -196,13 +197,14 @@ def paste(
     samples: UInt8[np.ndarray, "n h w 3"],
 ) -> UInt8[np.ndarray, "n H W 3"]:
     """Samples at the image's size (bicubic), known pixels the image's own."""
-    out = np.empty((len(samples), *image.shape), np.uint8)
-    for sample, target in zip(samples, out, strict=True):
+    height, width = known.shape
+    out = np.empty((len(samples), height, width, 3), np.uint8)
+    for i, sample in enumerate(samples):
         if sample.shape != image.shape:
-            box = (image.shape[1], image.shape[0])
-            resized = Image.fromarray(sample).resize(box, Image.Resampling.BICUBIC)
+            picture = Image.fromarray(sample)
+            resized = picture.resize((width, height), Image.Resampling.BICUBIC)
             sample = np.asarray(resized)
-        np.copyto(target, np.where(known[..., None] == 1, image, sample))
+        out[i] = np.where(known[..., None] == 1, image, sample)
     return out
 
 
@@ -221,11 +223,11 @@ def find_jobs(image: str, mask: str) -> list[Job]:
     """
     images = find_images(image, "--image")
     stems = [path.stem for path in images]
-    for stem in stems:
-        if stems.count(stem) > 1:
+    for stem, count in Counter(stems).most_common(1):
+        if count > 1:
             raise UserError(
-                f"'{image}' holds {stems.count(stem)} images named '{stem}', whose "
-                "completions would overwrite each other; rename all but one"
+                f"'{image}' holds {count} images named '{stem}', whose completions "
+                "would overwrite each other; rename all but one"
             )
     matched = match_masks(stems, mask)
     return [Job(*pair) for pair in zip(images, matched, strict=True)]

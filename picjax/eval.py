@@ -411,19 +411,20 @@ def evaluate_run(
 ) -> tuple[list[Result], Path]:
     """Measures a workdir's model on its held-out images."""
     model = load(args.workdir)
-    config, num = model.config, args.num or 10
+    config: dict[str, Any] = json.loads(model.config.to_json())
+    data = config["data"]
     protocol = {
-        "what": f"{config.system} ({args.workdir}, step {model.step})",
-        "system": config.system,
+        "what": f"{config['system']} ({args.workdir}, step {model.step})",
+        "system": config["system"],
         "workdir": args.workdir,
         "step": model.step,
-        "data_source": f"held-out part of {config.data.name}",
-        "data": json.loads(config.data.to_json()),
-        "masks": ", ".join(config.data.masks),
+        "data_source": f"held-out part of {data['name']}",
+        "data": data,
+        "masks": ", ".join(data["masks"]),
         **common_protocol(args.seed),
     }
     out = Path(args.out or Path(args.workdir) / "eval")
-    groups = model_groups(model, num, args.images, args.seed)
+    groups = model_groups(model, args.num or 10, args.images, args.seed)
     return evaluate(groups, args.images, names, protocol, out), out
 
 
