@@ -64,6 +64,33 @@ def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
     return lambda: np.asarray(peer.complete(image, mask, n).cpu())
 
 
+def summarise(
+    numbers: list[int], seconds: dict[str, list[float]], parts: list[str]
+) -> tuple[list[table.Row], list[table.Row]]:
+    """The rows of n completions, and of what one more costs."""
+    middle = {name: median(found) for name, found in seconds.items()}
+    rows: list[table.Row] = [
+        {
+            "completions": n,
+            "picjax s": middle[f"ours {n}"],
+            "torch s": middle[f"peer {n}"],
+            "x torch": table.ratio(seconds[f"ours {n}"], seconds[f"peer {n}"]),
+        }
+        for n in numbers
+    ]
+    marginal = {
+        who: table.slope(numbers, [middle[f"{who} {n}"] for n in numbers])
+        for who in ("ours", "peer")
+    }
+    shares: list[table.Row] = [
+        {"part": "one more completion", "ms": 1e3 * marginal["ours"]},
+        {"part": "one more completion, torch", "ms": 1e3 * marginal["peer"]},
+        *({"part": f"{part} alone", "ms": 1e3 * middle[part]} for part in parts),
+    ]
+    shares[0]["x decoder alone"] = marginal["ours"] / middle["decoder"]
+    return rows, shares
+
+
 def main() -> None:
     parser = table.parser(__doc__)
     parser.add_argument("--num", default="1,10,50")
@@ -75,26 +102,11 @@ def main() -> None:
     setting = Setting(args.dtype, 1, args.size)
     about = table.machine()
     ours, parts = jax_runs(setting, numbers)
-    rows, times = [], []
-    for n in numbers:
-        runs = {"ours": ours[n], "peer": torch_completing(setting, n)}
-        seconds = table.interleave(runs, args.rounds)
-        times.append(median(seconds["ours"]))
-        rows.append(
-            {
-                "completions": n,
-                "picjax s": times[-1],
-                "torch s": median(seconds["peer"]),
-                "x torch": table.ratio(seconds["ours"], seconds["peer"]),
-            }
-        )
-    alone = {k: median(v) for k, v in table.interleave(parts, args.rounds).items()}
-    marginal = table.slope(numbers, times)
-    shares = [
-        {"part": "one more completion", "ms": 1e3 * marginal},
-        *({"part": f"{part} alone", "ms": 1e3 * s} for part, s in alone.items()),
-        {"part": "one more / decoder alone", "ms": marginal / alone["decoder"]},
-    ]
+    peers = {n: torch_completing(setting, n) for n in numbers}
+    runs = {f"ours {n}": ours[n] for n in numbers}
+    runs |= {f"peer {n}": peers[n] for n in numbers} | parts
+    seconds = table.interleave(runs, args.rounds)
+    rows, shares = summarise(numbers, seconds, list(parts))
     title = f"Completions of one image, {args.size} px, {args.dtype}"
     table.report({title: rows, "What one more costs": shares}, about, args.json)
 

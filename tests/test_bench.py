@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import data, step, table
+from bench import complete, data, step, table
 
 
 def test_benchmarks_import_without_torch_or_a_device():
@@ -73,3 +73,12 @@ def test_host_batch_is_what_the_pipeline_yields():
     assert batch["image"].dtype == batch["mask"].dtype == np.uint8
     assert 1 - batch["mask"].mean() == 0.25
     assert not batch["mask"][:, 16:48, 16:48].any()
+
+
+def test_one_more_completion_is_compared_with_the_decoder():
+    seconds = {"ours 1": [2.0], "ours 11": [12.0], "peer 1": [4.0], "peer 11": [24.0]}
+    seconds |= {"decoder": [0.8]}
+    rows, shares = complete.summarise([1, 11], seconds, ["decoder"])
+    assert [row["x torch"] for row in rows] == [2.0, 2.0]
+    assert shares[0]["ms"] == pytest.approx(1000)
+    assert shares[0]["x decoder alone"] == pytest.approx(1.25)
