@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, UInt8
 
 Size = int | tuple[int, int]
 
-TRAIN = range(0, 2**20)  # indices of the training images
+TRAIN = range(2**20)  # indices of the training images
 EVAL = range(2**20, 2**21)  # indices of the held-out images
 # A completion is valid below this RMS over the hole, in grey levels of 255. Two modes of
 # a class are at least 70 apart, figures of different classes 32, and the mean of a
@@ -104,7 +104,7 @@ class Scene(TypedDict):
     image: UInt8[np.ndarray, "h w 3"]
     scene: int
     mode: int
-    attributes: Float32[np.ndarray, "a"]
+    attributes: Float32[np.ndarray, " a"]
 
 
 def sample(seed: int, index: int, size: Size) -> Scene:
@@ -124,13 +124,13 @@ def sample(seed: int, index: int, size: Size) -> Scene:
     return Scene(image=image, scene=scene, mode=mode, attributes=attributes)
 
 
-def probabilities(scene: int) -> Float[np.ndarray, "m"]:
+def probabilities(scene: int) -> Float[np.ndarray, " m"]:
     """The true probability of each mode of class `scene`, given the visible part."""
     return np.array(CLASSES[scene].probabilities)
 
 
 def modes(
-    scene: int, attributes: Float[np.ndarray, "a"], size: Size
+    scene: int, attributes: Float[np.ndarray, " a"], size: Size
 ) -> UInt8[np.ndarray, "m h w 3"]:
     """All valid completions of a scene; outside the hole they are all the same."""
     visible = draw_visible(scene, attributes, size)
@@ -140,7 +140,7 @@ def modes(
 
 def complete_true(
     scene: int,
-    attributes: Float[np.ndarray, "a"],
+    attributes: Float[np.ndarray, " a"],
     size: Size,
     n: int,
     rng: np.random.Generator,
@@ -159,7 +159,7 @@ def entropy(scene: int | None = None) -> float:
     if scene is None:
         return float(np.mean([entropy(i) for i in range(len(CLASSES))]))
     p = probabilities(scene)
-    return float(-(p * np.log(p)).sum())
+    return float((p * np.log(1 / p)).sum())
 
 
 def hole(size: Size) -> tuple[slice, slice]:
@@ -172,7 +172,7 @@ def hole(size: Size) -> tuple[slice, slice]:
 
 
 def draw_visible(
-    scene: int, attributes: Float[np.ndarray, "a"], size: Size
+    scene: int, attributes: Float[np.ndarray, " a"], size: Size
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Background and markers; the background goes on through the hole."""
     y, x = _grid(size)

@@ -22,9 +22,9 @@ LEVEL = 0.95
 def count_modes(
     samples: UInt8[np.ndarray, "n h w 3"],
     scene: int,
-    attributes: Float[np.ndarray, "a"],
+    attributes: Float[np.ndarray, " a"],
     threshold: float = scenes.THRESHOLD,
-) -> Int[np.ndarray, "k"]:
+) -> Int[np.ndarray, " k"]:
     """How many completions of one scene show each mode; the last bin is "invalid".
 
     A completion shows the mode nearest to it by RMS over the hole (grey levels of 255,
@@ -47,8 +47,8 @@ def hole_rms(
 
 
 def summarise(
-    counts: Sequence[Int[np.ndarray, "k"]] | Int[np.ndarray, "b k"],
-    classes: Sequence[int] | Int[np.ndarray, "b"],
+    counts: Sequence[Int[np.ndarray, " k"]] | Int[np.ndarray, "b k"],
+    classes: Sequence[int] | Int[np.ndarray, " b"],
     seed: int = 0,
     threshold: float = scenes.THRESHOLD,
 ) -> dict[str, Any]:
@@ -81,16 +81,26 @@ def summarise(
         raise ValueError("give counts of one number of completions an image")
     n = int(counted[0].sum())
     rng = np.random.default_rng(seed)
-    groups = {int(c): counted[kinds == c] for c in np.unique(kinds)}
-    resampled = [_resample(groups, rng) for _ in range(RESAMPLES)]
-    values: dict[str, Any] = {
-        name: _interval(statistic(groups), [statistic(d) for d in resampled])
-        for name, statistic in STATISTICS.items()
-    }
-    perfect = [_perfect(groups, n, rng) for _ in range(RESAMPLES)]
+    seen: Means = {}
+    resampled: Means = {}
+    perfect: Means = {}
+    for scene in map(int, np.unique(kinds)):
+        own = counted[kinds == scene]
+        features = _features(scene, own)
+        seen[scene] = features.mean(0)
+        b = len(own)
+        weights = rng.multinomial(b, np.full(b, 1 / b), RESAMPLES) / b
+        resampled[scene] = weights @ features
+        p = true_probabilities(scene)
+        draws = (rng.multinomial(n, p, b) for _ in range(RESAMPLES))
+        perfect[scene] = np.stack([_features(scene, x).mean(0) for x in draws])
+    share = {scene: float((kinds == scene).mean()) for scene in seen}
+    value, spread, floor = (
+        _statistics(x, share, n) for x in (seen, resampled, perfect)
+    )
+    values = {name: _interval(float(value[name]), spread[name]) for name in value}
     for name in ("total_variation", "image_total_variation"):
-        floors = [STATISTICS[name](d) for d in perfect]
-        values[f"{name}_floor"] = _interval(float(np.mean(floors)), floors)
+        values[f"{name}_floor"] = _interval(float(floor[name].mean()), floor[name])
     protocol = {
         "samples": n,
         "images": len(counted),
@@ -102,88 +112,51 @@ def summarise(
     return {"protocol": protocol, **values}
 
 
-def true_probabilities(scene: int) -> Float[np.ndarray, "k"]:
+def true_probabilities(scene: int) -> Float[np.ndarray, " k"]:
     """Of each bin of `count_modes`; 0 for modes that a class lacks and for invalid."""
     p = scenes.probabilities(scene)
     return np.pad(p, (0, MODES + 1 - len(p)))
 
 
-# ---- statistics: class -> counts [b k] -> a number ----
+# ---- statistics from means over the images of each class ----
 
-Groups = dict[int, np.ndarray]
-
-
-def valid_share(groups: Groups) -> float:
-    """Share of completions that are valid."""
-    counts = np.concatenate(list(groups.values()))
-    return float(1 - counts[:, INVALID].sum() / counts.sum())
+Means = dict[int, np.ndarray]  # class -> means of features [*r k+2]
 
 
-def modes_found(groups: Groups) -> float:
-    """Modes found over modes that a perfect sampler finds on average."""
-    found = expected = 0.0
-    for scene, counts in groups.items():
-        n = int(counts[0].sum())
-        found += (counts[:, :MODES] > 0).sum()
-        missed = (1 - scenes.probabilities(scene)) ** n
-        expected += len(counts) * (1 - missed).sum()
-    return float(found / expected)
+def _features(scene: int, counts: np.ndarray) -> np.ndarray:
+    """Frequencies, modes found and total variation of each image: [*r b k+2]."""
+    frequency = counts / counts.sum(-1, keepdims=True)
+    found = (counts[..., :MODES] > 0).sum(-1)
+    distance = np.abs(frequency - true_probabilities(scene)).sum(-1) / 2
+    return np.concatenate([frequency, found[..., None], distance[..., None]], -1)
 
 
-def modes_found_raw(groups: Groups) -> float:
-    """Modes found over modes there are, mean over images."""
-    shares = [
-        (counts[:, :MODES] > 0).sum(1) / len(scenes.probabilities(scene))
-        for scene, counts in groups.items()
+def _statistics(means: Means, share: dict[int, float], n: int) -> dict[str, Any]:
+    """Every number of `summarise`, [*r] each; `share` of the images in each class."""
+
+    def over_images(of_class: Callable[[int, np.ndarray], Any]) -> Any:
+        return sum(share[scene] * of_class(scene, x) for scene, x in means.items())
+
+    def expected(scene: int) -> float:
+        return float((1 - (1 - scenes.probabilities(scene)) ** n).sum())
+
+    pooled = [
+        np.abs(x[..., : MODES + 1] - true_probabilities(scene)).sum(-1) / 2
+        for scene, x in means.items()
     ]
-    return float(np.concatenate(shares).mean())
-
-
-def total_variation(groups: Groups) -> float:
-    """Of frequencies pooled by class, mean over classes."""
-    distances = []
-    for scene, counts in groups.items():
-        frequency = counts.sum(0) / counts.sum()
-        distances.append(np.abs(frequency - true_probabilities(scene)).sum() / 2)
-    return float(np.mean(distances))
-
-
-def image_total_variation(groups: Groups) -> float:
-    """Of the frequencies of each image, mean over images."""
-    distances = []
-    for scene, counts in groups.items():
-        frequency = counts / counts.sum(1, keepdims=True)
-        difference = frequency - true_probabilities(scene)[None]
-        distances.append(np.abs(difference).sum(1) / 2)
-    return float(np.concatenate(distances).mean())
-
-
-STATISTICS: dict[str, Callable[[Groups], float]] = {
-    "valid": valid_share,
-    "modes_found": modes_found,
-    "modes_found_raw": modes_found_raw,
-    "total_variation": total_variation,
-    "image_total_variation": image_total_variation,
-}
-
-
-def _resample(groups: Groups, rng: np.random.Generator) -> Groups:
-    """As many images of each class, drawn with replacement."""
+    found = over_images(lambda scene, x: x[..., -2])
     return {
-        scene: counts[rng.integers(len(counts), size=len(counts))]
-        for scene, counts in groups.items()
+        "valid": 1 - over_images(lambda scene, x: x[..., INVALID]),
+        "modes_found": found / over_images(lambda scene, x: expected(scene)),
+        "modes_found_raw": over_images(
+            lambda scene, x: x[..., -2] / len(scenes.probabilities(scene))
+        ),
+        "total_variation": np.mean(pooled, axis=0),
+        "image_total_variation": over_images(lambda scene, x: x[..., -1]),
     }
 
 
-def _perfect(groups: Groups, n: int, rng: np.random.Generator) -> Groups:
-    """Counts of n draws an image from the true posterior."""
-    return {
-        scene: rng.multinomial(n, true_probabilities(scene), len(counts))
-        for scene, counts in groups.items()
-    }
-
-
-def _interval(value: float, draws: Sequence[float]) -> dict[str, float]:
+def _interval(value: float, draws: np.ndarray) -> dict[str, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return {"value": value, "low": float(low), "high": float(high)}

@@ -94,10 +94,22 @@ def test_another_class_is_caught():
 def test_the_expectation_of_a_perfect_sampler_is_exact():
     p = scenes.probabilities(5)
     rng = np.random.default_rng(0)
-    counts = rng.multinomial(4, posterior.true_probabilities(5), 20_000)
-    assert posterior.modes_found({5: counts}) == pytest.approx(1, abs=0.005)
+    counts = rng.multinomial(4, posterior.true_probabilities(5), 4000)
+    result = posterior.summarise(counts, [5] * 4000)
+    assert result["modes_found"]["value"] == pytest.approx(1, abs=0.01)
     expected = (1 - (1 - p) ** 4).sum() / len(p)
-    assert posterior.modes_found_raw({5: counts}) == pytest.approx(expected, abs=0.005)
+    assert result["modes_found_raw"]["value"] == pytest.approx(expected, abs=0.01)
+
+
+def test_the_interval_is_that_of_a_mean():
+    """`valid` is a mean over images: its interval is close to the normal one."""
+    invalid = np.random.default_rng(0).binomial(10, 0.3, 400)
+    counts = np.zeros((400, posterior.MODES + 1), int)
+    counts[:, 0], counts[:, -1] = 10 - invalid, invalid
+    result = posterior.summarise(counts, [0] * 400)["valid"]
+    half = 1.96 * invalid.std() / 10 / np.sqrt(400)
+    assert result["value"] == pytest.approx(1 - invalid.mean() / 10)
+    assert result["high"] - result["low"] == pytest.approx(2 * half, rel=0.1)
 
 
 def test_summarise_is_seeded_and_refuses_unequal_counts():
