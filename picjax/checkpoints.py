@@ -17,7 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import systems
 from picjax.cli import UserError
-from picjax.system import State, Tree, inference_variables
+from picjax.system import State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the
 # numbers, so that going on would be neither the old run nor a new one.
@@ -184,12 +184,6 @@ def abstract_state(config: ConfigDict) -> State:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
-
-
-def image_shape(config: ConfigDict) -> tuple[int, int]:
-    """Height and width of a config's images; `image_size` is one number or two."""
-    size = config.image_size
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
 def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:

@@ -11,6 +11,7 @@ import jax
 import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict
 
 Batch = Mapping[str, Array]
 Tree = Any
@@ -93,3 +94,9 @@ def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
 def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
     """One key a purpose; adding a purpose at the end leaves the others' draws alone."""
     return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of a config's images; `image_size` is one number or two."""
+    size = config.image_size
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

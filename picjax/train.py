@@ -90,7 +90,7 @@ def train(config: ConfigDict, workdir: Path) -> State:
         )
         state = ckpt.restore(saved, placed, data)
         if state is None:
-            state = jax.jit(init, out_shardings=shardings)(first)
+            state = jax.jit(init, out_shardings=shardings, **quick())(first)
         log = None
         if jax.process_index() == 0:
             log = stack.enter_context(
@@ -170,6 +170,14 @@ def loop(
             break
     saved.wait()
     return state
+
+
+def quick() -> dict[str, Any]:
+    """Compiler options for what runs once: XLA's CPU back end takes a minute to
+    optimise some hundred random draws, and seconds not to."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"compiler_options": {"xla_backend_optimization_level": 0}}
 
 
 # ---- checks ----

@@ -60,7 +60,7 @@ class AutoAttention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
-        update_stats: bool,
+        update_stats: int,
         encoded: Float[Array, "b h w e"] | None = None,
         mask: Float[Array, "b h w 1"] | None = None,
     ) -> Float[Array, "b h w c"]:

@@ -70,9 +70,10 @@ class _Kernel(nn.Module):
     spectral: bool = True
     dtype: Any = jnp.float32
 
-    def _weights(
-        self, in_features: int, update_stats: bool, transposed: bool = False
+    def weights(
+        self, in_features: int, update_stats: int, transposed: bool = False
     ) -> tuple[Array, Array | None]:
+        """The effective kernel and the bias."""
         shape = (self.kernel, self.kernel, in_features, self.features)
         # PyTorch takes the second axis of the kernel for the fan-in, transposed or not.
         fan_in = self.kernel**2 * (self.features if transposed else in_features)
@@ -90,15 +91,16 @@ class _Kernel(nn.Module):
         return kernel, bias
 
     def _normalise(
-        self, kernel: Array, axes: tuple[int, ...], update_stats: bool
+        self, kernel: Array, axes: tuple[int, ...], update_stats: int
     ) -> Array:
         matrix = kernel.transpose(axes).reshape(kernel.shape[axes[0]], -1)
         u, v = (
             self.variable("stats", name, self._first_vector, size)
             for name, size in zip("uv", matrix.shape, strict=True)
         )
-        if update_stats and not self.is_initializing():
-            u.value, v.value = power_iteration(matrix, u.value)
+        if not self.is_initializing():
+            for _ in range(update_stats):
+                u.value, v.value = power_iteration(matrix, u.value)
         row, column = lax.stop_gradient((u.value, v.value))
         sigma = jnp.dot(row, jnp.dot(matrix, column, precision=_HIGHEST))
         return kernel / sigma
@@ -139,12 +141,12 @@ class Conv(_Kernel):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         if self.coord:
             x = add_coordinates(x)
-        kernel, bias = self._weights(x.shape[-1], update_stats)
+        kernel, bias = self.weights(x.shape[-1], update_stats)
         stride, padding = self.stride, (self.padding, self.padding)
         if self.pool and self.kernel == 1:
             x = average_pool(x)
@@ -173,11 +175,11 @@ class ConvTranspose(_Kernel):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         b, h, w, c = x.shape
-        kernel, bias = self._weights(c, update_stats, transposed=True)
+        kernel, bias = self.weights(c, update_stats, transposed=True)
         if kernel.shape[:2] != (3, 3):
             raise ValueError(f"ConvTranspose needs kernel 3, not {self.kernel}")
         phases = jnp.einsum(

@@ -18,7 +18,7 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool = False
+        self, x: Float[Array, "b h w c"], update_stats: int = False
     ) -> Float[Array, "b h w c"]:
         del update_stats  # There are no running statistics.
         x = x.astype(jnp.float32)
@@ -41,7 +41,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "... c"], update_stats: bool
+        self, x: Float[Array, "... c"], update_stats: int
     ) -> Float[Array, "... c"]:
         features = x.shape[-1]
         mean = self.variable("stats", "mean", jnp.zeros, (features,))
@@ -73,7 +73,7 @@ class LayerNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "... c"], update_stats: bool = False
+        self, x: Float[Array, "... c"], update_stats: int = False
     ) -> Float[Array, "... c"]:
         del update_stats  # There are no running statistics.
         x = x.astype(jnp.float32)

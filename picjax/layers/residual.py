@@ -11,7 +11,7 @@ from picjax.layers.conv import Conv, ConvTranspose, average_pool
 from picjax.layers.norm import NORMS
 
 
-def _norm(kind: str | None, name: str, x: Array, update_stats: bool) -> Array:
+def _norm(kind: str | None, name: str, x: Array, update_stats: int) -> Array:
     if kind is None:
         return x
     return NORMS[kind](dtype=x.dtype, name=name)(x, update_stats)
@@ -42,7 +42,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h2 w2 d"]:
         conv = partial(Conv, spectral=self.spectral, coord=self.coord, dtype=self.dtype)
         width = self.features * (4 if self.sample == "up" else 1)
@@ -69,7 +69,7 @@ class FirstBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h2 w2 d"]:
         conv = partial(Conv, self.features, dtype=self.dtype)
         x = x.astype(self.dtype)
@@ -91,7 +91,7 @@ class DecoderBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         y = _norm(self.norm, "norm1", x, update_stats)
@@ -112,7 +112,7 @@ class Output(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: bool
+        self, x: Float[Array, "b h w c"], update_stats: int
     ) -> Float[Array, "b h w 3"]:
         x = nn.leaky_relu(x.astype(self.dtype), 0.1)
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")

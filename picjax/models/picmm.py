@@ -19,6 +19,16 @@ from picjax.models.picnet import ResDiscriminator as Discriminator
 __all__ = ["Discriminator", "DynamicGMM", "Encoder", "Generator"]
 
 
+def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+    """A map as flat vectors."""
+    return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+def unflatten(x: Float[Array, "b d"], height: int, width: int) -> Array:
+    """Flat vectors as maps [b height width c]."""
+    return x.reshape(x.shape[0], -1, height, width).transpose(0, 2, 3, 1)
+
+
 def _linear(features: int, name: str, dtype: Any) -> nn.Dense:
     orthogonal = nn.initializers.orthogonal(0.02)
     return nn.Dense(features, dtype=dtype, kernel_init=orthogonal, name=name)
@@ -41,13 +51,13 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w 3"], update_stats: bool
+        self, x: Float[Array, "n h w 3"], update_stats: int
     ) -> tuple[Float[Array, "n d"], Float[Array, "n d"], list[Array]]:
         features = picnet.trunk(self, x, update_stats)
         x = features[-1]
         for _ in range(self.poolings):
             x = average_pool(x)
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        x = flatten(x)
         x = nn.leaky_relu(_linear(x.shape[-1], "down_fc", self.dtype)(x), 0.2)
         mu, log_std = jnp.split(x.astype(jnp.float32), 2, -1)
         return mu, log_std, features
@@ -78,11 +88,10 @@ class Generator(nn.Module):
         f_m: Float[Array, "b i j c"],
         f_e: Float[Array, "b p q e"],
         mask: Float[Array, "b p q 1"],
-        update_stats: bool,
+        update_stats: int,
     ) -> list[Float[Array, "b _h _w 3"]]:
         h, w = (side // 2**self.poolings for side in f_m.shape[1:3])
-        x = jnp.concatenate([z_m, z_c], -1).reshape(z_m.shape[0], -1, h, w)
-        x = x.transpose(0, 2, 3, 1).astype(self.dtype)
+        x = unflatten(jnp.concatenate([z_m, z_c], -1), h, w).astype(self.dtype)
         x = UpConv(self.poolings, dtype=self.dtype, name="up_convfc")(x)
         return picnet.decode(self, x, f_m, f_e, mask, update_stats)
 
@@ -114,7 +123,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b d"], update_stats: bool
+        self, x: Float[Array, "b d"], update_stats: int
     ) -> Float[Array, "b e"]:
         x = _linear(self.hidden, "linear1", self.dtype)(x)
         x = NORMS[self.norm](dtype=self.dtype, name="norm")(x, update_stats)
@@ -132,16 +141,30 @@ class DynamicGMM(nn.Module):
     norm: Literal["batch", "layer"] = "batch"
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(
-        self, z_m: Float[Array, "b d"], update_stats: bool
+        self, z_m: Float[Array, "b d"], update_stats: int
     ) -> tuple[Float[Array, "b k"], Float[Array, "b k d"], Float[Array, "b k d"]]:
-        b, d = z_m.shape
-        alpha = Head(d // 2, self.k, self.norm, self.dtype, name="alpha")
-        mu = Head(2 * d, self.k * d, self.norm, self.dtype, name="mu")
-        log_std = Head(2 * d, self.k * d, self.norm, self.dtype, name="log_std")
-        return (
-            alpha(z_m, update_stats),
-            mu(z_m, update_stats).reshape(b, self.k, d),
-            log_std(z_m, update_stats).reshape(b, self.k, d),
-        )
+        alpha, mu, log_std = self._heads(("alpha", "mu", "log_std"), z_m, update_stats)
+        return alpha, mu, log_std
+
+    def advance(
+        self, z_c: Float[Array, "b d"]
+    ) -> tuple[Float[Array, "b k d"], Float[Array, "b k d"]]:
+        """mu and log_std of z_c, in training: how the official trainer (only it) mixes
+        the running statistics of those two heads.
+        """
+        mu, log_std = self._heads(("mu", "log_std"), z_c, True)
+        return mu, log_std
+
+    @nn.compact
+    def _heads(
+        self, names: tuple[str, ...], z: Float[Array, "b d"], update_stats: int
+    ) -> list[Array]:
+        b, d = z.shape
+        outputs = []
+        for name in names:
+            sizes = (d // 2, self.k) if name == "alpha" else (2 * d, self.k * d)
+            head = Head(*sizes, norm=self.norm, dtype=self.dtype, name=name)
+            x = head(z, update_stats)
+            outputs.append(x if name == "alpha" else x.reshape(b, self.k, d))
+        return outputs

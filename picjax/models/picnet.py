@@ -2,8 +2,9 @@
 
 `ngf` is the first width and `img_f` the widest: a feature i halvings below the first
 has ngf * min(2**i, img_f // ngf) channels. Lists of features begin with the finest,
-lists of images with the coarsest. `update_stats` is True in training (spectral norm
-iterates, the caller makes "stats" mutable) and False where nothing may change. With
+lists of images with the coarsest. `update_stats` says how many power iterations spectral
+norm makes: one in training (True; the caller makes "stats" mutable), as many as the
+calls that one batched call stands for, none (False) where nothing may change. With
 `remat` each block is computed again in the backward pass instead of being kept.
 """
 
@@ -59,7 +60,7 @@ def rematerialised(kind: Any, remat: bool) -> Any:
 
 
 def trunk(
-    net: Any, x: Array, update_stats: bool, attention: bool = False
+    net: Any, x: Array, update_stats: int, attention: bool = False
 ) -> list[Array]:
     """block0, encoder0, ...: the features of encoders and discriminators, finest first.
 
@@ -104,7 +105,7 @@ class Encoder(nn.Module):
     def __call__(
         self,
         visible: Float[Array, "b h w 3"],
-        update_stats: bool,
+        update_stats: int,
         complement: Float[Array, "b h w 3"] | None = None,
     ) -> tuple[
         tuple[Float[Array, "b i j z"], Float[Array, "b i j z"]],
@@ -145,7 +146,7 @@ def decode(
     f_m: Array,
     f_e: Array | None,
     mask: Array | None,
-    update_stats: bool,
+    update_stats: int,
 ) -> list[Array]:
     """From a latent map of f_m's size to images, coarse to fine.
 
@@ -195,7 +196,7 @@ class ResGenerator(nn.Module):
         f_m: Float[Array, "b i j c"],
         f_e: Float[Array, "b p q e"] | None,
         mask: Float[Array, "b p q 1"] | None,
-        update_stats: bool,
+        update_stats: int,
     ) -> list[Float[Array, "b _h _w 3"]]:
         return decode(self, z, f_m, f_e, mask, update_stats)
 
@@ -215,7 +216,7 @@ class ResDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w 3"], update_stats: bool
+        self, x: Float[Array, "b h w 3"], update_stats: int
     ) -> Float[Array, "b i j 1"]:
         x = trunk(self, x, update_stats, self.attention)[-1]
         c = x.shape[-1]
@@ -236,7 +237,7 @@ class PatchDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w 3"], update_stats: bool
+        self, x: Float[Array, "b h w 3"], update_stats: int
     ) -> Float[Array, "b i j 1"]:
         # The original reuses its loop index: the stride-1 layer keeps the last width.
         steps = [(width(self.ngf, self.img_f, i), 2) for i in range(self.layers)]
