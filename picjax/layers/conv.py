@@ -70,7 +70,7 @@ class _Kernel(nn.Module):
     spectral: bool = True
     dtype: Any = jnp.float32
 
-    def weights(
+    def _weights(
         self, in_features: int, update_stats: int, transposed: bool = False
     ) -> tuple[Array, Array | None]:
         """The effective kernel and the bias."""
@@ -146,7 +146,7 @@ class Conv(_Kernel):
         x = x.astype(self.dtype)
         if self.coord:
             x = add_coordinates(x)
-        kernel, bias = self.weights(x.shape[-1], update_stats)
+        kernel, bias = self._weights(x.shape[-1], update_stats)
         stride, padding = self.stride, (self.padding, self.padding)
         if self.pool and self.kernel == 1:
             x = average_pool(x)
@@ -179,7 +179,7 @@ class ConvTranspose(_Kernel):
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         b, h, w, c = x.shape
-        kernel, bias = self.weights(c, update_stats, transposed=True)
+        kernel, bias = self._weights(c, update_stats, transposed=True)
         if kernel.shape[:2] != (3, 3):
             raise ValueError(f"ConvTranspose needs kernel 3, not {self.kernel}")
         phases = jnp.einsum(

@@ -101,11 +101,11 @@ def below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray
     }
 
 
-def nhwc(x: np.ndarray) -> np.ndarray:
+def nhwc(x: Any) -> Any:
     """PyTorch's b c h w to b h w c."""
-    return np.moveaxis(x, 1, -1)
+    return x.transpose(0, 2, 3, 1)
 
 
-def nchw(x: Any) -> np.ndarray:
+def nchw(x: Any) -> Any:
     """b h w c to PyTorch's b c h w."""
-    return np.moveaxis(np.asarray(x), -1, 1)
+    return x.transpose(0, 3, 1, 2)

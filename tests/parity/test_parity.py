@@ -11,6 +11,7 @@ from fixture import Fixture
 
 MODULES = (
     "handlers_networks",
+    "handlers_procedures",
     "handlers_losses",
     "handlers_masks",
     "handlers_steps",

@@ -1,0 +1,165 @@
+"""Between an official state_dict and our variables, by one table a system.
+
+A table is a tuple of `Site`: a layer of ours (a regular expression on its path), the
+names it has in the official file, and what its tensors are called there.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from picjax.cli import UserError
+
+
+class Leaf(NamedTuple):
+    """A tensor of a layer: its official name, and the axes of ours in the official's."""
+
+    name: str
+    axes: tuple[int, ...] | None = None
+
+    def to_ours(self, x: np.ndarray) -> np.ndarray:
+        return x if self.axes is None else x.transpose(self.axes)
+
+    def to_official(self, x: np.ndarray) -> np.ndarray:
+        return x if self.axes is None else x.transpose(np.argsort(self.axes))
+
+
+class Site(NamedTuple):
+    """A layer: its path here, its official names (the later are aliases), its tensors.
+
+    `names` may refer to groups of `path`; `leaves` is "collection/name" -> `Leaf`.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    leaves: Mapping[str, Leaf]
+
+
+Table = tuple[Site, ...]
+
+_CONV, _TRANSPOSED = (2, 3, 1, 0), (2, 3, 0, 1)
+
+
+def _spectral(axes: tuple[int, ...]) -> dict[str, Leaf]:
+    return {
+        "params/kernel": Leaf(".module.weight_bar", axes),
+        "params/bias": Leaf(".module.bias"),
+        "stats/u": Leaf(".module.weight_u"),
+        "stats/v": Leaf(".module.weight_v"),
+    }
+
+
+SPECTRAL = _spectral(_CONV)
+SPECTRAL_TRANSPOSED = _spectral(_TRANSPOSED)
+CONV = {"params/kernel": Leaf(".weight", _CONV), "params/bias": Leaf(".bias")}
+LINEAR = {"params/kernel": Leaf(".weight", (1, 0)), "params/bias": Leaf(".bias")}
+NORM = {
+    "params/scale": Leaf(".weight"),
+    "params/bias": Leaf(".bias"),
+    "stats/mean": Leaf(".running_mean"),
+    "stats/var": Leaf(".running_var"),
+    "stats/count": Leaf(".num_batches_tracked"),
+}
+
+
+def official_names(path: str, table: Table) -> tuple[tuple[str, ...], Leaf]:
+    """What "collection/layer/.../tensor" is called officially: names and transform.
+
+    Raises:
+      KeyError: when the table does not know the path.
+    """
+    collection, *layers, tensor = path.split("/")
+    site = "/".join(layers)
+    for row in table:
+        match = re.fullmatch(row.path, site)
+        leaf = row.leaves.get(f"{collection}/{tensor}")
+        if match and leaf:
+            names = (match.expand(name) + leaf.name for name in row.names)
+            return tuple(name.replace("/", ".").lstrip(".") for name in names), leaf
+    raise KeyError(f"{path} is in no row of the table")
+
+
+def strip_module(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the leading `module.` that PyTorch's DataParallel gives every name."""
+    if all(name.startswith("module.") for name in tensors):
+        return {name.removeprefix("module."): x for name, x in tensors.items()}
+    return dict(tensors)
+
+
+def from_official(
+    tensors: Mapping[str, np.ndarray], target: Mapping[str, Any], table: Table
+) -> dict[str, Any]:
+    """Official tensors as variables of the target's structure, shapes and types.
+
+    Args:
+      tensors: flat official name -> array; second names of a tensor may be left out.
+      target: {"params", "stats"} of arrays or `jax.ShapeDtypeStruct`.
+      table: the system's.
+
+    Raises:
+      UserError: when a tensor has no place, a place no tensor, a shape differs or two
+        names of one tensor disagree; both sides are listed.
+    """
+    left = strip_module(tensors)
+    missing, problems = [], []
+
+    def take(path: str, like: Any) -> Array:
+        names, leaf = official_names(path, table)
+        if names[0] not in left:
+            missing.append(names[0])
+            return jnp.zeros(like.shape, like.dtype)
+        first = np.asarray(left.pop(names[0]))
+        for alias in names[1:]:
+            if alias in left and not np.array_equal(left.pop(alias), first):
+                problems.append(f"{names[0]} and {alias} should be one tensor, differ")
+        ours = leaf.to_ours(first) if first.ndim == len(leaf.axes or ()) else first
+        if ours.shape != like.shape:
+            problems.append(f"{names[0]} is {ours.shape} here, {like.shape} in the net")
+            return jnp.zeros(like.shape, like.dtype)
+        return jnp.asarray(ours, like.dtype)
+
+    variables = _map_paths(take, target)
+    if missing:
+        problems.append(f"the net wants {_listed(missing)} that the file lacks")
+    if left:
+        problems.append(f"the file has {_listed(left)} that the net has no place for")
+    if problems:
+        raise UserError(
+            f"the official file does not fit this network: {'; '.join(problems)};"
+            " check that file, network and widths belong together"
+        )
+    return variables
+
+
+def to_official(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
+    """Our variables under every official name, second names included."""
+    tensors = {}
+    for path, array in _paths(variables):
+        names, leaf = official_names(path, table)
+        official = np.array(leaf.to_official(np.asarray(array)), order="C")
+        if official.dtype.kind == "i":  # PyTorch counts in 64 bits, JAX in 32.
+            official = official.astype(np.int64)
+        tensors |= dict.fromkeys(names, official)
+    return tensors
+
+
+def _paths(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield "/".join(key.key for key in keys), leaf
+
+
+def _map_paths(fn: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, leaf: fn("/".join(key.key for key in keys), leaf), dict(tree)
+    )
+
+
+def _listed(names: Any, most: int = 8) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{len(names)} tensor(s) ({', '.join(names[:most])}{more})"
