@@ -120,21 +120,23 @@ def local_batch_size(mesh: Mesh, batch_size: int) -> int:
 def join_cluster() -> None:
     """Joins the other processes of a run where a launcher started several.
 
-    Slurm, Cloud TPU and Kubernetes are recognised by JAX itself; elsewhere set
+    JAX itself finds its peers under `srun` and on a Cloud TPU slice; elsewhere set
     JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+    Raises:
+      UserError: when only some of the three are set.
     """
     env = os.environ
-    by_hand = "JAX_COORDINATOR_ADDRESS" in env
-    by_launcher = (
-        int(env.get("SLURM_NTASKS", 1)) > 1
-        or "," in env.get("TPU_WORKER_HOSTNAMES", "")
-        or int(env.get("JOB_COMPLETIONS", 1)) > 1
-    )
-    if by_hand:
-        jax.distributed.initialize(
-            env["JAX_COORDINATOR_ADDRESS"],
-            int(env["JAX_NUM_PROCESSES"]),
-            int(env["JAX_PROCESS_ID"]),
-        )
-    elif by_launcher:
+    if "JAX_COORDINATOR_ADDRESS" in env:
+        try:
+            count, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
+        except (KeyError, ValueError):
+            raise UserError(
+                "JAX_COORDINATOR_ADDRESS is set, but JAX_NUM_PROCESSES and "
+                "JAX_PROCESS_ID are not both numbers; set all three, or none"
+            ) from None
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index)
+    elif int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in env.get(
+        "TPU_WORKER_HOSTNAMES", ""
+    ):
         jax.distributed.initialize()

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# One task a node; JAX finds the others through Slurm itself.
+#   sbatch --nodes=4 launch/slurm.sh --config=configs/picmm.py:places2 --workdir=DIR
+#SBATCH --job-name=picjax
+#SBATCH --ntasks-per-node=1
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+set -euo pipefail
+srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m picjax.train "$@"
