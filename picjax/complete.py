@@ -36,7 +36,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from picjax import checkpoints, masks, report, systems
+from picjax import checkpoints, masks, report, sharding, systems
 from picjax.cli import Parser, UserError, run
 from picjax.data.pipeline import to_float
 from picjax.inputs import (
@@ -67,19 +67,19 @@ class Model:
         self.config = config
         self.size = image_shape(config)
         self.step = step
-        self._variables = variables
+        self._mesh = sharding.make_mesh()
+        self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
-        def sample(
-            variables: Tree, batch: dict[str, Array], n: int, key: Array, content: Array
-        ) -> Array:
+        def sample(variables: Tree, batch: dict[str, Array], key: Array, n: int):
             def one(image: Array, mask: Array, content: Array) -> Array:
                 # What the hole hides never reaches the system.
-                batch = {"image": (image * mask)[None], "mask": mask[None]}
+                alone = {"image": (image * mask)[None], "mask": mask[None]}
                 own = jax.random.fold_in(key, content)
-                return system.complete(variables, batch, own, n)[0]
+                return system.complete(variables, alone, own, n)[0]
 
-            floats = to_float(batch)
-            return to_uint8(jax.vmap(one)(floats["image"], floats["mask"], content))
+            floats = to_float({"image": batch["image"], "mask": batch["mask"]})
+            images = jax.vmap(one)(floats["image"], floats["mask"], batch["content"])
+            return to_uint8(images)
 
         self._sample = jax.jit(sample, static_argnames="n")
 
@@ -108,10 +108,11 @@ class Model:
             for image, mask in zip(seen, known, strict=True)
         ]
         key = jax.random.key(seed % 2**32)
-        batch = {"image": seen, "mask": known}
-        return self._sample(
-            self._variables, batch, n=n, key=key, content=np.array(content, np.uint32)
-        )
+        batch = {"image": seen, "mask": known, "content": np.array(content, np.uint32)}
+        even = len(images) % self._mesh.size == 0
+        place = sharding.batch_sharding if even else sharding.replicated
+        batch = jax.device_put(batch, place(self._mesh))
+        return self._sample(self._variables, batch, key, n=n)
 
     def complete(
         self,
@@ -141,7 +142,7 @@ class Model:
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
         pixels = as_pixels(image)
-        known, said = as_known(mask, pixels, seed)
+        known, said = as_known(mask, pixels, self.size, seed)
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         small, small_known = fit(pixels, known, self.size)
@@ -250,18 +251,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
         )
-    if len(jobs) == 1:
-        read_job(jobs[0], args)
+    if len(jobs) == 1:  # damaged ones among several are left out
+        read_image(jobs[0].image)
     complete_all(load(args.workdir), jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
 
 def read_job(
-    job: Job, args: argparse.Namespace
+    job: Job, args: argparse.Namespace, drawn_at: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The image, its mask and warnings about it."""
     image = read_image(job.image)
-    return image, *read_known(job.mask, image, args.seed, args.invert_mask)
+    return image, *read_known(job.mask, image, drawn_at, args.seed, args.invert_mask)
 
 
 def complete_all(
@@ -278,7 +279,7 @@ def complete_all(
     with progress_bar(console) as bar:
         for job in bar.track(jobs, description="images"):
             try:
-                image, known, about = read_job(job, args)
+                image, known, about = read_job(job, args, model.size)
             except UserError as error:
                 failed.append(error)
                 continue

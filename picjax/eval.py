@@ -151,7 +151,8 @@ def folder_groups(pairs: Sequence[Pair], seed: int, invert: bool) -> Iterator[Gr
                 )
         mask = None
         if pair.mask is not None:
-            mask = read_known(pair.mask, truth, seed, invert)[0][..., None]
+            mask = read_known(pair.mask, truth, truth.shape[:2], seed, invert)[0]
+            mask = mask[..., None]
         stack = np.stack(samples)
         yield Group(pair.stem, truth, mask, stack, choose(stack, truth), {})
 
@@ -230,6 +231,7 @@ def evaluate(
         table.detach()
     results = [r for metric in metrics.values() for r in metric.results()]
     protocol |= {
+        "metrics": {name: metric.about for name, metric in metrics.items()},
         "images": count,
         "samples_per_image": samples,
         "resolution": ", ".join(sorted(sizes)),
@@ -266,6 +268,7 @@ def write(
             "value": _finite(r.value),
             "standard_error": _finite(r.error),
             "images": r.images,
+            "interval": r.interval,
             "unit": r.unit,
         }
     content = {"protocol": protocol, "samples": MEANING, "results": tree}
@@ -275,8 +278,9 @@ def write(
     header, cells = table_cells(results)
     title = f"Evaluation of {protocol['what']}"
     sentence = protocol_sentence(protocol)
-    legend = [f"{name}: {text}" for name, text in MEANING.items()]
-    legend.append("value ± standard error of the mean over images")
+    legend = [f"{name}: {text}" for name, text in protocol["metrics"].items()]
+    legend += [f"column {name}: {text}" for name, text in MEANING.items()]
+    legend.append("value ± standard error of the mean over images, or [interval]")
     report.write_text(
         out / "report.md",
         f"# {title}\n\n{sentence}\n\n{report.markdown_table(header, cells)}\n"
@@ -314,6 +318,9 @@ def number(result: Result) -> str:
     """`12.34 ± 0.56`: as many digits as the standard error makes sense of."""
     if not result.images:
         return "none"
+    if result.interval is not None:
+        low, high = result.interval
+        return f"{result.value:.3f} [{low:.3f}, {high:.3f}]"
     if not result.error > 0:  # one image, or all the same
         return f"{result.value:.3f}"
     digits = min(max(1 - math.floor(math.log10(result.error)), 0), 4)
@@ -363,13 +370,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def metric_names(given: str | None) -> list[str]:
-    """The metrics asked for.
+    """The metrics asked for; none for all that apply.
 
     Raises:
       UserError: for a name that is none.
     """
     if given is None:
-        return list(METRICS)
+        return []
     names = [name.strip() for name in given.split(",") if name.strip()]
     for name in names:
         if name not in METRICS:
@@ -413,6 +420,8 @@ def evaluate_run(
     model = load(args.workdir)
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
+    known = data["name"] == "scenes" and list(data["masks"]) == ["center"]
+    names = applying(names, known_posterior=known)
     protocol = {
         "what": f"{config['system']} ({args.workdir}, step {model.step})",
         "system": config["system"],
@@ -432,6 +441,7 @@ def evaluate_folders(
     args: argparse.Namespace, names: list[str]
 ) -> tuple[list[Result], Path]:
     """Measures the completions in one folder against the images in another."""
+    names = applying(names, known_posterior=False)
     pairs = find_pairs(args.real, args.fake, args.num, args.mask)
     protocol = {
         "what": f"{args.fake} against {args.real}",
@@ -443,6 +453,22 @@ def evaluate_folders(
     out = Path(args.out or Path(args.fake) / "eval")
     groups = folder_groups(pairs, args.seed, args.invert_mask)
     return evaluate(groups, len(pairs), names, protocol, out), out
+
+
+def applying(names: list[str], known_posterior: bool) -> list[str]:
+    """The metrics to measure; the posterior only where it is known.
+
+    Raises:
+      UserError: when it is asked for elsewhere.
+    """
+    if "posterior" in names and not known_posterior:
+        raise UserError(
+            "--metrics posterior needs a run on the data set scenes with centre masks; "
+            "leave it out"
+        )
+    if names:
+        return names
+    return [name for name in METRICS if known_posterior or name != "posterior"]
 
 
 def common_protocol(seed: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Whatever is wrong with them is said in one line before anything is compiled.
 """
 
-import difflib
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +29,12 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
         check_image(path)
         return [path] * len(stems)
     if not path.is_dir():
-        check_name(mask)
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(
+                f"--mask '{mask}' does not exist; give a file, a folder, or one of "
+                f"{', '.join(masks.NAMES)}"
+            )
+        masks.check_name(mask)
         return [mask] * len(stems)
     found = find_images(path, "--mask")
     by_stem = {file.stem: file for file in found}
@@ -48,21 +52,6 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
         f"--mask '{path}' holds no mask for {len(unmatched)} of {len(stems)} images "
         f"(first '{unmatched[0]}'); name each mask as its image"
     )
-
-
-def check_name(mask: str) -> None:
-    """Refuses what no mask is called.
-
-    Raises:
-      UserError: with the names there are, and the nearest.
-    """
-    if mask not in masks.NAMES:
-        near = difflib.get_close_matches(mask, masks.NAMES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "give one of them"
-        raise UserError(
-            f"mask '{mask}' is neither a file, nor a folder, nor one of "
-            f"{', '.join(masks.NAMES)}; {hint}"
-        )
 
 
 def find_images(path: str | Path, option: str) -> list[Path]:
@@ -163,7 +152,10 @@ def _pillow_pixels(picture: Image.Image) -> np.ndarray:
 
 
 def as_known(
-    mask: np.ndarray | Image.Image | str, image: UInt8[np.ndarray, "h w 3"], seed: int
+    mask: np.ndarray | Image.Image | str,
+    image: UInt8[np.ndarray, "h w 3"],
+    drawn_at: tuple[int, int],
+    seed: int,
 ) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
     """A mask handed in from Python, for `image`, and warnings.
 
@@ -171,14 +163,14 @@ def as_known(
       mask: a Pillow image is read as a mask file (white = hole); an array is 1 = known,
         0 = hole, [h w] or [h w 1]; a string is a name, see `named`.
       image: what it is for.
+      drawn_at: size at which a named mask is drawn.
       seed: of a mask drawn at random.
 
     Raises:
       UserError: for an array of another size or with other values.
     """
     if isinstance(mask, str):
-        check_name(mask)
-        return named(mask, image, seed), []
+        return named(mask, image, drawn_at, seed), []
     size = image.shape[:2]
     if isinstance(mask, Image.Image):
         return masks.picture_mask(mask, size, False)
@@ -197,7 +189,11 @@ def as_known(
 
 
 def read_known(
-    mask: Path | str, image: UInt8[np.ndarray, "h w 3"], seed: int, invert: bool
+    mask: Path | str,
+    image: UInt8[np.ndarray, "h w 3"],
+    drawn_at: tuple[int, int],
+    seed: int,
+    invert: bool,
 ) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
     """A mask of the command line, a file or a name, for `image`, and warnings.
 
@@ -205,13 +201,25 @@ def read_known(
       UserError: when the file cannot be read.
     """
     if isinstance(mask, str):
-        return named(mask, image, seed), []
+        return named(mask, image, drawn_at, seed), []
     return masks.load_mask(mask, image.shape[:2], invert)
 
 
 def named(
-    name: str, image: UInt8[np.ndarray, "h w 3"], seed: int
+    name: str,
+    image: UInt8[np.ndarray, "h w 3"],
+    drawn_at: tuple[int, int],
+    seed: int,
 ) -> UInt8[np.ndarray, "h w"]:
-    """A mask by its name; a random one depends on the seed and the image alone."""
+    """A mask by its name; a random one depends on the seed and the image alone.
+
+    Drawn at the model's size, as in training, and enlarged by nearest: strokes keep
+    their width in the picture, whatever its number of pixels.
+
+    Raises:
+      UserError: for a name that there is none of.
+    """
     rng = np.random.default_rng([seed % 2**32, zlib.crc32(image.tobytes())])
-    return masks.make(name, image.shape[:2], rng)
+    drawn = Image.fromarray(masks.make(name, drawn_at, rng))
+    size = (image.shape[1], image.shape[0])
+    return np.asarray(drawn.resize(size, Image.Resampling.NEAREST))

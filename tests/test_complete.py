@@ -98,6 +98,17 @@ def test_named_mask():
     assert not changed[:8].any() and not changed[:, 24:].any()
 
 
+def test_random_masks_follow_the_seed_and_the_image():
+    def holes(image, seed):
+        return inputs.named("freeform", image, (32, 32), seed)
+
+    first = holes(picture(0), 1)
+    assert first.shape == (40, 60) and 0.1 < 1 - first.mean() < 0.7
+    np.testing.assert_array_equal(first, holes(picture(0), 1))
+    assert (first != holes(picture(0), 2)).any()
+    assert (first != holes(picture(1), 1)).any()
+
+
 def test_one_encoder_pass_and_one_compilation():
     """`complete` is traced once, with batch 1 and n samples, for images of all sizes."""
     seen = []
@@ -273,13 +284,26 @@ def test_invert_mask(tmp_path, model):
     np.testing.assert_array_equal(out[known == 1], picture(0)[known == 1])
 
 
-def test_warnings_are_said_once(tmp_path, model, capsys):
+@pytest.mark.parametrize(
+    ("mask", "word"),
+    [
+        (np.zeros((40, 60), np.uint8), "--invert-mask"),  # no hole at all
+        (np.full((40, 60), 255, np.uint8), "--invert-mask"),
+        (np.tile(np.arange(60, dtype=np.uint8) * 4, (40, 1)), "grey"),
+        (np.tile(np.arange(80, dtype=np.uint8) // 40 * 255, (40, 1)), "80x40"),
+    ],
+)
+def test_warnings_are_said_once(mask, word, tmp_path, model, capsys):
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(0))
-    save(tmp_path / "m.png", np.zeros((40, 60), np.uint8))  # no hole at all
+    save(tmp_path / "m.png", mask)
     words = ("--image", tmp_path / "in", "--mask", tmp_path / "m.png", "--num=1")
     command("--workdir", tmp_path, *words)
-    assert capsys.readouterr().err.count("--invert-mask") == 1
+    error = capsys.readouterr().err
+    assert error.count(word) == 1 and error.count("\n") == 1
+    assert error.startswith("picjax: ") and "m.png" in error
+    with pytest.warns(UserWarning, match=word):
+        model.complete(picture(0), Image.fromarray(mask), n=1)
 
 
 def test_a_damaged_image_in_a_folder_is_left_out(tmp_path, model):
@@ -315,6 +339,7 @@ def prepare(path) -> None:
         ("--image=half.png --mask=half", "cannot be read"),
         ("--image=empty --mask=half", "holds no image"),
         ("--image=a.png --mask=haalf", "did you mean 'half'"),
+        ("--image=a.png --mask=no.png", "--mask 'no.png' does not exist"),
         ("--image=a.png --mask=text.png", "not an image"),
         ("--image=a.png --mask=empty", "holds no image"),
         ("--image=a.png --mask=half --num=0", "--num is 0"),

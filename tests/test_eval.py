@@ -16,8 +16,9 @@ from PIL import Image
 
 from picjax import eval as module
 from picjax.cli import UserError, run
+from picjax.data import scenes
 from picjax.metrics import image as measures
-from picjax.metrics.suite import METRICS, Group, Running, ToTruth, choose
+from picjax.metrics.suite import METRICS, Group, Running, choose
 
 
 def picture(seed: int, h: int = SIZE, w: int = SIZE) -> np.ndarray:
@@ -78,7 +79,7 @@ def test_running_mean_and_error():
 
 
 def test_which_sample_counts():
-    metric = ToTruth("psnr", "dB", measures.psnr, "max")
+    metric = METRICS["psnr"]()
     groups = [group(0), group(1)]
     for g in groups:
         metric.add(g)
@@ -208,6 +209,40 @@ def test_metrics_can_be_chosen(tmp_path, model):
     assert "best" not in content["results"]["tv"]["whole"]  # neither end is better
 
 
+def test_posterior_of_scenes(tmp_path, model, monkeypatch):
+    """A perfect sampler has a distance of its floor; noise is never valid."""
+
+    def batches(data, image_size, batch_size, num, seed):
+        for i in range(num // batch_size):
+            drawn = [
+                scenes.sample(0, scenes.EVAL[batch_size * i + j], SIZE)
+                for j in range(batch_size)
+            ]
+            batch = {k: np.stack([d[k] for d in drawn]) for k in drawn[0]}
+            mask = np.stack([center()] * batch_size)
+            extra = {"name": ["x"] * batch_size, "valid": np.ones(batch_size, bool)}
+            yield batch | {"mask": mask} | extra
+
+    monkeypatch.setattr(module.pipeline, "eval_batches", batches)
+    model.config.data.name = "scenes"
+    command("--workdir", tmp_path, "--num=2", "--images=16", "--metrics=posterior")
+    content = json.loads((tmp_path / "eval/metrics.json").read_text())
+    found = content["results"]["posterior/valid"]["hole"]["all"]
+    assert found["value"] == 0 and found["images"] == 16
+
+    perfect = METRICS["posterior"]()
+    rng = np.random.default_rng(0)
+    for i in range(200):
+        d = scenes.sample(1, scenes.EVAL[i], SIZE)
+        extra = {k: np.asarray(d[k]) for k in ("scene", "attributes")}
+        true = scenes.complete_true(d["scene"], d["attributes"], SIZE, 4, rng)
+        perfect.add(Group("x", d["image"], center(), true, 0, extra))
+    values = {r.metric: r for r in perfect.results()}
+    assert values["posterior/valid"].value == 1
+    floor = values["posterior/total_variation_floor"].interval
+    assert floor and floor[0] <= values["posterior/total_variation"].value <= floor[1]
+
+
 # ---- folders ----
 
 
@@ -271,11 +306,13 @@ def test_one_completion_of_the_same_name(tmp_path):
         ("--num=0", "--num"),
         ("--images=-1", "--images"),
         ("--real=real", "either"),
+        ("--metrics=l1,posterior", "scenes"),
         ("--speed=3", "--speed"),
     ],
 )
 def test_bad_words_are_one_line(words, what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "load", lambda _: pytest.fail("loaded before checks"))
+    monkeypatch.setattr(module, "load", lambda _: make_model())
+    monkeypatch.setattr(module, "evaluate", lambda *_: pytest.fail("not refused"))
     with pytest.raises(SystemExit) as caught:
         run(lambda: module.main([f"--workdir={tmp_path}", *words.split()]))
     assert caught.value.code == 2

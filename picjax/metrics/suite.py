@@ -12,9 +12,10 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from picjax.metrics import diversity, image
+from picjax.data import scenes
+from picjax.metrics import diversity, image, posterior
 
-REGIONS = ("whole", "hole")
+GREY = "grey levels of 255"
 
 
 class Group(NamedTuple):
@@ -46,9 +47,11 @@ class Result(NamedTuple):
       samples: which of the n completions of an image: `mean`, `first`, `best` (for this
         very metric), `picnet` (least L1 - PSNR + TV of the whole image) or `all`.
       value: mean over images.
-      error: standard error of that mean over images; NaN for one image.
+      error: standard error of that mean over images; NaN for one image, or where there
+        is an interval instead.
       images: how many images counted.
       unit: of the value.
+      interval: low and high end, where the metric has one of its own.
     """
 
     metric: str
@@ -58,11 +61,18 @@ class Result(NamedTuple):
     error: float
     images: int
     unit: str
+    interval: tuple[float, float] | None = None
 
 
 @runtime_checkable
 class Metric(Protocol):
-    """What METRICS makes."""
+    """What METRICS makes.
+
+    Attributes:
+      about: how it is measured, for the report.
+    """
+
+    about: str
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """Counts a group; returns columns for the table of samples."""
@@ -107,10 +117,12 @@ class ToTruth:
       unit: of its values.
       distance: (samples, truths, masks or None) -> [n].
       best: `min` or `max`; empty where neither end is better.
+      about: how it is measured.
     """
 
-    def __init__(self, name: str, unit: str, distance: Distance, best: str):
+    def __init__(self, name: str, unit: str, distance: Distance, best: str, about: str):
         self.name, self.unit, self.distance, self.best = name, unit, distance, best
+        self.about = about
         self.running: dict[tuple[str, str], Running] = {}
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
@@ -144,6 +156,8 @@ class ToTruth:
 class Diversity:
     """How much the samples of an image differ from each other."""
 
+    about = "mean L1 distance over all pairs of an image's samples"
+
     def __init__(self) -> None:
         self.running: dict[str, Running] = {}
 
@@ -158,10 +172,52 @@ class Diversity:
 
     def results(self) -> list[Result]:
         """For every region, over all pairs of samples."""
-        unit = "mean L1 over pairs of samples, grey levels of 255"
         return [
-            running.result("diversity", region, "all", unit)
+            running.result("diversity", region, "all", GREY)
             for region, running in self.running.items()
+        ]
+
+
+class Posterior:
+    """How close the samples come to the known posterior of `scenes`.
+
+    Keeps a handful of counts an image, as the bootstrap asks for.
+    """
+
+    about = (
+        "centre hole of scenes: a sample shows the nearest mode, valid below RMS "
+        f"{scenes.THRESHOLD:g} of 255; in brackets {posterior.LEVEL:.0%} "
+        "bootstrap over images, for a floor the spread of a perfect sampler"
+    )
+
+    def __init__(self) -> None:
+        self.counts: list[np.ndarray] = []
+        self.scenes: list[int] = []
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """Counts which modes the samples show; no column."""
+        scene = int(group.extra["scene"])
+        self.counts.append(
+            posterior.count_modes(group.samples, scene, group.extra["attributes"])
+        )
+        self.scenes.append(scene)
+        return {}
+
+    def results(self) -> list[Result]:
+        """Everything that `posterior.summarise` gives."""
+        return [
+            Result(
+                metric=f"posterior/{name}",
+                region="hole",
+                samples="all",
+                value=found["value"],
+                error=math.nan,
+                images=len(self.scenes),
+                unit="share" if "variation" not in name else "0..1",
+                interval=(found["low"], found["high"]),
+            )
+            for name, found in posterior.summarise(self.counts, self.scenes).items()
+            if name != "protocol"
         ]
 
 
@@ -186,11 +242,24 @@ def choose(
 
 
 METRICS: dict[str, Callable[[], Metric]] = {
-    "l1": lambda: ToTruth("l1", "grey levels of 255", image.l1, "min"),
-    "psnr": lambda: ToTruth("psnr", "dB", image.psnr, "max"),
-    "ssim": lambda: ToTruth("ssim", "1 = equal", image.ssim, "max"),
+    "l1": lambda: ToTruth("l1", GREY, image.l1, "min", "mean absolute difference"),
+    "psnr": lambda: ToTruth(
+        "psnr", "dB", image.psnr, "max", "of each sample; 100 where it is the truth"
+    ),
+    "ssim": lambda: ToTruth(
+        "ssim",
+        "1 = equal",
+        image.ssim,
+        "max",
+        "11x11 gaussian windows, sigma 1.5, mean over RGB; hole: windows centred in it",
+    ),
     "tv": lambda: ToTruth(
-        "tv", "grey levels of 255", lambda x, truth, mask: image.tv(x, mask), ""
+        "tv",
+        GREY,
+        lambda samples, truths, masks: image.tv(samples, masks),
+        "",
+        "mean length of the sample's gradient, wrapping around (PICNet)",
     ),
     "diversity": Diversity,
+    "posterior": Posterior,
 }
