@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -308,15 +309,15 @@ def write(
     run's completions of an image, never a mixture.
     """
     masked = np.where(known[..., None] == 1, image, np.uint8(HOLE_GREY))
-    report.write_png(out / f"{stem}_truth.png", image)
-    report.write_png(out / f"{stem}_mask.png", masked)
-    for i, sample in enumerate(samples):
-        report.write_png(out / f"{stem}_out_{i}.png", sample)
+    files = {"truth": image, "mask": masked, "grid": grid(image, masked, samples)}
+    files |= {f"out_{i}": sample for i, sample in enumerate(samples)}
+    with ThreadPoolExecutor() as pool:  # packing a PNG takes long and one core
+        paths = [out / f"{stem}_{name}.png" for name in files]
+        list(pool.map(report.write_png, paths, files.values()))
     stale = len(samples)
     while (path := out / f"{stem}_out_{stale}.png").exists():
         path.unlink()
         stale += 1
-    report.write_png(out / f"{stem}_grid.png", grid(image, masked, samples))
 
 
 def grid(

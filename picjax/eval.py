@@ -37,7 +37,7 @@ from picjax.metrics.suite import METRICS, Group, Metric, Result, choose
 
 PICTURES = 8  # images in the grid
 PICTURE_SAMPLES = 8  # completions of each
-BATCH = 8  # images completed at once
+BATCH = 8  # images completed at once on a device
 PACKAGES = ("jax", "flax", "numpy", "pillow")
 ORDER = ("first", "mean", "best", "picnet", "all")
 MEANING = {
@@ -53,7 +53,7 @@ MEANING = {
 
 
 def model_groups(
-    model: Model, num: int, images: int, seed: int, batch_size: int = BATCH
+    model: Model, num: int, images: int, seed: int, batch_size: int
 ) -> Iterator[Group]:
     """Groups of a model's held-out images; the device works one batch ahead."""
     batches = pipeline.eval_batches(
@@ -433,7 +433,8 @@ def evaluate_run(
         **common_protocol(args.seed),
     }
     out = Path(args.out or Path(args.workdir) / "eval")
-    groups = model_groups(model, args.num or 10, args.images, args.seed)
+    batch_size = min(BATCH * jax.device_count(), args.images)
+    groups = model_groups(model, args.num or 10, args.images, args.seed, batch_size)
     return evaluate(groups, args.images, names, protocol, out), out
 
 
