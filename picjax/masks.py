@@ -191,8 +191,9 @@ def irregular_primitives(draws: Draws, h: int, w: int) -> list[Line | Circle | A
         else:
             x, y = draws.integer(1, w), draws.integer(1, h)
             axes = draws.integer(1, h), draws.integer(1, w)
-            angles = [draws.integer(3, 180) for _ in range(3)]
-            found.append(Arc(x, y, *axes, *angles, draws.integer(4, 20)))
+            rotation, start, end = (draws.integer(3, 180) for _ in range(3))
+            thickness = draws.integer(4, 20)
+            found.append(Arc(x, y, *axes, rotation, start, end, thickness))
     return found
 
 
@@ -220,9 +221,9 @@ def draw_primitive(
 
 
 def _disk(
-    brush: ImageDraw.ImageDraw, x: float, y: float, radius: int, value: int
+    brush: ImageDraw.ImageDraw, x: int, y: int, radius: int, value: int
 ) -> None:
-    corner = round(x) - radius, round(y) - radius
+    corner = x - radius, y - radius
     brush.bitmap(corner, _disk_bitmap(radius), fill=value)
 
 
@@ -255,7 +256,7 @@ def _stroke(
         rounded = [(round(x), round(y)) for x, y in corners]
         brush.line([*rounded, rounded[0]], fill=value)
     for x, y in points:
-        _disk(brush, x, y, radius, value)
+        _disk(brush, round(x), round(y), radius, value)
 
 
 def _arc_points(arc: Arc) -> list[tuple[float, float]]:
@@ -296,7 +297,7 @@ def freeform(
             tried = picture.copy()
             width = max(1, round(thickness * thinner))
             _stroke(ImageDraw.Draw(tried), [(x, y), (x2, y2)], width, 0)
-            now = h * w - int(np.count_nonzero(tried))
+            now = h * w - int(np.count_nonzero(np.asarray(tried)))
             if now > limit and (width > 1 or length > 1):
                 thinner *= 0.7
                 continue
@@ -371,8 +372,8 @@ def picture_mask(
             f"it is {picture.width}x{picture.height}, not {size[1]}x{size[0]}; resized "
             "by nearest"
         )
-        resized = Image.fromarray(grey).resize(size[::-1], Image.Resampling.NEAREST)
-        grey = np.asarray(resized)
+        box = (size[1], size[0])
+        grey = np.asarray(Image.fromarray(grey).resize(box, Image.Resampling.NEAREST))
     between = float(((grey > 5) & (grey < 250)).mean())
     if between > 0.01:
         warnings.append(

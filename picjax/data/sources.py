@@ -1,0 +1,391 @@
+"""Where images come from: photos, folders, TFDS, packed shards, scenes.
+
+A source has a length and `read(index, rng)`, which gives an image at its final size, a
+name and perhaps more. The generator decides augmentation and nothing else, so a source
+is a function of index and generator.
+"""
+
+import difflib
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from importlib import resources
+from typing import Any, Protocol
+
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+
+from picjax.cli import UserError
+from picjax.data import scenes
+from picjax.data.decode import BadImage, decode, list_images
+from picjax.data.transforms import (
+    Augment,
+    Size,
+    augment,
+    augmentation,
+    jitter,
+    random_box,
+    resample,
+)
+
+Element = dict[str, Any]
+HELD_OUT = 20  # without eval_path, one image in 20 is held out
+LOG = logging.getLogger("picjax.data")
+
+
+class Source(Protocol):
+    """Images by index."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """`image` uint8 [h w 3], `name`, and what else the data set says.
+
+        Raises:
+          BadImage: when there is no usable image at this index.
+        """
+        ...
+
+
+# ---- photos ----
+
+PHOTOS = (
+    ("skimage.data", "astronaut.png"),
+    ("skimage.data", "chelsea.png"),
+    ("skimage.data", "coffee.png"),
+    ("skimage.data", "hubble_deep_field.jpg"),
+    ("skimage.data", "motorcycle_left.png"),
+    ("skimage.data", "retina.jpg"),
+    ("skimage.data", "rocket.jpg"),
+    ("sklearn.datasets.images", "china.jpg"),
+    ("sklearn.datasets.images", "flower.jpg"),
+)
+STRIP = 0.25  # of each photograph's width, at its right side, is held out
+LONGEST = 640  # pixels: larger photographs are shrunk first
+
+
+@lru_cache
+def photo_regions(held_out: bool) -> tuple[tuple[str, Image.Image], ...]:
+    """(name, picture) of the training or of the held-out part of each photograph.
+
+    Raises:
+      UserError: when the installed packages carry none.
+    """
+    found = []
+    for package, name in PHOTOS:
+        folder, _, last = package.rpartition(".")
+        path = resources.files(folder) / last / name
+        if not path.is_file():
+            continue
+        with resources.as_file(path) as file:
+            picture = decode(file)
+        edge = round(picture.width * (1 - STRIP))
+        box = (edge, 0, picture.width, picture.height)
+        # Cut before shrinking: no pixel mixes both sides of the edge.
+        part = picture.crop(box if held_out else (0, 0, edge, picture.height))
+        part.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
+        found.append((name.partition(".")[0], part))
+    if not found:
+        raise UserError(
+            "scikit-image and scikit-learn carry no photographs here; set "
+            "config.data.name=folder and config.data.path"
+        )
+    return tuple(found)
+
+
+class Photos:
+    """Training: a random crop of a photograph's larger part. An index is a photograph."""
+
+    def __init__(self, how: Augment):
+        self.how = how
+        self.regions = photo_regions(held_out=False)
+
+    def __len__(self) -> int:
+        return len(self.regions)
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """A box of 0.3 to 1 of the largest possible, anywhere."""
+        name, picture = self.regions[index]
+        region = picture.height, picture.width
+        box = random_box(rng, region, self.how.size, least=0.3)
+        image = jitter(resample(picture, self.how.size, box), self.how, rng)
+        return {"image": image, "name": name}
+
+
+class HeldOutPhotos:
+    """Evaluation: crops of the held-out strips; any number, each fixed by its index."""
+
+    def __init__(self, size: Size):
+        self.size = size
+        self.regions = photo_regions(held_out=True)
+
+    def __len__(self) -> int:
+        return 1_000_000
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """Photographs in turn."""
+        name, picture = self.regions[index % len(self.regions)]
+        where = np.random.default_rng(index)
+        region = picture.height, picture.width
+        box = random_box(where, region, self.size, least=0.6)
+        image = resample(picture, self.size, box)
+        return {"image": image, "name": f"{name}_{index:04}"}
+
+
+# ---- scenes ----
+
+
+class Scenes:
+    """Procedural images with a known posterior (docs/scenes.md)."""
+
+    def __init__(self, size: Size, indices: range):
+        self.size = size
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """Also `scene` (the class) and `scene_attributes`, for metrics.posterior."""
+        found = scenes.sample(0, self.indices[index], self.size)
+        return {
+            "image": found["image"],
+            "name": f"scene_{index:05}",
+            "scene": np.int32(found["scene"]),
+            "scene_attributes": found["attributes"],
+        }
+
+
+# ---- files and records ----
+
+
+class Pictures:
+    """Pictures by index, augmented; without `how`, resized whole.
+
+    Args:
+      load: index -> picture or pixels; raises BadImage.
+      names: of each index.
+      size: of what comes out.
+      how: augmentation, or None at evaluation.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[int], Any],
+        names: Sequence[str],
+        size: Size,
+        how: Augment | None,
+    ):
+        self.load, self.names, self.size, self.how = load, names, size, how
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """Decodes, then one resampling."""
+        picture = self.load(index)
+        if self.how is not None:
+            image = augment(picture, self.how, rng)
+        else:
+            if isinstance(picture, np.ndarray):
+                picture = Image.fromarray(picture)
+            image = resample(picture, self.size)
+        return {"image": image, "name": self.names[index]}
+
+
+class Part:
+    """Some indices of a source."""
+
+    def __init__(self, source: Source, indices: Sequence[int]):
+        self.source, self.indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """The chosen one."""
+        return self.source.read(self.indices[index], rng)
+
+
+class Usable:
+    """A source whose bad images are replaced by the next good one.
+
+    Each is logged once, with its reason.
+    """
+
+    def __init__(self, source: Source):
+        self.source = source
+        self.said: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def try_read(self, index: int, rng: np.random.Generator) -> Element | None:
+        """None for a bad image."""
+        try:
+            return self.source.read(index, rng)
+        except BadImage as error:
+            if index not in self.said:
+                self.said.add(index)
+                LOG.warning("picjax: skipped %s", error)
+            return None
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """The image at `index` or the next good one after it.
+
+        Raises:
+          UserError: when none is good.
+        """
+        for offset in range(len(self)):
+            found = self.try_read((index + offset) % len(self), rng)
+            if found is not None:
+                return found
+        raise UserError("no image of config.data.path can be read; see the lines above")
+
+
+def folder(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
+    """The images of a directory tree or a .txt list.
+
+    Raises:
+      UserError: when there is none.
+    """
+    paths = list_images(path, key)
+    target = max(how.load_size if how else size)
+
+    def load(index: int) -> Image.Image:
+        try:
+            return decode(paths[index], target)
+        except BadImage as error:
+            raise BadImage(f"'{paths[index]}': {error}") from error
+
+    return Pictures(load, [path.stem for path in paths], size, how)
+
+
+def packed(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
+    """The shards that `python -m picjax.data.pack` wrote.
+
+    Raises:
+      UserError: when there are none, or they are of another kind.
+    """
+    from picjax.data import pack
+
+    shards = pack.open_shards(path, key)
+    names = [f"{index:07}" for index in range(len(shards))]
+    return Pictures(lambda index: pack.unpack(shards[index])[0], names, size, how)
+
+
+def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pictures:
+    """A split of a prepared TFDS data set with a feature called `image`.
+
+    Raises:
+      UserError: when it cannot be read that way.
+    """
+    import tensorflow_datasets
+
+    try:
+        builder = tensorflow_datasets.builder_from_directory(path)
+        source: Any = builder.as_data_source(split)
+    except Exception as error:  # it raises many kinds, TensorFlow's missing among them
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{key} '{path}' is no TFDS data set whose split '{split}' can be read "
+            f"({reason}); prepare it with file_format='array_record'"
+        ) from error
+    if "image" not in builder.info.features:
+        raise UserError(
+            f"{key} '{path}' has no feature 'image'; choose another data set"
+        )
+
+    def load(index: int) -> np.ndarray:
+        image = np.asarray(source[index]["image"])
+        return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+
+    names = [f"{index:07}" for index in range(len(source))]
+    return Pictures(load, names, size, how)
+
+
+# ---- by config ----
+
+
+def training(config: ConfigDict, size: Size) -> Usable:
+    """The training images of a data config.
+
+    Raises:
+      UserError: when there is none, before anything else is done.
+    """
+    how = augmentation(config, size)
+    if config.name == "photos":
+        return Usable(Photos(how))
+    if config.name == "scenes":
+        return Usable(Scenes(size, scenes.TRAIN))
+    source = _stored(config, config.path, "config.data.path", "train", size, how)
+    if not _own_held_out(config):
+        source = Part(source, _share(source, held_out=False))
+    return _checked(source)
+
+
+def evaluation(config: ConfigDict, size: Size) -> Usable:
+    """The held-out images of a data config, resized whole.
+
+    Without `eval_path` they are one in 20 of the images at `path`, which training
+    leaves out, chosen by a hash of their names.
+
+    Raises:
+      UserError: when there is none.
+    """
+    if config.name == "photos":
+        return Usable(HeldOutPhotos(size))
+    if config.name == "scenes":
+        return Usable(Scenes(size, scenes.EVAL))
+    if _own_held_out(config):
+        path, key = config.eval_path, "config.data.eval_path"
+        return _checked(_stored(config, path, key, "eval", size, None))
+    source = _stored(config, config.path, "config.data.path", "train", size, None)
+    return _checked(Part(source, _share(source, held_out=True)))
+
+
+def _own_held_out(config: ConfigDict) -> bool:
+    return bool(config.eval_path)
+
+
+def _stored(
+    config: ConfigDict, path: str, key: str, part: str, size: Size, how: Augment | None
+) -> Pictures:
+    if config.name == "folder":
+        return folder(path, key, size, how)
+    if config.name == "arrayrecord":
+        return packed(path, key, size, how)
+    if config.name == "tfds":
+        # For a TFDS data set eval_path is the name of a split of the same data set.
+        split = "train" if part == "train" else path
+        return tfds(config.path, key, split, size, how)
+    names = ("photos", "folder", "tfds", "arrayrecord", "scenes")
+    near = difflib.get_close_matches(config.name, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "give one of them"
+    raise UserError(
+        f"config.data.name '{config.name}' is none of {', '.join(names)}; {hint}"
+    )
+
+
+def _share(source: Pictures, held_out: bool) -> list[int]:
+    """Indices of one image in HELD_OUT (at least one), or of the others."""
+    order = sorted(
+        range(len(source)), key=lambda i: (zlib.crc32(source.names[i].encode()), i)
+    )
+    if len(order) == 1:
+        return order  # a single image is both
+    count = max(1, len(order) // HELD_OUT)
+    return sorted(order[:count] if held_out else order[count:])
+
+
+def _checked(source: Source) -> Usable:
+    """Reads up to the first good image.
+
+    Raises:
+      UserError: when there is none.
+    """
+    usable = Usable(source)
+    usable.read(0, np.random.default_rng(0))
+    return usable
