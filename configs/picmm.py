@@ -104,6 +104,7 @@ def published() -> ConfigDict:
     mixture.loss = "posterior_to_component"
     mixture.gate = "frequency"
     mixture.clamp = (-5.0, 2.0)  # of log std in the mixture's loss; (): free
+    mixture.given = "sample"  # of z_m, or its mean
     mixture.trained = True
     mixture.extra_calls = False  # the official code's surplus batch-norm updates
 
@@ -112,6 +113,7 @@ def published() -> ConfigDict:
     loss.rec = 20.0  # multi-scale L1
     loss.adversarial = 1.0
     loss.kl = 0.0  # to N(0, 1), on z_m and z_c
+    loss.prior = 0.0  # of the mixture's loss in the encoder's: an evidence bound's KL
 
     opt = config.opt = ConfigDict()
     opt.lr = 1e-4

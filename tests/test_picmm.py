@@ -69,7 +69,7 @@ def test_only_the_chosen_components_rows_get_a_gradient(tiny):
 
     def loss(params):
         mixture, _ = picmm.mix(nets, hyper, params, state.stats, encoded)
-        return picmm.mixture_loss(hyper, encoded.q_c, j, mixture)[0]
+        return picmm.mixture_loss(hyper, j, mixture, encoded.q_c)[0]
 
     grads = jax.grad(loss)(state.params["mixture"])
     for head in ("mu", "log_std"):
@@ -85,7 +85,7 @@ def test_batch_of_one_gives_its_row_of_a_batch(tiny):
     draw = jax.random.normal(jax.random.key(0), (4, 4))
     decode = partial(picmm.decode, nets, variables)
     # The draw of z_m follows the batch's shape, so compare from a given latent on.
-    seen = picmm.see(nets, variables, batch, jax.random.key(5))
+    seen = picmm.see(nets, "sample", variables, batch, jax.random.key(5))
     row = jax.tree.map(lambda x: x[1:2], seen)
     whole, single = decode(batch, seen, draw), decode(one, row, draw[1:2])
     np.testing.assert_allclose(whole[1:2], single, atol=1e-5)
@@ -124,9 +124,9 @@ def test_completions_follow_the_mixtures_weights(tiny):
     variables = inference_variables(state)
     variables["params"]["mixture"] = weights | {"log_std": zeros}
     key = jax.random.key(0)
-    images = picmm.complete(nets, variables, batch, key, 2)
+    images = picmm.complete(nets, "sample", variables, batch, key, 2)
     shown = picmm.show_components(
-        nets, variables, batch, picmm.split_keys(key, "visible")["visible"]
+        nets, "sample", variables, batch, picmm.split_keys(key, "visible")["visible"]
     )
     np.testing.assert_allclose(images[:, 0], shown["component 1"], atol=1e-5)
     np.testing.assert_allclose(images[:, 1], shown["component 1"], atol=1e-5)

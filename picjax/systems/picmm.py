@@ -41,6 +41,8 @@ class Hyper(NamedTuple):
     rec: float = 20.0
     adversarial: float = 1.0
     kl: float = 0.0
+    prior: float = 0.0
+    given: str = "sample"
     select: str = "sampled"
     loss: str = "posterior_to_component"
     gate: str = "frequency"
@@ -69,6 +71,8 @@ def make(config: ConfigDict) -> System:
         rec=config.loss.rec,
         adversarial=config.loss.adversarial,
         kl=config.loss.kl,
+        prior=config.loss.prior,
+        given=mixture.given,
         select=mixture.select,
         loss=mixture.loss,
         gate=mixture.gate,
@@ -86,9 +90,9 @@ def make(config: ConfigDict) -> System:
         step=lambda state, batch, key: step(
             nets, opts, hyper, state, batch, draw_noise(nets, state, key, batch)
         ),
-        complete=partial(complete, nets),
-        evaluate=partial(evaluate, nets),
-        show=partial(show_components, nets),
+        complete=partial(complete, nets, hyper.given),
+        evaluate=partial(evaluate, nets, hyper.given),
+        show=partial(show_components, nets, hyper.given),
     )
 
 
@@ -221,8 +225,9 @@ def step(
     state = put_stats(state, "encoder", stats)
 
     mixture, pull_mixture, stats = jax.vjp(
-        lambda params: mix(nets, hyper, params, state.stats, encoded),
+        lambda params, encoded: mix(nets, hyper, params, state.stats, encoded),
         state.params["mixture"],
+        encoded,
         has_aux=True,
     )
     state = put_stats(state, "mixture", stats)
@@ -250,15 +255,21 @@ def step(
     )(images, encoded)
     state = put_stats(state, "discriminator", stats)
     d_generator, d_through = pull_generator(d_images)
-    (d_encoder,) = pull_encoder(jax.tree.map(jnp.add, d_encoded, d_through))
+    d_encoded = jax.tree.map(jnp.add, d_encoded, d_through)
+
+    (d_mixture, d_q_c), learnt = jax.grad(
+        partial(mixture_loss, hyper, j), argnums=(0, 1), has_aux=True
+    )(mixture, encoded.q_c)
+    d_params, d_given = pull_mixture(d_mixture)
+    if hyper.prior:
+        d_given = d_given._replace(q_c=jax.tree.map(jnp.add, d_given.q_c, d_q_c))
+        d_encoded = jax.tree.map(lambda a, b: a + hyper.prior * b, d_encoded, d_given)
+
+    (d_encoder,) = pull_encoder(d_encoded)
     grads = {"encoder": d_encoder, "generator": d_generator}
     state = update(opts, "generator", state, grads)
-
-    d_mixture, learnt = jax.grad(
-        partial(mixture_loss, hyper, encoded.q_c, j), has_aux=True
-    )(mixture)
     if hyper.trained:
-        state = update(opts, "mixture", state, {"mixture": pull_mixture(d_mixture)[0]})
+        state = update(opts, "mixture", state, {"mixture": d_params})
     metrics = {**made, **judged, **learnt}
     return state.replace(step=state.step + 1), metrics
 
@@ -311,17 +322,17 @@ def mix(
     stats: dict[str, Tree],
     encoded: Latents,
 ) -> tuple[Mixture, Tree]:
-    """The mixture given z_m, which gets no gradient from it."""
+    """The mixture given what the encoder says of the visible part."""
     variables = {"mixture": {"params": params, "stats": stats["mixture"]}}
-    z_m, z_c = jax.lax.stop_gradient((encoded.z_m, encoded.z_c))
-    out, new = apply(nets, variables, "mixture", z_m, update_stats=True)
+    given = encoded.q_m.mu if hyper.given == "mean" else encoded.z_m
+    out, new = apply(nets, variables, "mixture", given, update_stats=True)
     if hyper.extra_calls:
         # The official code runs two heads on z_c as well, and all of it twice, so
         # that the running statistics become a blend of both latents.
-        for z in (z_c, z_m, z_c):
+        for z in (encoded.z_c, given, encoded.z_c):
             variables = {"mixture": {"params": params, "stats": new}}
             _, then = apply(nets, variables, "mixture", z, update_stats=True)
-            new = then if z is z_m else then | {"alpha": new["alpha"]}
+            new = then if z is given else then | {"alpha": new["alpha"]}
     logits, mu, log_std = out
     return Mixture(jax.nn.log_softmax(logits), mu, log_std), new
 
@@ -447,10 +458,9 @@ def generator_loss(
 
 
 def mixture_loss(
-    hyper: Hyper, q_c: Gaussian, j: Array, mixture: Mixture
+    hyper: Hyper, j: Array, mixture: Mixture, q_c: Gaussian
 ) -> tuple[Array, dict[str, Array]]:
     """Distance of component j to the posterior of z_c, and loss of the weights."""
-    q_c = jax.lax.stop_gradient(q_c)
     if hyper.clamp:
         mixture = gaussian.clamp(mixture, *hyper.clamp)
         q_c = gaussian.clamp(q_c, *hyper.clamp)
@@ -475,14 +485,18 @@ class Visible(NamedTuple):
 
 
 def see(
-    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+    nets: dict[str, Any],
+    given: str,
+    variables: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
 ) -> Visible:
     """Encodes the visible part; z_m is drawn once, as the official test does."""
     image, mask = batch["image"], batch["mask"]
     run = partial(apply, nets, by_net(variables), update_stats=False)
     (mu, log_std, features), _ = run("encoder", image * mask)
     z_m = mu + jax.random.normal(key, mu.shape) * jnp.exp(log_std)
-    (logits, mu_hat, log_std_hat), _ = run("mixture", z_m)
+    (logits, mu_hat, log_std_hat), _ = run("mixture", mu if given == "mean" else z_m)
     f_m, f_e = features[-1], features[nets["generator"].layers - 3]
     mixture = Mixture(jax.nn.log_softmax(logits), mu_hat, log_std_hat)
     return Visible(z_m, f_m, f_e, attention_mask(mask, f_e), mixture)
@@ -518,11 +532,16 @@ def decode(
 
 
 def complete(
-    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
+    nets: dict[str, Any],
+    given: str,
+    variables: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
+    n: int,
 ) -> Float[Array, "b n h w 3"]:
     """n completions an image; the i-th does not depend on n."""
     keys = split_keys(key, "visible", "draws")
-    visible = see(nets, variables, batch, keys["visible"])
+    visible = see(nets, given, variables, batch, keys["visible"])
 
     def draw(i: Array) -> Array:
         which, noise = jax.random.split(jax.random.fold_in(keys["draws"], i))
@@ -538,7 +557,11 @@ def complete(
 
 
 def evaluate(
-    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+    nets: dict[str, Any],
+    given: str,
+    variables: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
 ) -> dict[str, Array]:
     """L1 of one completion, and how many components the weights really use.
 
@@ -546,8 +569,8 @@ def evaluate(
     have the same.
     """
     keys = split_keys(key, "visible", "complete")
-    visible = see(nets, variables, batch, keys["visible"])
-    image = complete(nets, variables, batch, keys["complete"], 1)[:, 0]
+    visible = see(nets, given, variables, batch, keys["visible"])
+    image = complete(nets, given, variables, batch, keys["complete"], 1)[:, 0]
     log_alpha = visible.mixture.log_alpha
     entropy = -(jnp.exp(log_alpha) * log_alpha).sum(-1)
     return {
@@ -557,10 +580,14 @@ def evaluate(
 
 
 def show_components(
-    nets: dict[str, Any], variables: Tree, batch: Batch, key: PRNGKeyArray
+    nets: dict[str, Any],
+    given: str,
+    variables: Tree,
+    batch: Batch,
+    key: PRNGKeyArray,
 ) -> dict[str, Array]:
     """The completion that each component's mean stands for, with its mean weight."""
-    visible = see(nets, variables, batch, key)
+    visible = see(nets, given, variables, batch, key)
     means = visible.mixture.mu
     return {
         f"component {i}": decode(nets, variables, batch, visible, means[:, i])
