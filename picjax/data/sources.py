@@ -51,41 +51,48 @@ class Source(Protocol):
 
 # ---- photos ----
 
+LEAST_BOX = 0.3  # of the largest possible: the smallest crop in training
+# Package, file, and where the cut is, in widths. The narrower side is held out: each
+# has something to complete, and of most the larger side shows the like.
 PHOTOS = (
-    ("skimage.data", "astronaut.png"),
-    ("skimage.data", "chelsea.png"),
-    ("skimage.data", "coffee.png"),
-    ("skimage.data", "hubble_deep_field.jpg"),
-    ("skimage.data", "motorcycle_left.png"),
-    ("skimage.data", "retina.jpg"),
-    ("skimage.data", "rocket.jpg"),
-    ("sklearn.datasets.images", "china.jpg"),
-    ("sklearn.datasets.images", "flower.jpg"),
+    ("skimage.data", "astronaut.png", 0.68),
+    ("skimage.data", "chelsea.png", 0.62),
+    ("skimage.data", "coffee.png", 0.6),
+    ("skimage.data", "hubble_deep_field.jpg", 0.75),
+    ("skimage.data", "motorcycle_left.png", 0.66),
+    ("skimage.data", "retina.jpg", 0.7),
+    ("skimage.data", "rocket.jpg", 0.68),
+    ("sklearn.datasets.images", "china.jpg", 0.34),
+    ("sklearn.datasets.images", "flower.jpg", 0.42),
 )
-STRIP = 0.25  # of each photograph's width, at its right side, is held out
-LONGEST = 640  # pixels: larger photographs are shrunk first
 
 
 @lru_cache
-def photo_regions(held_out: bool) -> tuple[tuple[str, Image.Image], ...]:
+def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], ...]:
     """(name, picture) of the training or of the held-out part of each photograph.
+
+    Large ones are shrunk to what crops of `size` need, after the cut, so that no pixel
+    mixes both sides.
 
     Raises:
       UserError: when the installed packages carry none.
     """
     found = []
-    for package, name in PHOTOS:
+    for package, name, cut in PHOTOS:
         folder, _, last = package.rpartition(".")
         path = resources.files(folder) / last / name
         if not path.is_file():
             continue
         with resources.as_file(path) as file:
             picture = decode(file)
-        edge = round(picture.width * (1 - STRIP))
-        box = (edge, 0, picture.width, picture.height)
-        # Cut before shrinking: no pixel mixes both sides of the edge.
-        part = picture.crop(box if held_out else (0, 0, edge, picture.height))
-        part.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
+        edge = round(picture.width * cut)
+        right = held_out == (cut > 0.5)
+        left, end = (edge, picture.width) if right else (0, edge)
+        part = picture.crop((left, 0, end, picture.height))
+        shrink = min(part.size) / (max(size) / LEAST_BOX)
+        if shrink > 1:
+            box = round(part.width / shrink), round(part.height / shrink)
+            part = part.resize(box, Image.Resampling.BICUBIC)
         found.append((name.partition(".")[0], part))
     if not found:
         raise UserError(
@@ -100,16 +107,16 @@ class Photos:
 
     def __init__(self, how: Augment):
         self.how = how
-        self.regions = photo_regions(held_out=False)
+        self.regions = photo_regions(False, how.size)
 
     def __len__(self) -> int:
         return len(self.regions)
 
     def read(self, index: int, rng: np.random.Generator) -> Element:
-        """A box of 0.3 to 1 of the largest possible, anywhere."""
+        """A box of LEAST_BOX to 1 of the largest possible, anywhere."""
         name, picture = self.regions[index]
         region = picture.height, picture.width
-        box = random_box(rng, region, self.how.size, least=0.3)
+        box = random_box(rng, region, self.how.size, LEAST_BOX)
         image = jitter(resample(picture, self.how.size, box), self.how, rng)
         return {"image": image, "name": name}
 
@@ -119,7 +126,7 @@ class HeldOutPhotos:
 
     def __init__(self, size: Size):
         self.size = size
-        self.regions = photo_regions(held_out=True)
+        self.regions = photo_regions(True, size)
 
     def __len__(self) -> int:
         return 1_000_000
@@ -129,7 +136,7 @@ class HeldOutPhotos:
         name, picture = self.regions[index % len(self.regions)]
         where = np.random.default_rng(index)
         region = picture.height, picture.width
-        box = random_box(where, region, self.size, least=0.6)
+        box = random_box(where, region, self.size, 0.6)
         image = resample(picture, self.size, box)
         return {"image": image, "name": f"{name}_{index:04}"}
 
