@@ -15,13 +15,12 @@ import grain
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 
 from picjax import masks
 from picjax.cli import UserError
 from picjax.data import sources
 from picjax.data.decode import list_images
-from picjax.data.sources import LOG, Element
+from picjax.data.sources import LOG, DataConfig, Element
 
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
@@ -42,7 +41,7 @@ def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_batches(
-    config: ConfigDict,
+    config: DataConfig,
     image_size: int | tuple[int, int],
     batch_size: int,
     seed: int,
@@ -89,7 +88,7 @@ def train_batches(
 
 
 def eval_batches(
-    config: ConfigDict,
+    config: DataConfig,
     image_size: int | tuple[int, int],
     batch_size: int,
     num: int,
@@ -154,7 +153,7 @@ def as_size(image_size: int | tuple[int, int]) -> Size:
     return int(image_size[0]), int(image_size[1])
 
 
-def thread_count(config: ConfigDict) -> int:
+def thread_count(config: DataConfig) -> int:
     """`config.threads`, but no more than twice the cores: more only wait for them."""
     return max(1, min(config.threads, 2 * len(os.sched_getaffinity(0))))
 
@@ -166,7 +165,7 @@ Draw = Callable[
 ]  # generator, image's name, its index at evaluation (None in training)
 
 
-def mask_drawer(config: ConfigDict, size: Size) -> Draw:
+def mask_drawer(config: DataConfig, size: Size) -> Draw:
     """One of `config.masks` an image, drawn uniformly.
 
     `files` takes those at `config.mask_path`: at random in training; at evaluation the
@@ -180,9 +179,10 @@ def mask_drawer(config: ConfigDict, size: Size) -> Draw:
         raise UserError(
             f"config.data.masks is empty; give some of {', '.join(masks.NAMES)}, {FILES}"
         )
+    low, high = config.hole_ratio
     for name in names:
         if name != FILES:
-            masks.make(name, size, np.random.default_rng(0), tuple(config.hole_ratio))
+            masks.make(name, size, np.random.default_rng(0), (low, high))
     files = FileMasks(config.mask_path, size) if FILES in names else None
 
     def draw(
@@ -191,7 +191,7 @@ def mask_drawer(config: ConfigDict, size: Size) -> Draw:
         name = names[int(rng.integers(len(names)))] if len(names) > 1 else names[0]
         if name == FILES and files is not None:
             return files.draw(rng, image, index)
-        return masks.make(name, size, rng, tuple(config.hole_ratio))
+        return masks.make(name, size, rng, (low, high))
 
     return draw
 

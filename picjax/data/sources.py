@@ -14,7 +14,6 @@ from importlib import resources
 from typing import Any, Protocol
 
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
@@ -31,6 +30,7 @@ from picjax.data.transforms import (
 )
 
 Element = dict[str, Any]
+DataConfig = Any  # the `data` part of a ConfigDict; configs/picmm.py explains its keys
 HELD_OUT = 20  # without eval_path, one image in 20 is held out
 LOG = logging.getLogger("picjax.data")
 
@@ -292,8 +292,8 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
     import tensorflow_datasets
 
     try:
-        builder = tensorflow_datasets.builder_from_directory(path)
-        source: Any = builder.as_data_source(split)
+        builder: Any = tensorflow_datasets.builder_from_directory(path)
+        source = builder.as_data_source(split)
     except Exception as error:  # it raises many kinds, TensorFlow's missing among them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
@@ -316,7 +316,7 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
 # ---- by config ----
 
 
-def training(config: ConfigDict, size: Size) -> Usable:
+def training(config: DataConfig, size: Size) -> Usable:
     """The training images of a data config.
 
     Raises:
@@ -333,7 +333,7 @@ def training(config: ConfigDict, size: Size) -> Usable:
     return _checked(source)
 
 
-def evaluation(config: ConfigDict, size: Size) -> Usable:
+def evaluation(config: DataConfig, size: Size) -> Usable:
     """The held-out images of a data config, resized whole.
 
     Without `eval_path` they are one in 20 of the images at `path`, which training
@@ -353,12 +353,12 @@ def evaluation(config: ConfigDict, size: Size) -> Usable:
     return _checked(Part(source, _share(source, held_out=True)))
 
 
-def _own_held_out(config: ConfigDict) -> bool:
+def _own_held_out(config: DataConfig) -> bool:
     return bool(config.eval_path)
 
 
 def _stored(
-    config: ConfigDict, path: str, key: str, part: str, size: Size, how: Augment | None
+    config: DataConfig, path: str, key: str, part: str, size: Size, how: Augment | None
 ) -> Pictures:
     if config.name == "folder":
         return folder(path, key, size, how)

@@ -1,11 +1,10 @@
 """From a decoded picture to the pixels of a batch: one resampling, on uint8."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
@@ -35,7 +34,7 @@ class Augment(NamedTuple):
     rotation: float
 
 
-def augmentation(config: ConfigDict, size: Size) -> Augment:
+def augmentation(config: Any, size: Size) -> Augment:
     """The `load_size`, `crop`, `flip` and `rotation` of a data config.
 
     `load_size` is that of the longer side; 0 keeps the original's ratio, 266 to 256.
