@@ -201,7 +201,7 @@ def check_match(
     Raises:
       UserError: listing what only one side has, and what differs in shape.
     """
-    stored = checkpoints.checkpointables_metadata(step).metadata["state"]
+    stored = checkpoints.metadata(step).metadata
     theirs, ours = _shapes(stored), _shapes(abstract)
     problems = [
         f"{name}: {theirs.get(name, 'absent')} in the checkpoint, "

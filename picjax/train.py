@@ -146,6 +146,8 @@ def loop(
         batch = sharding.global_batch(mesh, next(data))
         waited += time.perf_counter() - asked
         state, metrics = step_fn(state, batch)
+        if log and step == start + 1:
+            log.pause()  # what compiling took is no training rate
         look()
         pending = (step, metrics)
         stopping = asked_to_stop(step)
@@ -351,8 +353,9 @@ def explain(argv: list[str], file: str, error: Exception) -> str:
     """What is wrong with a command line that did not parse."""
     try:
         config = config_flags.config_flags.ConfigFileFlagParser("config").parse(file)
-    except Exception:
-        return f"--config={file} cannot be read ({error}); see the file's first lines"
+    except Exception as broken:
+        why = str(broken).strip().splitlines()[-1].partition("Error: ")[2] or broken
+        return f"--config={file} cannot be read: {why}; its first lines say how"
     keys = ckpt.flat_keys(config)
     for word in argv[1:]:
         match = re.match(r"--config\.([^=]+)(=.*)?$", word)
