@@ -143,7 +143,7 @@ class Model:
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
         pixels = as_pixels(image)
-        known, said = as_known(mask, pixels, self.size, seed)
+        known, said = as_known(mask, pixels, seed)
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         small, small_known = fit(pixels, known, self.size)
@@ -252,18 +252,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
         )
-    if len(jobs) == 1:  # damaged ones among several are left out
-        read_image(jobs[0].image)
+    if len(jobs) == 1:  # a damaged one among several is left out
+        read_job(jobs[0], args)
     complete_all(load(args.workdir), jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
 
 def read_job(
-    job: Job, args: argparse.Namespace, drawn_at: tuple[int, int]
+    job: Job, args: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """The image, its mask and warnings about it."""
     image = read_image(job.image)
-    return image, *read_known(job.mask, image, drawn_at, args.seed, args.invert_mask)
+    return image, *read_known(job.mask, image, args.seed, args.invert_mask)
 
 
 def complete_all(
@@ -280,7 +280,7 @@ def complete_all(
     with progress_bar(console) as bar:
         for job in bar.track(jobs, description="images"):
             try:
-                image, known, about = read_job(job, args, model.size)
+                image, known, about = read_job(job, args)
             except UserError as error:
                 failed.append(error)
                 continue

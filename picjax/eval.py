@@ -151,7 +151,7 @@ def folder_groups(pairs: Sequence[Pair], seed: int, invert: bool) -> Iterator[Gr
                 )
         mask = None
         if pair.mask is not None:
-            mask = read_known(pair.mask, truth, truth.shape[:2], seed, invert)[0]
+            mask = read_known(pair.mask, truth, seed, invert)[0]
             mask = mask[..., None]
         stack = np.stack(samples)
         yield Group(pair.stem, truth, mask, stack, choose(stack, truth), {})

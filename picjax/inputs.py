@@ -3,16 +3,20 @@
 Whatever is wrong with them is said in one line before anything is compiled.
 """
 
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from picjax import masks
 from picjax.cli import UserError
+from picjax.data.decode import BadImage, decode, to_rgb
+
+DRAWN_AT = 256  # pixels a side, of named masks
 
 
 def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
@@ -60,6 +64,8 @@ def find_images(path: str | Path, option: str) -> list[Path]:
     Raises:
       UserError: when there is none, or one is no image.
     """
+    # Pictures of 90 to 180 million pixels are large, not attacks.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     path = Path(path)
     if path.is_file():
         check_image(path)
@@ -91,28 +97,26 @@ def check_image(path: Path) -> None:
         with Image.open(path):
             pass
     except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(_unreadable(path, error)) from error
+        reason = (
+            "it is no image" if isinstance(error, UnidentifiedImageError) else error
+        )
+        raise UserError(_unusable(path, reason)) from error
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """An image file of any mode, upright, in RGB.
 
     Raises:
-      UserError: when it cannot be read.
+      UserError: when it cannot be used.
     """
     try:
-        with Image.open(path) as picture:
-            return as_pixels(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(_unreadable(path, error)) from error
+        return np.asarray(decode(path))
+    except BadImage as error:
+        raise UserError(_unusable(path, error)) from error
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return f"'{path}' is not an image that Pillow can read; give a PNG or JPEG"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"'{path}' is too large ({error}); resize it first"
-    return f"'{path}' cannot be read ({error}); repair or replace it"
+def _unusable(path: Path, reason: object) -> str:
+    return f"'{path}' cannot be used: {reason}; give a whole PNG or JPEG file"
 
 
 def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
@@ -126,7 +130,10 @@ def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
       UserError: for any other array.
     """
     if isinstance(image, Image.Image):
-        return _pillow_pixels(image)
+        try:
+            return np.asarray(to_rgb(image))
+        except ValueError as error:
+            raise UserError(f"the image cannot be used: {error}; give RGB") from error
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise UserError(
@@ -140,22 +147,8 @@ def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return np.ascontiguousarray(image[..., :3])
 
 
-def _pillow_pixels(picture: Image.Image) -> np.ndarray:
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        wide = np.asarray(picture).astype(np.float64)  # 16 bits, whatever the mode says
-        grey = np.clip(np.round(wide / 257), 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow warns on the direct way
-    return np.asarray(picture.convert("RGB"))
-
-
 def as_known(
-    mask: np.ndarray | Image.Image | str,
-    image: UInt8[np.ndarray, "h w 3"],
-    drawn_at: tuple[int, int],
-    seed: int,
+    mask: np.ndarray | Image.Image | str, image: UInt8[np.ndarray, "h w 3"], seed: int
 ) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
     """A mask handed in from Python, for `image`, and warnings.
 
@@ -163,14 +156,13 @@ def as_known(
       mask: a Pillow image is read as a mask file (white = hole); an array is 1 = known,
         0 = hole, [h w] or [h w 1]; a string is a name, see `named`.
       image: what it is for.
-      drawn_at: size at which a named mask is drawn.
       seed: of a mask drawn at random.
 
     Raises:
       UserError: for an array of another size or with other values.
     """
     if isinstance(mask, str):
-        return named(mask, image, drawn_at, seed), []
+        return named(mask, image, seed), []
     size = image.shape[:2]
     if isinstance(mask, Image.Image):
         return masks.picture_mask(mask, size, False)
@@ -189,11 +181,7 @@ def as_known(
 
 
 def read_known(
-    mask: Path | str,
-    image: UInt8[np.ndarray, "h w 3"],
-    drawn_at: tuple[int, int],
-    seed: int,
-    invert: bool,
+    mask: Path | str, image: UInt8[np.ndarray, "h w 3"], seed: int, invert: bool
 ) -> tuple[UInt8[np.ndarray, "h w"], list[str]]:
     """A mask of the command line, a file or a name, for `image`, and warnings.
 
@@ -201,25 +189,22 @@ def read_known(
       UserError: when the file cannot be read.
     """
     if isinstance(mask, str):
-        return named(mask, image, drawn_at, seed), []
+        return named(mask, image, seed), []
     return masks.load_mask(mask, image.shape[:2], invert)
 
 
 def named(
-    name: str,
-    image: UInt8[np.ndarray, "h w 3"],
-    drawn_at: tuple[int, int],
-    seed: int,
+    name: str, image: UInt8[np.ndarray, "h w 3"], seed: int
 ) -> UInt8[np.ndarray, "h w"]:
     """A mask by its name; a random one depends on the seed and the image alone.
 
-    Drawn at the model's size, as in training, and enlarged by nearest: strokes keep
-    their width in the picture, whatever its number of pixels.
+    Drawn at the size that the published ones are made for and resized by nearest:
+    strokes keep their width in the picture, whatever its number of pixels.
 
     Raises:
       UserError: for a name that there is none of.
     """
     rng = np.random.default_rng([seed % 2**32, zlib.crc32(image.tobytes())])
-    drawn = Image.fromarray(masks.make(name, drawn_at, rng))
+    drawn = Image.fromarray(masks.make(name, (DRAWN_AT, DRAWN_AT), rng))
     size = (image.shape[1], image.shape[0])
     return np.asarray(drawn.resize(size, Image.Resampling.NEAREST))

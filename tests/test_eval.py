@@ -218,7 +218,8 @@ def test_posterior_of_scenes(tmp_path, model, monkeypatch):
                 scenes.sample(0, scenes.EVAL[batch_size * i + j], SIZE)
                 for j in range(batch_size)
             ]
-            batch = {k: np.stack([d[k] for d in drawn]) for k in drawn[0]}
+            batch = {k: np.stack([d[k] for d in drawn]) for k in ("image", "scene")}
+            batch["scene_attributes"] = np.stack([d["attributes"] for d in drawn])
             mask = np.stack([center()] * batch_size)
             extra = {"name": ["x"] * batch_size, "valid": np.ones(batch_size, bool)}
             yield batch | {"mask": mask} | extra
@@ -234,7 +235,7 @@ def test_posterior_of_scenes(tmp_path, model, monkeypatch):
     rng = np.random.default_rng(0)
     for i in range(200):
         d = scenes.sample(1, scenes.EVAL[i], SIZE)
-        extra = {k: np.asarray(d[k]) for k in ("scene", "attributes")}
+        extra = {"scene": np.asarray(d["scene"]), "scene_attributes": d["attributes"]}
         true = scenes.complete_true(d["scene"], d["attributes"], SIZE, 4, rng)
         perfect.add(Group("x", d["image"], center(), true, 0, extra))
     values = {r.metric: r for r in perfect.results()}

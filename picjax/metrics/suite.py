@@ -198,7 +198,7 @@ class Posterior:
         """Counts which modes the samples show; no column."""
         scene = int(group.extra["scene"])
         self.counts.append(
-            posterior.count_modes(group.samples, scene, group.extra["attributes"])
+            posterior.count_modes(group.samples, scene, group.extra["scene_attributes"])
         )
         self.scenes.append(scene)
         return {}
