@@ -57,7 +57,7 @@ def model_groups(
 ) -> Iterator[Group]:
     """Groups of a model's held-out images; the device works one batch ahead."""
     batches = pipeline.eval_batches(
-        model.config.data, model.config.image_size, batch_size, images, seed
+        model.config.data, model.size, batch_size, images, seed
     )
     pending: tuple[dict[str, Any], jax.Array] | None = None
     for batch in batches:
