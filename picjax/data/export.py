@@ -1,0 +1,68 @@
+"""Writes a run's held-out images as files, for any tool that takes a folder.
+
+    python -m picjax.data.export --workdir=runs/picmm --num=8 --out=held-out
+
+Files are named as in the evaluation; their masks lie in a folder beside them, white =
+hole.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from picjax import report
+from picjax.checkpoints import read_config
+from picjax.cli import Parser, UserError, run
+from picjax.data import pipeline
+
+
+def export(workdir: Path, num: int, seed: int, out: Path) -> int:
+    """Writes `<name>.png` to `out` and its mask to `out`-masks; how many there were.
+
+    Raises:
+      UserError: when the folder is no workdir or there is nothing held out.
+    """
+    config = read_config(workdir)
+    count = 0
+    for batch in pipeline.eval_batches(config.data, config.image_size, 8, num, seed):
+        for name, image, mask, valid in zip(
+            batch["name"], batch["image"], batch["mask"], batch["valid"], strict=True
+        ):
+            if valid:
+                report.write_png(out / f"{name}.png", image)
+                hole = np.repeat((1 - mask) * np.uint8(255), 3, axis=-1)
+                report.write_png(out.with_name(f"{out.name}-masks") / f"{name}.png", hole)
+                count += 1
+    return count
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = Parser(
+        prog="python -m picjax.data.export",
+        description="Writes a run's held-out images, and their masks, as PNG files.",
+        epilog="example: python -m picjax.data.export --workdir=runs/picmm --num=8",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
+    add("--num", type=int, default=8, metavar="N", help="images (8)")
+    add("--seed", type=int, default=0, help="of the masks (0)")
+    add("--out", metavar="DIR", help="where they go (WORKDIR/held-out)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the module's docstring."""
+    args = parse(argv)
+    if args.num < 1:
+        raise UserError(f"--num is {args.num}; ask for 1 image or more")
+    out = Path(args.out) if args.out else Path(args.workdir) / "held-out"
+    count = export(Path(args.workdir), args.num, args.seed, out)
+    print(f"{count} image(s) in {out}, their masks in {out}-masks")
+
+
+if __name__ == "__main__":
+    run(main)
