@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 from rich.console import Console
 
-from picjax import __version__, report
+from picjax import __version__, masks, report
 from picjax.cli import Parser, UserError, run
 from picjax.complete import (
     HOLE_GREY,
@@ -127,10 +128,10 @@ def find_pairs(real: str, fake: str, num: int | None, mask: str | None) -> list[
                 f"completions of '{stem}' (`{stem}_out_<i>.png`); complete it again, "
                 "or set --num"
             )
-    masks = match_masks(list(names), mask) if mask else [None] * len(names)
+    matched = match_masks(list(names), mask) if mask else [None] * len(names)
     return [
         Pair(stem, path, fakes[stem][:wanted], known)
-        for (stem, path), known in zip(names.items(), masks, strict=True)
+        for (stem, path), known in zip(names.items(), matched, strict=True)
     ]
 
 
@@ -355,10 +356,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--workdir", metavar="DIR", help="a run of picjax.train")
     add("--real", metavar="DIR", help="instead of a run: a folder of images ...")
     add("--fake", metavar="DIR", help="... and of completions, <stem>_out_<i>.png")
-    add("--mask", metavar="PATH|NAME", help="with --real: the holes (white = hole)")
-    add("--invert-mask", action="store_true", help="mask files have black = hole")
+    add("--mask", metavar="PATH|NAME", help="other masks than the run's (white = hole)")
+    add("--invert-mask", action="store_true", help="with --real: black = hole")
     add("--num", type=int, metavar="N", help="completions an image (10, or all found)")
-    add("--images", type=int, default=100, metavar="N", help="images of the run (100)")
+    add("--images", type=int, metavar="N", help="how many (100 of a run, or all found)")
     add("--seed", type=int, default=0, help="of masks and completions (0)")
     add(
         "--metrics",
@@ -417,7 +418,11 @@ def evaluate_run(
     args: argparse.Namespace, names: list[str]
 ) -> tuple[list[Result], Path]:
     """Measures a workdir's model on its held-out images."""
-    model = load(args.workdir)
+    if args.invert_mask:
+        raise UserError("--invert-mask goes with --real; leave it out")
+    model, images = load(args.workdir), args.images or 100
+    if args.mask:
+        use_masks(model.config, args.mask)
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     known = data["name"] == "scenes" and list(data["masks"]) == ["center"]
@@ -433,9 +438,24 @@ def evaluate_run(
         **common_protocol(args.seed),
     }
     out = Path(args.out or Path(args.workdir) / "eval")
-    batch_size = min(BATCH * jax.device_count(), args.images)
-    groups = model_groups(model, args.num or 10, args.images, args.seed, batch_size)
-    return evaluate(groups, args.images, names, protocol, out), out
+    batch_size = min(BATCH * jax.device_count(), images)
+    groups = model_groups(model, args.num or 10, images, args.seed, batch_size)
+    return evaluate(groups, images, names, protocol, out), out
+
+
+def use_masks(config: ConfigDict, mask: str) -> None:
+    """Sets a config's masks to a named one, or to those of files.
+
+    Raises:
+      UserError: for a name that there is none of.
+    """
+    if Path(mask).exists():
+        change = {"data.masks": (pipeline.FILES,), "data.mask_path": mask}
+    else:
+        masks.check_name(mask)
+        change = {"data.masks": (mask,)}
+    with config.ignore_type():
+        config.update_from_flattened_dict(change)
 
 
 def evaluate_folders(
@@ -443,7 +463,7 @@ def evaluate_folders(
 ) -> tuple[list[Result], Path]:
     """Measures the completions in one folder against the images in another."""
     names = applying(names, known_posterior=False)
-    pairs = find_pairs(args.real, args.fake, args.num, args.mask)
+    pairs = find_pairs(args.real, args.fake, args.num, args.mask)[: args.images]
     protocol = {
         "what": f"{args.fake} against {args.real}",
         "data_source": args.real,

@@ -33,8 +33,7 @@ def make_model(size: int | tuple[int, int] = SIZE, scale: float = 0.3) -> Model:
             "data": {
                 "name": "photos",
                 "masks": ("center",),
-                "eval_path": "",
-                "load_size": 40,
+                "mask_path": "",
             },
         }
     )

@@ -209,6 +209,21 @@ def test_metrics_can_be_chosen(tmp_path, model):
     assert "best" not in content["results"]["tv"]["whole"]  # neither end is better
 
 
+def test_other_masks_than_the_runs(tmp_path, model):
+    words = ("--workdir", tmp_path, "--num=1", "--images=1", "--metrics=l1")
+    command(*words, "--mask=left")
+    content = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert content["protocol"]["masks"] == "left"
+    assert content["protocol"]["data"]["masks"] == ["left"]
+    save(tmp_path / "m.png", center()[..., 0])
+    command(*words, "--mask", tmp_path / "m.png")
+    assert model.config.data.mask_path == str(tmp_path / "m.png")
+    with pytest.raises(UserError, match="did you mean 'left'"):
+        command(*words, "--mask=lefft")
+    with pytest.raises(UserError, match="--invert-mask"):
+        command(*words, "--invert-mask")
+
+
 def test_posterior_of_scenes(tmp_path, model, monkeypatch):
     """A perfect sampler has a distance of its floor; noise is never valid."""
 
@@ -270,8 +285,9 @@ def test_folders(tmp_path):
     for r in metric.results():
         found = content["results"]["l1"][r.region][r.samples]
         assert found["value"] == pytest.approx(r.value)
-    command(*folders, "--num=2", "--out", tmp_path / "two")
+    command(*folders, "--num=2", "--images=1", "--out", tmp_path / "two")
     content = json.loads((tmp_path / "two/metrics.json").read_text())
+    assert content["protocol"]["images"] == 1
     assert content["protocol"]["samples_per_image"] == 2
     assert "hole" not in content["results"]["l1"]  # no mask was given
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from picjax import report
+import picjax
+from picjax import complete, report
 
 
 def picture(seed: int, h: int = 12, w: int = 12) -> np.ndarray:
@@ -105,3 +106,9 @@ def test_page_carries_its_pictures():
 def test_importing_picjax_does_not_import_jax():
     code = "import sys, picjax; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_load_is_found_when_asked_for():
+    assert picjax.load is complete.load and picjax.Model is complete.Model
+    with pytest.raises(AttributeError, match="speed"):
+        picjax.speed  # noqa: B018
