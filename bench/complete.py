@@ -23,7 +23,7 @@ def jax_runs(
 
     from picjax import systems
     from picjax.data import pipeline
-    from picjax.system import inference_variables
+    from picjax.system import image_shape, inference_variables
     from picjax.systems import picmm
 
     config = step.jax_config(setting)
@@ -31,8 +31,9 @@ def jax_runs(
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(key, batch))
     complete = jax.jit(system.complete, static_argnums=3)
-    nets = picmm.networks(config.model, config.image_size)
-    see = jax.jit(lambda variables: picmm.see(nets, variables, batch, key))
+    nets = picmm.networks(config.model, image_shape(config))
+    given = config.model.mixture.given
+    see = jax.jit(lambda variables: picmm.see(nets, given, variables, batch, key))
     visible = see(variables)
 
     @jax.jit
