@@ -21,6 +21,7 @@ from picjax.cli import UserError
 Mask = UInt8[np.ndarray, "h w"]
 Size = tuple[int, int]
 HOLE_RATIO = (0.2, 0.6)  # of free-form masks
+IRREGULAR_LEAST = 64  # pixels: as in the official code
 
 
 def make(
@@ -38,9 +39,15 @@ def make(
       hole_ratio: bounds of the hole's share, for `freeform` alone.
 
     Raises:
-      UserError: for a name that there is none of, or a ratio outside 0 < lo < hi < 1.
+      UserError: for a name that there is none of, a size too small for it, or a ratio
+        outside 0 < low < high < 1.
     """
     check_name(name)
+    if name == "irregular" and min(size) < IRREGULAR_LEAST:
+        raise UserError(
+            f"mask 'irregular' needs {IRREGULAR_LEAST} pixels a side, not {min(size)}: "
+            "its strokes do not scale; take 'freeform'"
+        )
     if name != "freeform":
         return MASKS[name](rng, *size)
     low, high = hole_ratio
@@ -220,9 +227,7 @@ def draw_primitive(
         _stroke(brush, _arc_points(primitive), primitive.thickness, value)
 
 
-def _disk(
-    brush: ImageDraw.ImageDraw, x: int, y: int, radius: int, value: int
-) -> None:
+def _disk(brush: ImageDraw.ImageDraw, x: int, y: int, radius: int, value: int) -> None:
     corner = x - radius, y - radius
     brush.bitmap(corner, _disk_bitmap(radius), fill=value)
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import resources
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -35,6 +35,7 @@ HELD_OUT = 20  # without eval_path, one image in 20 is held out
 LOG = logging.getLogger("picjax.data")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images by index."""
 
@@ -243,13 +244,13 @@ class Usable:
         """The image at `index` or the next good one after it.
 
         Raises:
-          UserError: when none is good.
+          BadImage: when none is good.
         """
         for offset in range(len(self)):
             found = self.try_read((index + offset) % len(self), rng)
             if found is not None:
                 return found
-        raise UserError("no image of config.data.path can be read; see the lines above")
+        raise BadImage("no image can be read")
 
 
 def folder(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
@@ -330,7 +331,7 @@ def training(config: DataConfig, size: Size) -> Usable:
     source = _stored(config, config.path, "config.data.path", "train", size, how)
     if not _own_held_out(config):
         source = Part(source, _share(source, held_out=False))
-    return _checked(source)
+    return _checked(source, "config.data.path", config.path)
 
 
 def evaluation(config: DataConfig, size: Size) -> Usable:
@@ -348,9 +349,10 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
         return Usable(Scenes(size, scenes.EVAL))
     if _own_held_out(config):
         path, key = config.eval_path, "config.data.eval_path"
-        return _checked(_stored(config, path, key, "eval", size, None))
+        return _checked(_stored(config, path, key, "eval", size, None), key, path)
     source = _stored(config, config.path, "config.data.path", "train", size, None)
-    return _checked(Part(source, _share(source, held_out=True)))
+    part = Part(source, _share(source, held_out=True))
+    return _checked(part, "config.data.path", config.path)
 
 
 def _own_held_out(config: DataConfig) -> bool:
@@ -365,9 +367,9 @@ def _stored(
     if config.name == "arrayrecord":
         return packed(path, key, size, how)
     if config.name == "tfds":
-        # For a TFDS data set eval_path is the name of a split of the same data set.
-        split = "train" if part == "train" else path
-        return tfds(config.path, key, split, size, how)
+        # Its splits are in one folder: `eval_path` is the name of the held-out one.
+        split = path if part == "eval" else config.get("split", "train")
+        return tfds(config.path, "config.data.path", split, size, how)
     names = ("photos", "folder", "tfds", "arrayrecord", "scenes")
     near = difflib.get_close_matches(config.name, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "give one of them"
@@ -387,12 +389,18 @@ def _share(source: Pictures, held_out: bool) -> list[int]:
     return sorted(order[:count] if held_out else order[count:])
 
 
-def _checked(source: Source) -> Usable:
+def _checked(source: Source, key: str, path: str) -> Usable:
     """Reads up to the first good image.
 
     Raises:
       UserError: when there is none.
     """
     usable = Usable(source)
-    usable.read(0, np.random.default_rng(0))
+    try:
+        usable.read(0, np.random.default_rng(0))
+    except BadImage as error:
+        raise UserError(
+            f"{key} '{path}': {error} of {len(source)}; see the reasons above and point "
+            "it to other images"
+        ) from error
     return usable

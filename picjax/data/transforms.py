@@ -60,7 +60,9 @@ def augmentation(config: Any, size: Size) -> Augment:
 
 
 def augment(
-    picture: Image.Image | Pixels, how: Augment, rng: np.random.Generator
+    picture: Image.Image | UInt8[np.ndarray, "H W 3"],
+    how: Augment,
+    rng: np.random.Generator,
 ) -> Pixels:
     """A training image.
 
