@@ -69,6 +69,13 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def core_count() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def list_images(path: str | Path, key: str) -> list[Path]:
     """The image files of a directory tree or a text list, sorted by name.
 

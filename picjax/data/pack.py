@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from picjax.cli import Parser, UserError, run
-from picjax.data.decode import BadImage, decode, list_images
+from picjax.data.decode import BadImage, core_count, decode, list_images
 from picjax.data.transforms import resample
 
 SIZE = 266  # the originals' load_size for 256 px: training crops without resampling
@@ -119,7 +119,7 @@ def _records(
         return pack_record(image, str(path.relative_to(root) if inside else path))
 
     waiting: deque[tuple[Path, Future[bytes | BadImage]]] = deque()
-    threads = len(os.sched_getaffinity(0))
+    threads = core_count()
     with ThreadPoolExecutor(threads) as pool:
         for path in paths:
             waiting.append((path, pool.submit(make, path)))

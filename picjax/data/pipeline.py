@@ -5,7 +5,6 @@ how many processes share it. `grain` keeps the position, so a checkpoint resumes
 bit.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,12 +18,12 @@ from jaxtyping import UInt8
 from picjax import masks
 from picjax.cli import UserError
 from picjax.data import sources
-from picjax.data.decode import list_images
+from picjax.data.decode import core_count, list_images
 from picjax.data.sources import LOG, DataConfig, Element
 
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
-AHEAD = 2  # batches kept ready, for each thread
+AHEAD = 2  # batches kept ready besides those in the making, one a thread
 # Images shuffled together, at least: several passes over a small set, since grain's
 # shuffle takes 27 / n ms an image (2.8 ms, more than all the rest, for ten images).
 SHUFFLED = 1000
@@ -84,7 +83,7 @@ def train_batches(
         .batch(batch_size)
     )
     threads = thread_count(config)
-    options = grain.ReadOptions(threads, AHEAD * threads)
+    options = grain.ReadOptions(threads, threads + AHEAD)
     return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
@@ -156,7 +155,7 @@ def as_size(image_size: int | tuple[int, int]) -> Size:
 
 def thread_count(config: DataConfig) -> int:
     """`config.threads`, but no more than twice the cores: more only wait for them."""
-    return max(1, min(config.threads, 2 * len(os.sched_getaffinity(0))))
+    return max(1, min(config.threads, 2 * core_count()))
 
 
 # ---- masks of a config ----

@@ -7,10 +7,12 @@ is a function of index and generator.
 
 import difflib
 import logging
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -173,15 +175,15 @@ class Pictures:
     """Pictures by index, augmented; without `how`, resized whole.
 
     Args:
-      load: index -> picture or pixels; raises BadImage.
-      names: of each index.
+      load: index -> (picture or pixels, its name); raises BadImage.
+      names: a string for each index, by whose hash images are held out.
       size: of what comes out.
       how: augmentation, or None at evaluation.
     """
 
     def __init__(
         self,
-        load: Callable[[int], Any],
+        load: Callable[[int], tuple[Any, str]],
         names: Sequence[str],
         size: Size,
         how: Augment | None,
@@ -193,14 +195,14 @@ class Pictures:
 
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """Decodes, then one resampling."""
-        picture = self.load(index)
+        picture, name = self.load(index)
         if self.how is not None:
             image = augment(picture, self.how, rng)
         else:
             if isinstance(picture, np.ndarray):
                 picture = Image.fromarray(picture)
             image = resample(picture, self.size)
-        return {"image": image, "name": self.names[index]}
+        return {"image": image, "name": name}
 
 
 class Part:
@@ -260,15 +262,25 @@ def folder(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
       UserError: when there is none.
     """
     paths = list_images(path, key)
+    names = [path.stem for path in paths]
+    if len(set(names)) < len(names):
+        base = path if os.path.isdir(path) else os.path.dirname(path) or "."
+        names = [_flat(os.path.relpath(file, base)) for file in paths]
     target = max(how.load_size if how else size)
 
-    def load(index: int) -> Image.Image:
+    def load(index: int) -> tuple[Image.Image, str]:
         try:
-            return decode(paths[index], target)
+            return decode(paths[index], target), names[index]
         except BadImage as error:
             raise BadImage(f"'{paths[index]}': {error}") from error
 
-    return Pictures(load, [path.stem for path in paths], size, how)
+    return Pictures(load, names, size, how)
+
+
+def _flat(path: str) -> str:
+    """A path as a file name without extension."""
+    parts = Path(path).with_suffix("").parts
+    return "_".join(part for part in parts if part != "..")
 
 
 def packed(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
@@ -280,8 +292,13 @@ def packed(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
     from picjax.data import pack
 
     shards = pack.open_shards(path, key)
+
+    def load(index: int) -> tuple[np.ndarray, str]:
+        pixels, name = pack.unpack(shards[index])
+        return pixels, _flat(name)
+
     names = [f"{index:07}" for index in range(len(shards))]
-    return Pictures(lambda index: pack.unpack(shards[index])[0], names, size, how)
+    return Pictures(load, names, size, how)
 
 
 def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pictures:
@@ -306,9 +323,10 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
             f"{key} '{path}' has no feature 'image'; choose another data set"
         )
 
-    def load(index: int) -> np.ndarray:
+    def load(index: int) -> tuple[np.ndarray, str]:
         image = np.asarray(source[index]["image"])
-        return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
+        grey = image.shape[2] == 1
+        return np.repeat(image, 3, 2) if grey else image[..., :3], names[index]
 
     names = [f"{index:07}" for index in range(len(source))]
     return Pictures(load, names, size, how)

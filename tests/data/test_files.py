@@ -209,3 +209,12 @@ def test_a_list_of_files(tmp_path, picture):
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(UserError, match=r"list\.txt"):
         decode.list_images(tmp_path / "list.txt", "key")
+
+
+def test_names_of_files_in_several_folders_differ(tmp_path, picture):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        picture.save(tmp_path / folder / "1.png")
+    settings = config(tmp_path, eval_path=str(tmp_path))
+    (batch,) = pipeline.eval_batches(settings, 32, 2, 2, 0)
+    assert batch["name"] == ["a_1", "b_1"]

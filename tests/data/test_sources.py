@@ -164,7 +164,9 @@ def test_pack_round_trip(tmp_path, capsys, monkeypatch):
     source = sources.training(settings, SIZE)
     assert len(source) == 8
     held = sources.evaluation(settings, SIZE)
-    assert len(held) == 1 and held.read(0, rng())["image"].shape == (*SIZE, 3)
+    found = held.read(0, rng())
+    assert len(held) == 1 and found["image"].shape == (*SIZE, 3)
+    assert found["name"].startswith("sub_ü")
     assert {p.tobytes() for p in (x[1:33, 1:33] for x in pixels)} >= {
         source.read(i, rng())["image"].tobytes() for i in range(8)
     }
