@@ -1,6 +1,7 @@
 """Image files of any mode and size as upright 8-bit RGB."""
 
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -67,6 +68,15 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if "transparency" in picture.info:
         picture = picture.convert("RGBA")  # Pillow warns on the direct way
     return picture.convert("RGB")
+
+
+def say(line: str) -> None:
+    """One line on standard error, such as the name of a file that is left out.
+
+    Printed, not logged: it goes through a progress bar that is on the screen, and
+    looks the same whatever other packages did to the root logger.
+    """
+    print(f"picjax: {line}", file=sys.stderr)
 
 
 def core_count() -> int:

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from picjax.cli import Parser, UserError, run
-from picjax.data.decode import BadImage, core_count, decode, list_images
+from picjax.data.decode import BadImage, core_count, decode, list_images, say
 from picjax.data.transforms import resample
 
 SIZE = 266  # the originals' load_size for 256 px: training crops without resampling
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         size = args.size, args.size
         count, skipped = pack(shown, Path(args.dir), partial, size)
         for line in skipped:
-            console.print(f"picjax: {line}", markup=False, soft_wrap=True)
+            say(line)
         if not count:
             raise UserError(
                 f"DIR '{args.dir}' holds no image that can be read; see above"

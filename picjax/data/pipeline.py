@@ -18,8 +18,8 @@ from jaxtyping import UInt8
 from picjax import masks
 from picjax.cli import UserError
 from picjax.data import sources
-from picjax.data.decode import core_count, list_images
-from picjax.data.sources import LOG, DataConfig, Element
+from picjax.data.decode import core_count, list_images, say
+from picjax.data.sources import DataConfig, Element
 
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
@@ -197,7 +197,7 @@ def mask_drawer(config: DataConfig, size: Size) -> Draw:
 
 
 class FileMasks:
-    """Mask files; what may not be meant is logged once a file.
+    """Mask files; what may not be meant is said once a file.
 
     Raises:
       UserError: when there is none.
@@ -217,7 +217,7 @@ class FileMasks:
         if path not in self.said:
             self.said.add(path)
             for warning in warnings:
-                LOG.warning("picjax: %s", warning)
+                say(warning)
         return mask
 
     def draw(

@@ -6,7 +6,6 @@ is a function of index and generator.
 """
 
 import difflib
-import logging
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from PIL import Image
 
 from picjax.cli import UserError
 from picjax.data import scenes
-from picjax.data.decode import BadImage, decode, list_images
+from picjax.data.decode import BadImage, decode, list_images, say
 from picjax.data.transforms import (
     Augment,
     Size,
@@ -34,7 +33,6 @@ from picjax.data.transforms import (
 Element = dict[str, Any]
 DataConfig = Any  # the `data` part of a ConfigDict; configs/picmm.py explains its keys
 HELD_OUT = 20  # without eval_path, one image in 20 is held out
-LOG = logging.getLogger("picjax.data")
 
 
 @runtime_checkable
@@ -222,7 +220,7 @@ class Part:
 class Usable:
     """A source whose bad images are replaced by the next good one.
 
-    Each is logged once, with its reason.
+    Each is named once, with its reason.
     """
 
     def __init__(self, source: Source):
@@ -239,7 +237,7 @@ class Usable:
         except BadImage as error:
             if index not in self.said:
                 self.said.add(index)
-                LOG.warning("picjax: skipped %s", error)
+                say(f"skipped {error}")
             return None
 
     def read(self, index: int, rng: np.random.Generator) -> Element:
