@@ -34,20 +34,21 @@ from picjax.complete import (
 )
 from picjax.data import pipeline
 from picjax.inputs import find_images, match_masks, read_image, read_known
-from picjax.metrics.suite import METRICS, Group, Metric, Result, choose
+from picjax.metrics.suite import (
+    MEANING,
+    METRICS,
+    Group,
+    Metric,
+    Result,
+    choose,
+    table_cells,
+    tree,
+)
 
 PICTURES = 8  # images in the grid
 PICTURE_SAMPLES = 8  # completions of each
 BATCH = 8  # images completed at once on a device
 PACKAGES = ("jax", "flax", "numpy", "pillow")
-ORDER = ("first", "mean", "best", "picnet", "all")
-MEANING = {
-    "first": "sample 0",
-    "mean": "mean over the samples",
-    "best": "best sample for this very metric",
-    "picnet": "sample of least L1 - PSNR + TV against the truth (PICNet's rule)",
-    "all": "all samples together",
-}
 
 
 # ---- completions, one group an image ----
@@ -214,7 +215,8 @@ def evaluate(
     """
     metrics = {name: METRICS[name]() for name in names}
     rows: list[list[np.ndarray]] = []
-    holes, sizes, count, samples = 0.0, set(), 0, 0
+    holes: list[float] = []
+    sizes, count, samples = set(), 0, 0
     with report.open_atomic(out / "samples.csv") as file:
         table = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         with progress_bar(Console(stderr=True, highlight=False)) as bar:
@@ -223,7 +225,7 @@ def evaluate(
                 if count < PICTURES:
                     rows.append(pictures(group))
                 if group.mask is not None:
-                    holes += 1 - float(group.mask.mean())
+                    holes.append(1 - float(group.mask.mean()))
                 sizes.add(_size(group.truth))
                 count, samples = count + 1, len(group.samples)
                 bar.advance(task)
@@ -236,9 +238,9 @@ def evaluate(
         "images": count,
         "samples_per_image": samples,
         "resolution": ", ".join(sorted(sizes)),
-        "mean_hole_share": holes / count if holes else None,
+        "mean_hole_share": float(np.mean(holes)) if holes else None,
     }
-    write(out, protocol, results, report.image_grid(rows, titles(rows[0], holes > 0)))
+    write(out, protocol, results, report.image_grid(rows, titles(rows[0], bool(holes))))
     return results
 
 
@@ -263,16 +265,7 @@ def write(
     out: Path, protocol: dict[str, Any], results: Sequence[Result], grid: np.ndarray
 ) -> None:
     """Writes metrics.json, report.md, report.html and grid.png."""
-    tree: dict[str, Any] = {}
-    for r in results:
-        tree.setdefault(r.metric, {}).setdefault(r.region, {})[r.samples] = {
-            "value": _finite(r.value),
-            "standard_error": _finite(r.error),
-            "images": r.images,
-            "interval": r.interval,
-            "unit": r.unit,
-        }
-    content = {"protocol": protocol, "samples": MEANING, "results": tree}
+    content = {"protocol": protocol, "samples": MEANING, "results": tree(results)}
     report.write_text(out / "metrics.json", json.dumps(content, indent=2) + "\n")
     report.write_png(out / "grid.png", grid)
 
@@ -295,37 +288,6 @@ def write(
         report.html_image(grid, "truth, input and completions"),
     ]
     report.write_text(out / "report.html", report.html_page(title, parts))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def table_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the report: a row a metric and region."""
-    used = [which for which in ORDER if any(r.samples == which for r in results)]
-    rows: dict[tuple[str, str], dict[str, Result]] = {}
-    for r in results:
-        rows.setdefault((r.metric, r.region), {})[r.samples] = r
-    cells = []
-    for (metric, region), found in rows.items():
-        unit = next(iter(found.values())).unit
-        numbers = [number(found[w]) if w in found else "" for w in used]
-        cells.append([metric, region, *numbers, unit])
-    return ["metric", "region", *used, "unit"], cells
-
-
-def number(result: Result) -> str:
-    """`12.34 ± 0.56`: as many digits as the standard error makes sense of."""
-    if not result.images:
-        return "none"
-    if result.interval is not None:
-        low, high = result.interval
-        return f"{result.value:.3f} [{low:.3f}, {high:.3f}]"
-    if not result.error > 0:  # one image, or all the same
-        return f"{result.value:.3f}"
-    digits = min(max(1 - math.floor(math.log10(result.error)), 0), 4)
-    return f"{result.value:.{digits}f} ± {result.error:.{digits}f}"
 
 
 def protocol_sentence(protocol: dict[str, Any]) -> str:

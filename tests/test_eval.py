@@ -18,7 +18,7 @@ from picjax import eval as module
 from picjax.cli import UserError, run
 from picjax.data import scenes
 from picjax.metrics import image as measures
-from picjax.metrics.suite import METRICS, Group, Running, choose
+from picjax.metrics.suite import METRICS, Group, Result, Running, choose, number
 
 
 def picture(seed: int, h: int = SIZE, w: int = SIZE) -> np.ndarray:
@@ -76,6 +76,18 @@ def test_running_mean_and_error():
     assert result.error == pytest.approx(np.std([3, 5, 10], ddof=1) / math.sqrt(3))
     empty = Running().result("l1", "whole", "mean", "")
     assert empty.images == 0 and math.isnan(empty.value)
+
+
+def test_number_of_digits():
+    def text(value, error, images=2, interval=None):
+        return number(Result("l1", "hole", "mean", value, error, images, "", interval))
+
+    assert text(17.54034, 0.0637) == "17.540 ± 0.064"
+    assert text(17.54034, 0.45) == "17.54 ± 0.45"
+    assert text(1754.3, 23) == "1754 ± 23"
+    assert text(17.54034, math.nan, 1) == "17.540"
+    assert text(math.nan, math.nan, 0) == "none"
+    assert text(0.5, math.nan, 2, (0.25, 0.75)) == "0.500 [0.250, 0.750]"
 
 
 def test_which_sample_counts():

@@ -6,8 +6,8 @@ it in METRICS.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -16,6 +16,13 @@ from picjax.data import scenes
 from picjax.metrics import diversity, image, posterior
 
 GREY = "grey levels of 255"
+MEANING = {  # of Result.samples, in the order of the columns of a table
+    "first": "sample 0",
+    "mean": "mean over the samples",
+    "best": "best sample for this very metric",
+    "picnet": "sample of least L1 - PSNR + TV against the truth (PICNet's rule)",
+    "all": "all samples together",
+}
 
 
 class Group(NamedTuple):
@@ -44,8 +51,7 @@ class Result(NamedTuple):
     Attributes:
       metric: the metric's name.
       region: `whole` image or `hole` alone.
-      samples: which of the n completions of an image: `mean`, `first`, `best` (for this
-        very metric), `picnet` (least L1 - PSNR + TV of the whole image) or `all`.
+      samples: which of the n completions of an image: a key of MEANING.
       value: mean over images.
       error: standard error of that mean over images; NaN for one image, or where there
         is an interval instead.
@@ -263,3 +269,51 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "diversity": Diversity,
     "posterior": Posterior,
 }
+
+
+# ---- results as JSON and as a table ----
+
+
+def tree(results: Sequence[Result]) -> dict[str, Any]:
+    """metric -> region -> samples -> number, ready for JSON; NaN becomes None."""
+    out: dict[str, Any] = {}
+    for r in results:
+        out.setdefault(r.metric, {}).setdefault(r.region, {})[r.samples] = {
+            "value": _finite(r.value),
+            "standard_error": _finite(r.error),
+            "interval": r.interval,
+            "images": r.images,
+            "unit": r.unit,
+        }
+    return out
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def table_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table: a row a metric and region."""
+    used = [which for which in MEANING if any(r.samples == which for r in results)]
+    rows: dict[tuple[str, str], dict[str, Result]] = {}
+    for r in results:
+        rows.setdefault((r.metric, r.region), {})[r.samples] = r
+    cells = []
+    for (metric, region), found in rows.items():
+        unit = next(iter(found.values())).unit
+        numbers = [number(found[w]) if w in found else "" for w in used]
+        cells.append([metric, region, *numbers, unit])
+    return ["metric", "region", *used, "unit"], cells
+
+
+def number(result: Result) -> str:
+    """`12.34 ± 0.56`: as many digits as the standard error makes sense of."""
+    if not result.images:
+        return "none"
+    if result.interval is not None:
+        low, high = result.interval
+        return f"{result.value:.3f} [{low:.3f}, {high:.3f}]"
+    if not result.error > 0:  # one image, or all the same
+        return f"{result.value:.3f}"
+    digits = min(max(1 - math.floor(math.log10(result.error)), 0), 4)
+    return f"{result.value:.{digits}f} ± {result.error:.{digits}f}"
