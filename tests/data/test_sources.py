@@ -109,6 +109,7 @@ def test_half_of_the_images_are_flipped():
     images = [transforms.augment(pixels, settings, rng(i)) for i in range(200)]
     flipped = [bool(image[0, 0, 0] > 128) for image in images]
     assert 0.4 < np.mean(flipped) < 0.6
+    np.testing.assert_array_equal(transforms.mirror(pixels), pixels[:, ::-1])
 
 
 def test_rotation_reflects_at_the_edges_and_keeps_the_middle():
