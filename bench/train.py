@@ -195,6 +195,7 @@ def main() -> None:
         prepare_environment(root / "cache")
         about = table.machine()
         for setting in settings:
+            print(f"{setting.dtype}, batch {setting.batch} ..", file=sys.stderr)
             cold, cached = child("jax", setting), child("jax", setting)
             prices.append(costs(setting, cold, cached, child("torch", setting)))
             speeds.append(speed(setting, args.rounds, cold))
