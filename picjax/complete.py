@@ -51,7 +51,7 @@ from picjax.inputs import (
 from picjax.system import System, Tree, image_shape
 
 HOLE_GREY = 127  # what PICNet's test script shows a hole as
-CELL = 256  # pixels: images in a grid are no larger
+CELL = 192  # pixels: the longest side in a grid
 COLUMNS = 6  # completions in a row of a grid
 
 
@@ -336,7 +336,10 @@ def grid(
 
 
 def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """The image, shrunk where a side is longer than CELL."""
+    """The image as a grid shows it: small ones in larger pixels, large ones shrunk."""
+    longest = max(image.shape)
+    if longest < CELL:
+        return image.repeat(CELL // longest, 0).repeat(CELL // longest, 1)
     picture = Image.fromarray(image)
     picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
     return np.asarray(picture)

@@ -372,7 +372,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         results, out = evaluate_folders(args, names)
     else:
         raise UserError("--real and --fake go together; give both folders")
-    print(report.markdown_table(*table_cells(results)), end="")
+    header, cells = table_cells(results)  # the units are in the report
+    print(report.markdown_table(header[:-1], [row[:-1] for row in cells]), end="")
     print(f"protocol and numbers: {out}/metrics.json, {out}/report.html")
 
 

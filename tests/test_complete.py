@@ -210,6 +210,19 @@ def test_fit_means_and_identity():
     assert small.shape == (16, 24, 3) and (small == 77).all() and mask.all()
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [((32, 32), (192, 192)), ((100, 60), (100, 60)), ((600, 300), (192, 96))],
+)
+def test_thumbnails(size, shown):
+    image = picture(0, *size)
+    small = module.thumbnail(image)
+    assert small.shape == (*shown, 3)
+    if size[0] < 192:
+        k = shown[0] // size[0]
+        np.testing.assert_array_equal(small[::k, ::k], image)
+
+
 # ---- the command ----
 
 
