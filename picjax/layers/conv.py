@@ -5,6 +5,7 @@ gets the option of the originals, orthogonal with gain 0.02 (they set it for eve
 layer, but spectral norm renames the parameter first, so it reaches no other).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,9 @@ def _uniform(fan_in: int) -> Callable[..., Array]:
     bound = fan_in**-0.5
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
+        # Drawn flat: XLA compiles a draw of four axes five times slower on a CPU.
+        flat = jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound)
+        return flat.reshape(shape)
 
     return init
 
@@ -98,9 +101,10 @@ class _Kernel(nn.Module):
             self.variable("stats", name, self._first_vector, size)
             for name, size in zip("uv", matrix.shape, strict=True)
         )
-        if not self.is_initializing():
-            for _ in range(update_stats):
-                u.value, v.value = power_iteration(matrix, u.value)
+        # One step at the start as well: with two random vectors sigma is about 0, and a
+        # fresh network could not be used frozen.
+        for _ in range(1 if self.is_initializing() else update_stats):
+            u.value, v.value = power_iteration(matrix, u.value)
         row, column = lax.stop_gradient((u.value, v.value))
         sigma = jnp.dot(row, jnp.dot(matrix, column, precision=_HIGHEST))
         return kernel / sigma
@@ -114,13 +118,14 @@ class _Kernel(nn.Module):
         kernel: Array,
         bias: Array | None,
         stride: int,
-        padding: tuple[int, int],
+        down: tuple[int, int],
+        across: tuple[int, int],
     ) -> Array:
         y = lax.conv_general_dilated(
             x,
             kernel.astype(self.dtype),
             (stride, stride),
-            (padding, padding),
+            (down, across),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
@@ -152,7 +157,7 @@ class Conv(_Kernel):
             x = average_pool(x)
         elif self.pool:
             kernel, stride = _average_taps(kernel), 2
-        return self._convolve(x, kernel, bias, stride, padding)
+        return self._convolve(x, kernel, bias, stride, padding, padding)
 
 
 def _average_taps(kernel: Array) -> Array:
@@ -168,9 +173,9 @@ def _average_taps(kernel: Array) -> Array:
 class ConvTranspose(_Kernel):
     """PyTorch's 3 x 3 transposed convolution, stride 2, padding 1, output padding 1.
 
-    Each of the four output phases reads at most 2 x 2 input pixels, so it is computed
-    as one 2 x 2 convolution with four times the channels, interleaved afterwards. XLA's
-    gradient of the dilated form is several times slower on a CPU.
+    Each of the four output phases (even or odd row and column) is a convolution of its
+    own with the taps that reach it, interleaved afterwards: no product with a zero, and
+    XLA's weight gradient of the dilated form is many times slower on a CPU.
     """
 
     @nn.compact
@@ -182,16 +187,16 @@ class ConvTranspose(_Kernel):
         kernel, bias = self._weights(c, update_stats, transposed=True)
         if kernel.shape[:2] != (3, 3):
             raise ValueError(f"ConvTranspose needs kernel 3, not {self.kernel}")
-        phases = jnp.einsum(
-            "aik,bjl,klcd->abcijd", _PHASES, _PHASES, kernel, precision=_HIGHEST
-        )
-        y = self._convolve(x, phases.reshape(2, 2, c, -1), None, 1, (0, 1))
-        y = y.reshape(b, h, w, 2, 2, self.features).transpose(0, 1, 3, 2, 4, 5)
+
+        def phase(rows: slice, columns: slice) -> Array:
+            taps = kernel[rows, columns]
+            down, across = ((0, n - 1) for n in taps.shape[:2])
+            return self._convolve(x, taps, None, 1, down, across)
+
+        y = jnp.stack([jnp.stack([phase(r, c) for c in _TAPS], 3) for r in _TAPS], 2)
         y = y.reshape(b, 2 * h, 2 * w, self.features)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-# [input tap, output phase, kernel tap]: output 2i reads tap 1 of input i; output 2i + 1
-# reads tap 2 of input i and tap 0 of input i + 1.
-_PHASES = np.zeros((2, 2, 3), np.float32)
-_PHASES[[0, 0, 1], [0, 1, 1], [1, 2, 0]] = 1
+# Output 2i reads tap 1 of input i; output 2i + 1 taps 2 and 0 of inputs i and i + 1.
+_TAPS = (slice(1, 2), slice(2, None, -2))

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from picjax.cli import UserError
 from picjax.layers.attention import AutoAttention
 from picjax.layers.conv import Conv
 from picjax.layers.residual import DecoderBlock, FirstBlock, Output, ResBlock
@@ -26,8 +27,17 @@ def halvings(size: Size) -> int:
 
     They halve while every side stays even and at least 4 pixels wide, 5 times at most:
     5 at 256 and 128 (the published networks), 4 at 64, 3 at 32.
+
+    Raises:
+      UserError: for fewer than 3, which leaves no feature for the attention.
     """
-    return _count_halvings(size, smallest=4, most=5)
+    count = _count_halvings(size, smallest=4, most=5)
+    if count < 3:
+        raise UserError(
+            f"an image size of {size} halves only {count} times;"
+            " use multiples of 8, at least 32"
+        )
+    return count
 
 
 def poolings(size: Size) -> int:
