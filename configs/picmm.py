@@ -8,34 +8,50 @@ A variant is one of VARIANTS, optionally followed by `-PRESET`: `scenes-official
 scenes trained as the official code does. A preset says how the mixture is trained.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 # How component j is chosen, what pulls it to the posterior of z_c, and what the
 # official code's slips add (docs/picmm.md compares them).
+OFFICIAL = {
+    "loss.hole": False,
+    "model.mixture.given": "sample",
+    "model.mixture.gate": "frequency",
+    "model.mixture.select": "official",
+    "model.mixture.loss": "published",
+    "model.mixture.clamp": (),
+}
 PRESETS = {
     # q(z_c) to the component: learns means, weights and spread.
-    "default": dict(),
-    # The paper's direction with its sign mended: cannot learn the spread.
-    "paper": dict(loss="component_to_posterior"),
+    "default": {},
+    # What the paper means, with the sign of its loss mended: cannot learn the spread.
+    "paper": {
+        "loss.hole": False,
+        "model.mixture.given": "sample",
+        "model.mixture.gate": "frequency",
+        "model.mixture.loss": "component_to_posterior",
+    },
     # One bound gives choice, distance and weights.
-    "elbo": dict(select="elbo", gate="cross_entropy"),
+    "elbo": {"model.mixture.select": "elbo"},
     # The official code to the bit: the mixture's gradient is lost on the way.
-    "official": dict(
-        select="official", loss="published", trained=False, clamp=(), extra_calls=True
-    ),
+    "official": OFFICIAL
+    | {"model.mixture.trained": False, "model.mixture.extra_calls": True},
     # The official losses, had their gradient arrived.
-    "published": dict(select="official", loss="published", clamp=()),
+    "published": OFFICIAL,
 }
 
+# Image size of each variant.
 VARIANTS = {
-    "photos": dict(image_size=64),
-    "tiny": dict(image_size=32),
-    "scenes": dict(image_size=32),
-    "celeba_hq": dict(image_size=256),
-    "ffhq": dict(image_size=256),
-    "places2": dict(image_size=256),
-    "paris": dict(image_size=256),
-    "imagenet": dict(image_size=256),
+    "photos": 64,
+    "demo": 64,
+    "tiny": 32,
+    "scenes": 32,
+    "celeba_hq": 256,
+    "ffhq": 256,
+    "places2": 256,
+    "paris": 256,
+    "imagenet": 256,
 }
 
 
@@ -47,94 +63,115 @@ def get_config(variant: str = "photos") -> ConfigDict:
     if preset and preset not in PRESETS:
         raise ValueError(f"preset '{preset}' is none of {', '.join(PRESETS)}")
     config = published()
-    config.image_size = VARIANTS[name]["image_size"]
-    if name in ("photos", "tiny", "scenes"):
+    config.image_size = VARIANTS[name]
+    if VARIANTS[name] < 256:
         small(config)
+    if name == "demo":
+        demo(config)
     if name == "tiny":
         tiny(config)
     if name == "scenes":
         scenes(config)
-    config.model.mixture.update(PRESETS[preset or "default"])
+    config.update_from_flattened_dict(PRESETS[preset or "default"])
     return config
 
 
 def published() -> ConfigDict:
     """The settings of the official code at 256 px, on a folder of images."""
-    config = ConfigDict()
-    config.system = "picmm"
-    config.seed = 0
-    config.image_size = 256
-    config.batch_size = 8  # over all devices
-    config.steps = 1_000_000
-    config.log_every = 100
-    config.save_every = 10_000
-    config.sample_every = 1_000
-    config.samples = 6  # completions a row in the grids
-    config.keep = 3  # newest checkpoints kept
-    config.best = ""  # a logged metric: the checkpoint where it was lowest is kept too
-    config.mesh = ConfigDict(dict(data=-1, fsdp=1))  # devices; -1: all that are left
+    data = {
+        "name": "folder",  # photos, folder, tfds, arrayrecord or scenes
+        "path": "",  # training images
+        "eval_path": "",  # held-out images; empty: a share of the training images
+        "split": "train",  # of a TFDS data set
+        "load_size": 0,  # resized to this, then cropped; 0: 266/256 of the image size
+        "crop": "random",  # random or center
+        "flip": True,
+        "rotation": 3.0,  # degrees, either way
+        "masks": ("center",),  # drawn from these, one an image
+        "hole_ratio": (0.2, 0.6),  # of free-form masks
+        "mask_path": "",  # of masks from files
+        "threads": 16,
+    }
+    mixture = {
+        "k": 4,  # components
+        "norm": "batch",  # batch or layer
+        # How component j is chosen, pulled to the posterior of z_c, and weighted: see
+        # SELECTION, BM and GATE of picjax/losses/gaussian.py.
+        "select": "sampled",
+        "loss": "posterior_to_component",
+        "gate": "cross_entropy",
+        "given": "mean",  # of z_m, or a sample
+        "clamp": (-5.0, 2.0),  # of log std in the mixture's loss; (): free
+        "trained": True,
+        "extra_calls": False,  # the official code's surplus batch-norm updates
+    }
+    model = {
+        "ngf": 32,  # width of the first block of encoder and generator
+        "img_f": 128,  # width that they grow to
+        "ndf": 32,  # width of the first block of the discriminator
+        "output_scale": 4,  # image sizes that the generator puts out
+        "dtype": "float32",  # of computation; bfloat16 for speed
+        "remat": False,  # recompute blocks in the backward pass to save memory
+        "mixture": mixture,
+    }
+    loss = {
+        "gan_mode": "lsgan",  # lsgan, hinge, vanilla or wgangp
+        "rec": 20.0,  # multi-scale L1
+        "hole": True,  # whether L1 compares the hole of z_hat's image, too
+        "adversarial": 1.0,
+        "kl": 0.0,  # to N(0, 1), on z_m and z_c
+        "prior": 0.0,  # of the mixture's loss in the encoder's: an evidence bound's KL
+    }
+    opt = {
+        "lr": 1e-4,
+        "decay": 0.0,  # share of the steps, at the end, in which lr falls to 0
+        "b1": 0.0,
+        "b2": 0.999,
+        "accumulate": 1,  # steps whose gradients are averaged for one update
+    }
+    return ConfigDict(
+        {
+            "system": "picmm",
+            "seed": 0,
+            "image_size": 256,
+            "batch_size": 8,  # over all devices
+            "steps": 1_000_000,
+            "log_every": 100,
+            "save_every": 10_000,
+            "sample_every": 1_000,
+            "samples": 6,  # completions a row in the grids
+            "keep": 3,  # newest checkpoints kept
+            "best": "",  # a logged metric: the step where it was lowest is kept too
+            "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
+            "data": data,
+            "model": model,
+            "loss": loss,
+            "opt": opt,
+        }
+    )
 
-    data = config.data = ConfigDict()
-    data.name = "folder"  # photos, folder, tfds, arrayrecord or scenes
-    data.path = ""  # training images
-    data.eval_path = ""  # held-out images; empty: a share of the training images
-    data.load_size = 266  # resized to this, then cropped
-    data.crop = "random"  # random or center
-    data.flip = True
-    data.rotation = 3.0  # degrees, either way
-    data.masks = ("center",)  # drawn from these, one an image
-    data.hole_ratio = (0.2, 0.6)  # for free-form masks
-    data.mask_path = ""  # for masks from files
-    data.threads = 16
 
-    model = config.model = ConfigDict()
-    model.ngf = 32  # width of the first block of encoder and generator
-    model.img_f = 128  # width that they grow to
-    model.z_nc = 128  # channels of the latent map
-    model.ndf = 32  # width of the first block of the discriminator
-    model.output_scale = 4  # image sizes that the generator puts out
-    model.dtype = "float32"  # computation; bfloat16 for speed
-    model.remat = False  # recompute blocks in the backward pass to save memory
-    mixture = model.mixture = ConfigDict()
-    mixture.k = 4  # components
-    mixture.norm = "batch"  # batch or layer
-    # How component j is chosen, pulled to the posterior of z_c, and weighted: see
-    # SELECTION, BM and GATE of picjax/losses/gaussian.py.
-    mixture.select = "sampled"
-    mixture.loss = "posterior_to_component"
-    mixture.gate = "frequency"
-    mixture.clamp = (-5.0, 2.0)  # of log std in the mixture's loss; (): free
-    mixture.given = "sample"  # of z_m, or its mean
-    mixture.trained = True
-    mixture.extra_calls = False  # the official code's surplus batch-norm updates
-
-    loss = config.loss = ConfigDict()
-    loss.gan_mode = "lsgan"  # lsgan, hinge or wgangp
-    loss.rec = 20.0  # multi-scale L1
-    loss.adversarial = 1.0
-    loss.kl = 0.0  # to N(0, 1), on z_m and z_c
-    loss.prior = 0.0  # of the mixture's loss in the encoder's: an evidence bound's KL
-
-    opt = config.opt = ConfigDict()
-    opt.lr = 1e-4
-    opt.b1 = 0.0
-    opt.b2 = 0.999
-    opt.accumulate = 1  # steps whose gradients are averaged for one update
-    return config
-
-
-def small(config: ConfigDict) -> None:
+def small(config: Any) -> None:
     """Photographs from the installed packages; minutes on a laptop."""
     config.steps = 4_000
     config.batch_size = 16
     config.log_every = 20
     config.save_every = 500
     config.sample_every = 500
-    config.data.name = "photos"
-    config.data.rotation = 0.0
+    config.data.update(name="photos", rotation=0.0)
 
 
-def tiny(config: ConfigDict) -> None:
+def demo(config: Any) -> None:
+    """`make demo`: eight minutes of training on two cores."""
+    config.steps = 600
+    config.batch_size = 8
+    config.save_every = 200
+    config.sample_every = 200
+    config.model.update(ngf=16, img_f=64, ndf=16)
+    config.opt.update(lr=1e-3, decay=0.5)
+
+
+def tiny(config: Any) -> None:
     """Seconds: for tests."""
     config.batch_size = 4
     config.steps = 4
@@ -142,11 +179,16 @@ def tiny(config: ConfigDict) -> None:
     config.save_every = 2
     config.sample_every = 4
     config.samples = 2
-    config.model.update(ngf=4, img_f=8, z_nc=8, ndf=4)
+    config.model.update(ngf=4, img_f=8, ndf=4)
     config.model.mixture.k = 2
 
 
-def scenes(config: ConfigDict) -> None:
+def scenes(config: Any) -> None:
     """Procedural scenes whose posterior is known; five minutes on two cores."""
+    config.steps = 1_000
+    config.save_every = 1_000
+    config.sample_every = 1_000
     config.data.update(name="scenes", flip=False)
+    config.model.update(ngf=16, img_f=32, ndf=16)
     config.model.mixture.k = 8
+    config.opt.update(lr=2e-3, decay=0.5)

@@ -7,6 +7,7 @@ but the steps since the last save.
 
 import json
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import systems
 from picjax.cli import UserError
-from picjax.system import State, Tree, image_shape, inference_variables
+from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the
 # numbers, so that going on would be neither the old run nor a new one.
@@ -25,7 +26,7 @@ FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "keep", "mesh")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def write_config(workdir: Path, config: ConfigDict) -> None:
+def write_config(workdir: Path, config: Config) -> None:
     """Writes `config.json`: the resolved config, the command line, versions."""
     workdir.mkdir(parents=True, exist_ok=True)
     content = {
@@ -38,7 +39,7 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     partial.rename(workdir / "config.json")
 
 
-def read_config(workdir: Path) -> ConfigDict:
+def read_config(workdir: Path) -> Config:
     """The config that a workdir was made with.
 
     Raises:
@@ -58,7 +59,7 @@ def read_config(workdir: Path) -> ConfigDict:
         ) from None
 
 
-def differing_keys(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+def differing_keys(ours: Config, theirs: Config) -> list[str]:
     """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`."""
     now = _flatten(json.loads(ours.to_json()))
     then = _flatten(json.loads(theirs.to_json()))
@@ -69,7 +70,7 @@ def differing_keys(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
     ]
 
 
-def flat_keys(config: ConfigDict) -> list[str]:
+def flat_keys(config: Config) -> list[str]:
     """Every key of a config, dotted."""
     return list(_flatten(config.to_dict()))
 
@@ -80,9 +81,7 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {
         name: value
         for key, child in tree.items()
-        for name, value in _flatten(
-            child, f"{prefix}.{key}" if prefix else key
-        ).items()
+        for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
     }
 
 
@@ -94,7 +93,7 @@ def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkp
       keep: how many of the newest steps to keep.
       best: a metric; the step where it was lowest is kept as well. Empty: none.
     """
-    policies = ocp.training.preservation_policies
+    policies: Any = ocp.training.preservation_policies
     kept: list[Any] = [policies.LatestN(keep)]
     if best:
         kept.append(
@@ -106,7 +105,7 @@ def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkp
             )
         )
     return ocp.training.Checkpointer(
-        (workdir / "checkpoints").absolute(),
+        str((workdir / "checkpoints").absolute()),
         preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )
@@ -116,11 +115,14 @@ def save(
     checkpoints: ocp.training.Checkpointer,
     state: State,
     data: Any,
-    metrics: dict[str, float],
+    metrics: Mapping[str, float],
 ) -> Any:
     """Starts saving a step in the background; the answer's `result()` waits for it."""
     return checkpoints.save_checkpointables_async(
-        int(state.step), {"state": state, "data": data}, force=True, metrics=metrics
+        int(state.step),
+        {"state": state, "data": data},
+        force=True,
+        metrics=dict(metrics),
     )
 
 
@@ -144,7 +146,7 @@ def restore(
 
 def restore_variables(
     workdir: Path | str, best: bool = False
-) -> tuple[ConfigDict, Tree, int]:
+) -> tuple[Config, Tree, int]:
     """What completion needs from a workdir: config, variables, and their step.
 
     Args:
@@ -163,23 +165,31 @@ def restore_variables(
                 f"(config.save_every is {config.save_every}) or save more often"
             )
         step = _best_step(checkpoints, config.best) if best else checkpoints.latest.step
-        abstract = abstract_state(config)
-        check_match(checkpoints, step, abstract)
-        skipped = abstract.replace(
-            opt=jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract.opt)
-        )
-        state = checkpoints.load_checkpointables(step, {"state": skipped})["state"]
+        # The optimisers' states stay on disk, whatever they are.
+        stored: Any = checkpoints.metadata(step).metadata
+        opt = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored["opt"])
+        abstract = abstract_state(config).replace(opt={})
+        check_match(checkpoints, step, abstract, but=("opt",))
+        wanted = {"state": abstract.replace(opt=opt)}
+        state = checkpoints.load_checkpointables(step, wanted)["state"]
     return config, inference_variables(state), step
 
 
-def abstract_state(config: ConfigDict) -> State:
+def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a config's state, on one device; nothing is computed."""
     height, width = image_shape(config)
     batch = {
         "image": jax.ShapeDtypeStruct((2, height, width, 3), "float32"),
         "mask": jax.ShapeDtypeStruct((2, height, width, 1), "float32"),
     }
-    abstract = jax.eval_shape(systems.make(config).init, jax.random.key(0), batch)
+    try:
+        system = systems.make(config)
+    except AttributeError as error:  # ConfigDict's for a key that is not there
+        raise UserError(
+            f"the config lacks a key ({error}); the run was made by another version of "
+            "picjax: add the key to its config.json, or train again"
+        ) from None
+    abstract = jax.eval_shape(system.init, jax.random.key(0), batch)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
@@ -189,19 +199,32 @@ def abstract_state(config: ConfigDict) -> State:
 def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
     if not best:
         raise UserError("this run kept no best checkpoint; train it with --config.best")
-    scored = [c for c in checkpoints.checkpoints if c.metrics and best in c.metrics]
-    return min(scored, key=lambda c: c.metrics[best]).step
+    scored: dict[int, Any] = {c.step: c.metrics for c in checkpoints.checkpoints}
+    scored = {step: m[best] for step, m in scored.items() if m and best in m}
+    if not scored:
+        raise UserError(f"no checkpoint of this run has the metric '{best}'; mend it")
+    return min(scored, key=lambda step: scored[step])
 
 
 def check_match(
-    checkpoints: ocp.training.Checkpointer, step: int, abstract: State
+    checkpoints: ocp.training.Checkpointer,
+    step: int,
+    abstract: State,
+    but: tuple[str, ...] = (),
 ) -> None:
     """Compares names and shapes of a checkpoint with those expected.
+
+    Args:
+      checkpoints: of a workdir.
+      step: which one.
+      abstract: the state that the config makes.
+      but: fields that are not compared.
 
     Raises:
       UserError: listing what only one side has, and what differs in shape.
     """
-    stored = checkpoints.metadata(step).metadata
+    metadata: Any = checkpoints.metadata(step).metadata
+    stored = {name: tree for name, tree in metadata.items() if name not in but}
     theirs, ours = _shapes(stored), _shapes(abstract)
     problems = [
         f"{name}: {theirs.get(name, 'absent')} in the checkpoint, "

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
@@ -39,7 +38,7 @@ from rich.text import Text
 
 from picjax import checkpoints, masks, report, sharding, systems
 from picjax.cli import Parser, UserError, run
-from picjax.data.pipeline import to_float
+from picjax.data.pipeline import to_float, to_uint8
 from picjax.inputs import (
     as_known,
     as_pixels,
@@ -159,11 +158,6 @@ def load(workdir: str | Path) -> Model:
     """
     config, variables, step = checkpoints.restore_variables(workdir)
     return Model(config, systems.make(config), variables, step)
-
-
-def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
-    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
-    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def fit(

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -31,7 +32,7 @@ class Log:
         earlier = drop_later_lines(workdir / "metrics.jsonl", start)
         self.began = time.perf_counter() - earlier
         self.last = (start, time.perf_counter())
-        self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)
+        self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
         self.console = Console(stderr=True, soft_wrap=True)
         self.progress = Progress(
@@ -44,7 +45,7 @@ class Log:
         )
         self.task = self.progress.add_task("compiling", total=total, completed=start)
 
-    def __enter__(self) -> "Log":
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 

@@ -11,14 +11,13 @@ import jax
 import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
-from ml_collections import ConfigDict
 
 Batch = Mapping[str, Array]
 Tree = Any
+Config = Any  # an ml_collections.ConfigDict, whose type does not know its keys
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """Everything a run needs to go on: one pytree, one checkpoint item.
 
     Attributes:
@@ -82,8 +81,8 @@ def update(
     tx, nets = opts[name]
     owned = {n: state.params[n] for n in nets}
     updates, opt = tx.update({n: grads[n] for n in nets}, state.opt[name], owned)
-    params = state.params | optax.apply_updates(owned, updates)  # type: ignore[operator]
-    return state.replace(params=params, opt=state.opt | {name: opt})  # type: ignore[attr-defined]
+    new: Tree = optax.apply_updates(owned, updates)
+    return state.replace(params=state.params | new, opt=state.opt | {name: opt})
 
 
 def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
@@ -96,7 +95,7 @@ def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
     return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
 
 
-def image_shape(config: ConfigDict) -> tuple[int, int]:
+def image_shape(config: Config) -> tuple[int, int]:
     """Height and width of a config's images; `image_size` is one number or two."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))

@@ -25,17 +25,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from picjax import checkpoints as ckpt
 from picjax import cli, report, sharding, systems
 from picjax.cli import UserError
 from picjax.data import pipeline
 from picjax.log import Log
-from picjax.system import State, System, inference_variables
+from picjax.system import Config, State, System, inference_variables
 
 
-def train(config: ConfigDict, workdir: Path) -> State:
+def train(config: Config, workdir: Path) -> State:
     """Trains `config.system` in `workdir` up to `config.steps` and returns the state.
 
     Raises:
@@ -101,12 +101,14 @@ def train(config: ConfigDict, workdir: Path) -> State:
                 log.say(f"going on from step {int(state.step)}")
         sample = make_sampler(config, system, mesh)
         asked_to_stop = stack.enter_context(stop_on_sigterm())
-        state = loop(config, state, step_fn, data, mesh, saved, log, sample, asked_to_stop)
+        state = loop(
+            config, state, step_fn, data, mesh, saved, log, sample, asked_to_stop
+        )
     return state
 
 
 def loop(
-    config: ConfigDict,
+    config: Config,
     state: State,
     step_fn: Callable[..., tuple[State, dict[str, jax.Array]]],
     data: Iterator[dict[str, np.ndarray]],
@@ -185,7 +187,7 @@ def quick() -> dict[str, Any]:
 # ---- checks ----
 
 
-def check_config(config: ConfigDict) -> None:
+def check_config(config: Config) -> None:
     """Refuses numbers that cannot work.
 
     Raises:
@@ -198,7 +200,7 @@ def check_config(config: ConfigDict) -> None:
         raise UserError("config.opt.accumulate is below 1; make it at least 1")
 
 
-def refuse_other_config(config: ConfigDict, workdir: Path) -> None:
+def refuse_other_config(config: Config, workdir: Path) -> None:
     """A run goes on only with the config that it began with.
 
     Raises:
@@ -261,7 +263,7 @@ def stop_on_sigterm() -> Iterator[Callable[[int], bool]]:
 
 
 def make_sampler(
-    config: ConfigDict, system: System, mesh: jax.sharding.Mesh
+    config: Config, system: System, mesh: jax.sharding.Mesh
 ) -> Callable[[State], np.ndarray]:
     """A function from a state to a grid: input, truth, completions, the system's own.
 
@@ -283,7 +285,7 @@ def make_sampler(
         held = floats["image"] * floats["mask"]
         columns = {"input": held, "truth": floats["image"]}
         columns |= {str(i + 1): images[:, i] for i in range(config.samples)}
-        return {title: to_uint8(x) for title, x in (columns | shown).items()}
+        return {title: pipeline.to_uint8(x) for title, x in (columns | shown).items()}
 
     def sample(state: State) -> np.ndarray:
         columns = jax.device_get(draw(inference_variables(state), arrays))
@@ -293,11 +295,6 @@ def make_sampler(
         return report.image_grid(rows, titles)
 
     return sample
-
-
-def to_uint8(x: jax.Array) -> jax.Array:
-    """[-1, 1] -> 0..255, rounded and clipped."""
-    return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def describe(state: State, mesh: jax.sharding.Mesh) -> str:
@@ -313,7 +310,9 @@ def describe(state: State, mesh: jax.sharding.Mesh) -> str:
 
 # ---- command line ----
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:VARIANT]")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="configs/NAME.py[:VARIANT]"
+)
 WORKDIR = flags.DEFINE_string("workdir", "", "where everything goes")
 
 
@@ -327,7 +326,7 @@ def main(argv: list[str]) -> None:
     train(config, Path(WORKDIR.value or f"runs/{name}"))
 
 
-def parse(argv: list[str]) -> tuple[ConfigDict, str]:
+def parse(argv: list[str]) -> tuple[Config, str]:
     """The config that a command line asks for, and the run's name.
 
     Raises:
@@ -341,7 +340,7 @@ def parse(argv: list[str]) -> tuple[ConfigDict, str]:
         raise UserError(f"--config '{path}' does not exist; give configs/NAME.py")
     try:
         rest = flags.FLAGS(argv)
-    except Exception as error:  # the libraries raise five kinds for wrong words
+    except Exception as error:
         raise UserError(explain(argv, given[-1], error)) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is no flag; write --config.KEY=VALUE")
@@ -353,7 +352,7 @@ def explain(argv: list[str], file: str, error: Exception) -> str:
     """What is wrong with a command line that did not parse."""
     try:
         config = config_flags.config_flags.ConfigFileFlagParser("config").parse(file)
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001 (a config file may raise anything)
         why = str(broken).strip().splitlines()[-1].partition("Error: ")[2] or broken
         return f"--config={file} cannot be read: {why}; its first lines say how"
     keys = ckpt.flat_keys(config)
@@ -361,7 +360,9 @@ def explain(argv: list[str], file: str, error: Exception) -> str:
         match = re.match(r"--config\.([^=]+)(=.*)?$", word)
         if match and match[1] not in keys:
             near = difflib.get_close_matches(match[1], keys, 1, 0.5)
-            hint = f"did you mean --config.{near[0]}?" if near else "see the config file"
+            hint = (
+                f"did you mean --config.{near[0]}?" if near else "see the config file"
+            )
             return f"--config.{match[1]} is no key of {file.split(':')[0]}; {hint}"
         if match and repr(match[1].split(".")[-1]) in str(error):
             return f"{word} does not fit its key ({error}); mend the value"

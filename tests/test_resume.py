@@ -24,8 +24,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("xla")
 
 
-def start(cache, workdir, *flags, devices=1, config=TINY, **environment):
-    command = [sys.executable, "tests/train_worker.py", str(devices), config]
+def start(cache, workdir, *flags, devices=1, **environment: str):
+    command = [sys.executable, "tests/train_worker.py", str(devices), TINY]
     env = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
@@ -93,9 +93,7 @@ def assert_same_run(workdir, undisturbed):
         np.testing.assert_array_equal(a, b)
 
 
-def test_killed_run_ends_like_an_undisturbed_one(
-    cache, undisturbed, tmp_path, request
-):
+def test_killed_run_ends_like_an_undisturbed_one(cache, undisturbed, tmp_path, request):
     rng = random.Random(0)
     for _ in range(request.config.getoption("--kills")):
         process = start(cache, tmp_path, *STEPS)
@@ -140,8 +138,18 @@ def test_eight_devices_give_the_numbers_of_one(cache, tmp_path, mesh):
             list(one.values()), list(many.values()), rtol=1e-4, atol=1e-5
         )
     # And a run begun on one device goes on on eight.
-    more = ("--config.steps=4",)
-    finish(start(cache, tmp_path / "one", *flags, *wide, *more, *mesh_flags, devices=8))
+    finish(
+        start(
+            cache,
+            tmp_path / "one",
+            *flags[:1],
+            *flags[2:],
+            *wide,
+            "--config.steps=4",
+            *mesh_flags,
+            devices=8,
+        )
+    )
     assert [line["step"] for line in trace(tmp_path / "one")] == [1, 2, 3, 4]
 
 

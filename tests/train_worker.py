@@ -10,7 +10,7 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 
-from picjax import cli, train  # noqa: E402
+from picjax import cli, train
 
 if __name__ == "__main__":
     cli.run(lambda: train.main([sys.argv[0], *sys.argv[2:]]))

@@ -16,6 +16,7 @@ from picjax import report
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, run
 from picjax.data import pipeline
+from picjax.system import image_shape
 
 
 def export(workdir: Path, num: int, seed: int, out: Path) -> int:
@@ -26,14 +27,16 @@ def export(workdir: Path, num: int, seed: int, out: Path) -> int:
     """
     config = read_config(workdir)
     count = 0
-    for batch in pipeline.eval_batches(config.data, config.image_size, 8, num, seed):
+    for batch in pipeline.eval_batches(config.data, image_shape(config), 8, num, seed):
         for name, image, mask, valid in zip(
             batch["name"], batch["image"], batch["mask"], batch["valid"], strict=True
         ):
             if valid:
                 report.write_png(out / f"{name}.png", image)
                 hole = np.repeat((1 - mask) * np.uint8(255), 3, axis=-1)
-                report.write_png(out.with_name(f"{out.name}-masks") / f"{name}.png", hole)
+                report.write_png(
+                    out.with_name(f"{out.name}-masks") / f"{name}.png", hole
+                )
                 count += 1
     return count
 

@@ -13,7 +13,7 @@ from typing import Any
 import grain
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, Float, UInt8
 
 from picjax import masks
 from picjax.cli import UserError
@@ -38,6 +38,11 @@ def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
     image = (2 * jnp.asarray(batch["image"]).astype(jnp.float32) - 255) / 255
     mask = jnp.asarray(batch["mask"]).astype(jnp.float32)
     return {**batch, "image": image, "mask": mask}
+
+
+def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
+    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def train_batches(

@@ -3,17 +3,15 @@
 import importlib
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
 from picjax.cli import UserError
-from picjax.system import System
+from picjax.system import Config, System
 
 NAMES = tuple(
     sorted(p.stem for p in Path(__file__).parent.glob("*.py") if p.stem != "__init__")
 )
 
 
-def make(config: ConfigDict) -> System:
+def make(config: Config) -> System:
     """The system that `config.system` names.
 
     Raises:

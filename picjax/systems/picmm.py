@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
-from ml_collections import ConfigDict
 
 from picjax.losses import adversarial, gaussian, reconstruction
 from picjax.losses.gaussian import Gaussian, Mixture
 from picjax.models import picmm, picnet
 from picjax.system import (
     Batch,
+    Config,
     Opt,
     State,
     System,
@@ -42,6 +42,7 @@ class Hyper(NamedTuple):
     adversarial: float = 1.0
     kl: float = 0.0
     prior: float = 0.0
+    hole: bool = False
     given: str = "sample"
     select: str = "sampled"
     loss: str = "posterior_to_component"
@@ -62,7 +63,7 @@ class Latents(NamedTuple):
     f_e: Float[Array, "b u v e"]
 
 
-def make(config: ConfigDict) -> System:
+def make(config: Config) -> System:
     """The system of a config (configs/picmm.py)."""
     nets = networks(config.model, image_shape(config))
     mixture = config.model.mixture
@@ -72,6 +73,7 @@ def make(config: ConfigDict) -> System:
         adversarial=config.loss.adversarial,
         kl=config.loss.kl,
         prior=config.loss.prior,
+        hole=config.loss.hole,
         given=mixture.given,
         select=mixture.select,
         loss=mixture.loss,
@@ -81,7 +83,8 @@ def make(config: ConfigDict) -> System:
         extra_calls=mixture.extra_calls,
     )
     opt = config.opt
-    adam = optax.adam(opt.lr, b1=opt.b1, b2=opt.b2)
+    lr = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
+    adam = optax.adam(lr, b1=opt.b1, b2=opt.b2)
     if opt.accumulate > 1:
         adam = optax.MultiSteps(adam, opt.accumulate).gradient_transformation()
     opts = optimisers(adam)
@@ -96,6 +99,14 @@ def make(config: ConfigDict) -> System:
     )
 
 
+def learning_rate(lr: float, updates: int, decay: float) -> optax.Schedule:
+    """Constant, then falling to 0 in a straight line over the last share `decay`."""
+    last = max(1, round(updates * decay))
+    return optax.schedules.linear_schedule(
+        lr, 0.0 if decay else lr, last, updates - last
+    )
+
+
 def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
     """Which optimiser owns which nets: the official three."""
     return {
@@ -105,11 +116,11 @@ def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
     }
 
 
-def networks(model: ConfigDict, image_size: tuple[int, int]) -> dict[str, Any]:
+def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
     """The four nets; how often they halve follows from the image size."""
     layers = picnet.halvings(image_size)
     poolings = picnet.poolings(image_size)
-    shared: dict[str, Any] = dict(layers=layers, dtype=model.dtype, remat=model.remat)
+    shared: Any = {"layers": layers, "dtype": model.dtype, "remat": model.remat}
     return {
         "encoder": picmm.Encoder(
             ngf=model.ngf, img_f=model.img_f, poolings=poolings, **shared
@@ -301,7 +312,9 @@ def encode(
     return Latents(z_m, z_c, q_m, q_c, f_m, f_e), new
 
 
-def visible_features(nets: dict[str, Any], features: list[Array]) -> tuple[Array, Array]:
+def visible_features(
+    nets: dict[str, Any], features: list[Array]
+) -> tuple[Array, Array]:
     """The visible half's coarsest map, and the one that the generator attends to."""
     half = features[-1].shape[0] // 2
     attended = features[nets["generator"].layers - 3]
@@ -346,7 +359,10 @@ def generate(
     z_hat: Float[Array, "b d"],
 ) -> tuple[list[Array], Tree]:
     """Images, coarse to fine, from z_c (first half of the batch) and from z_hat."""
-    twice = lambda x: jnp.concatenate([x, x])  # noqa: E731
+
+    def twice(x: Array) -> Array:
+        return jnp.concatenate([x, x])
+
     variables = {"generator": {"params": params, "stats": stats["generator"]}}
     return apply(
         nets,
@@ -448,7 +464,9 @@ def generator_loss(
     targets = reconstruction.pyramid(image, len(images))
     masks = reconstruction.pyramid(mask, len(images))
     rec = reconstruction.multiscale_l1(from_c, targets).mean()
-    rec += reconstruction.multiscale_l1(from_hat, targets, masks).mean()
+    rec += reconstruction.multiscale_l1(
+        from_hat, targets, None if hyper.hole else masks
+    ).mean()
     metrics = {"rec": hyper.rec * rec, "ad_g": hyper.adversarial * ad_g}
     if hyper.kl:
         kl = gaussian.kl_standard_normal(*encoded.q_m).mean()

@@ -23,7 +23,7 @@ def record() -> optax.GradientTransformation:
     """Keeps the gradients that an optimiser was given in its state."""
     return optax.GradientTransformation(
         init=lambda params: jax.tree.map(jnp.zeros_like, params),
-        update=lambda grads, state, params=None: (grads, grads),
+        update=lambda updates, state, params=None: (updates, updates),
     )
 
 
@@ -35,8 +35,8 @@ class Case:
         image = fixture.inputs["img"] * 2 - 1
         size = image.shape[-2:]
         layers = models.picnet.halvings(size)
-        grid = dict(layers=layers, poolings=models.picnet.poolings(size))
-        width = dict(ngf=h["ngf"], img_f=h["img_f"])
+        grid: Any = {"layers": layers, "poolings": models.picnet.poolings(size)}
+        width: Any = {"ngf": h["ngf"], "img_f": h["img_f"]}
         self.nets = {
             "encoder": models.Encoder(**width, **grid),
             "generator": models.Generator(
