@@ -1,5 +1,6 @@
 """Attention: blocks of rows, and what passes through at the start."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,8 +26,8 @@ def test_blocks_give_the_same_values_and_gradients() -> None:
     def total(query: jax.Array, values: jax.Array, rows: int) -> jax.Array:
         return (attend(query, values, rows) ** 2).sum()
 
-    whole = jax.value_and_grad(total, (0, 1))(query, values, 12)
-    blocks = jax.value_and_grad(total, (0, 1))(query, values, 5)
+    both = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+    whole, blocks = (both(query, values, rows) for rows in (12, 5))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), whole, blocks
     )
@@ -42,7 +43,7 @@ def test_the_whole_map_is_never_made_in_blocks() -> None:
 def test_starts_as_the_identity() -> None:
     x = jax.random.normal(KEY, (2, 4, 3, 8))
     module: Any = AutoAttention()
-    y, variables = module.init_with_output(KEY, x, False)
+    y, variables = jax.jit(partial(module.init_with_output, update_stats=False))(KEY, x)
     np.testing.assert_array_equal(y, x)
     # The merging block exists without encoder features too, as in the originals.
     assert variables["params"]["model"]["conv1"]["kernel"].shape == (3, 3, 16, 8)
@@ -53,11 +54,13 @@ def test_the_hole_sees_the_encoder_only_through_attention() -> None:
     encoded = jax.random.normal(jax.random.key(1), (1, 6, 6, 4))
     hole = jnp.zeros((1, 6, 6, 1))
     module: Any = AutoAttention()
-    variables = module.init(KEY, x, False, encoded, hole)
+    init = jax.jit(module.init, static_argnums=2)
+    apply = jax.jit(module.apply, static_argnums=2)
+    variables = init(KEY, x, False, encoded, hole)
 
     def change(alpha: float, mask: jax.Array) -> float:
         variables["params"]["alpha"] = jnp.full((1,), alpha)
-        a, b = (module.apply(variables, x, False, e, mask) for e in (encoded, -encoded))
+        a, b = (apply(variables, x, False, e, mask) for e in (encoded, -encoded))
         return float(jnp.abs(a - b).max())
 
     assert change(0.0, hole) == 0

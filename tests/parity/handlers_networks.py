@@ -140,11 +140,12 @@ def res_block(fixture: Fixture) -> None:
     hyper = fixture.hyper
     sample = hyper.get("sample_type", "none").split()[0]
     out = kernel_shape(fixture, "bypass")[0] // (4 if sample == "up" else 1)
+    norm = re.split(r"\W", hyper.get("norm") or "")[0]
     module = ResBlock(
         out,
         kernel_shape(fixture, "conv1")[0],
         sample=sample,
-        norm=re.split(r"\W", hyper.get("norm") or "")[0] or None,
+        norm=None if norm in ("", "none") else norm,
         slope=slope(fixture),
         spectral=hyper.get("spect", True),
         coord=any(".conv." in name for name in fixture.params),
@@ -231,15 +232,21 @@ def spectral_norm(module: Conv | ConvTranspose, fixture: Fixture) -> None:
 
 
 def sn_conv(fixture: Fixture) -> None:
-    sizes = re.findall(r"=\((\d+), (\d+)\)", fixture.hyper["module"])
-    kernel, stride, padding = (int(a) for a, _ in sizes)
-    out = fixture.params["module.weight_bar"].shape[0]
-    spectral_norm(Conv(out, kernel, stride=stride, padding=padding), fixture)
+    sizes = dict(re.findall(r"(\w+)=\((\d+), \d+\)", fixture.hyper["module"]))
+    module = Conv(
+        fixture.params["module.weight_bar"].shape[0],
+        int(sizes["kernel_size"]),
+        use_bias="module.bias" in fixture.params,
+        stride=int(sizes["stride"]),
+        padding=int(sizes.get("padding", 0)),
+    )
+    spectral_norm(module, fixture)
 
 
 def sn_conv_transpose(fixture: Fixture) -> None:
     out = fixture.params["module.weight_bar"].shape[1]
-    spectral_norm(ConvTranspose(out), fixture)
+    use_bias = "module.bias" in fixture.params
+    spectral_norm(ConvTranspose(out, use_bias=use_bias), fixture)
 
 
 # PICNet ------------------------------------------------------------------------------

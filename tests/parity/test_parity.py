@@ -1,7 +1,6 @@
 """Every reference file against our code; what a file holds decides what is checked."""
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,8 +20,6 @@ MODULES = (
 def _handlers() -> dict[tuple[str, str], Callable[[Fixture], None]]:
     handlers: dict[tuple[str, str], Callable[[Fixture], None]] = {}
     for name in MODULES:
-        if importlib.util.find_spec(name) is None:
-            continue
         for key, handler in importlib.import_module(name).HANDLERS.items():
             assert key not in handlers, f"two handlers for {key}"
             handlers[key] = handler
