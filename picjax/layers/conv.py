@@ -3,6 +3,7 @@
 A kernel that spectral norm divides keeps PyTorch's uniform start; one that it does not
 gets the option of the originals, orthogonal with gain 0.02 (they set it for every
 layer, but spectral norm renames the parameter first, so it reaches no other).
+`update_stats` is the number of power iterations of a call; 0 leaves u and v as they are.
 """
 
 import math
