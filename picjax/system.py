@@ -21,14 +21,14 @@ class State(struct.PyTreeNode):
     """Everything a run needs to go on: one pytree, one checkpoint item.
 
     Attributes:
-      step: int32 scalar, the number of steps done.
+      step: int32 scalar: the number of steps done.
       params: net -> parameters; a net that no `Opt` names is frozen.
       stats: net -> running means, spectral u and v, ...
       opt: optimiser -> optax state.
       ema: net -> averaged parameters; a net without an average is absent.
     """
 
-    step: Array
+    step: Tree
     params: dict[str, Tree]
     stats: dict[str, Tree]
     opt: dict[str, Tree]

@@ -24,18 +24,17 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("xla")
 
 
-def start(cache, workdir, *flags, devices=1, **environment: str):
+def start(cache, workdir, *flags, devices=1, env=None):
     command = [sys.executable, "tests/train_worker.py", str(devices), TINY]
-    env = os.environ | {
+    shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-        **environment,
     }
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags],
         cwd=ROOT,
-        env=env,
+        env=os.environ | shared | (env or {}),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -164,7 +163,7 @@ def test_two_processes_give_the_numbers_of_one(cache, tmp_path):
         "JAX_NUM_PROCESSES": "2",
     }
     processes = [
-        start(cache, tmp_path / "two", *flags, JAX_PROCESS_ID=str(i), **cluster)
+        start(cache, tmp_path / "two", *flags, env=cluster | {"JAX_PROCESS_ID": str(i)})
         for i in range(2)
     ]
     for process in processes:

@@ -93,7 +93,8 @@ def test_evaluate_and_show(trained):
     variables = inference_variables(states[2])
     values = jax.jit(system.evaluate)(variables, batch, jax.random.key(1))
     assert values and all(v.shape == (2,) for v in values.values())
-    for image in system.show(variables, batch, jax.random.key(1)).values():
+    shown = jax.jit(system.show)(variables, batch, jax.random.key(1))
+    for image in shown.values():
         assert image.shape == batch["image"].shape
 
 
