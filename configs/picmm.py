@@ -138,7 +138,7 @@ def published() -> ConfigDict:
             "steps": 1_000_000,
             "log_every": 100,
             "save_every": 10_000,
-            "sample_every": 1_000,
+            "sample_every": 1_000,  # 0: no grids
             "samples": 6,  # completions a row in the grids
             "keep": 3,  # newest checkpoints kept
             "best": "",  # a logged metric: the step where it was lowest is kept too
@@ -163,7 +163,7 @@ def small(config: Any) -> None:
 
 def demo(config: Any) -> None:
     """`make demo`: eight minutes of training on two cores."""
-    config.steps = 600
+    config.steps = 800
     config.batch_size = 8
     config.save_every = 200
     config.sample_every = 200

@@ -28,11 +28,12 @@ class State(struct.PyTreeNode):
       ema: net -> averaged parameters; a net without an average is absent.
     """
 
+    # Trees of arrays, shapes or layouts alike: JAX rebuilds a State from any of them.
     step: Tree
-    params: dict[str, Tree]
-    stats: dict[str, Tree]
-    opt: dict[str, Tree]
-    ema: dict[str, Tree]
+    params: Tree
+    stats: Tree
+    opt: Tree
+    ema: Tree
 
 
 class Opt(NamedTuple):
@@ -87,7 +88,7 @@ def update(
 
 def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
     """What completion needs: averaged parameters where there are any, and stats."""
-    return {"params": state.params | state.ema, "stats": state.stats}
+    return {"params": {**state.params, **state.ema}, "stats": state.stats}
 
 
 def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:

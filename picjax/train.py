@@ -160,7 +160,7 @@ def loop(
             refuse_nan_state(step, state, last_saved)
             ckpt.save(saved, state, data, values)
             last_saved = step
-        if last or step % config.sample_every == 0:
+        if config.sample_every and (last or step % config.sample_every == 0):
             grid = sample(state)
             if log:
                 log.grid(step, grid)
@@ -193,9 +193,11 @@ def check_config(config: Config) -> None:
     Raises:
       UserError: naming the key.
     """
-    for key in ("steps", "log_every", "save_every", "sample_every", "keep", "samples"):
+    for key in ("steps", "log_every", "save_every", "keep", "samples"):
         if config[key] < 1:
             raise UserError(f"config.{key} is {config[key]}; make it at least 1")
+    if config.sample_every < 0:
+        raise UserError("config.sample_every is negative; 0 switches the grids off")
     if config.opt.accumulate < 1:
         raise UserError("config.opt.accumulate is below 1; make it at least 1")
 
