@@ -4,7 +4,6 @@ import json
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import numpy as np
 from rich.console import Console
@@ -45,7 +44,7 @@ class Log:
         )
         self.task = self.progress.add_task("compiling", total=total, completed=start)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Log":  # noqa: PYI034 (beartype knows no Self here)
         self.progress.start()
         return self
 

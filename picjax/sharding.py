@@ -12,22 +12,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from picjax.cli import UserError
 from picjax.system import Tree
 
-Layout = Callable[[tuple[int, ...], Mesh], P]
+AnyMesh = Mesh | AbstractMesh
+Layout = Callable[[tuple[int, ...], AnyMesh], P]
 
 
-def replicate(shape: tuple[int, ...], mesh: Mesh) -> P:
+def replicate(shape: tuple[int, ...], mesh: AnyMesh) -> P:
     """A whole copy on every device."""
     del shape, mesh
     return P()
 
 
-def split_largest(shape: tuple[int, ...], mesh: Mesh) -> P:
+def split_largest(shape: tuple[int, ...], mesh: AnyMesh) -> P:
     """The longest axis that divides evenly is split over `fsdp`.
 
     Arrays under 16,384 elements stay whole: gathering them costs more than it saves.

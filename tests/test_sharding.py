@@ -1,0 +1,63 @@
+"""Rules from names to layouts; the mesh."""
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+from jax.sharding import PartitionSpec as P
+
+from picjax import sharding
+from picjax.cli import UserError
+
+FOUR_WAY = AbstractMesh((2, 4), ("data", "fsdp"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((3, 3, 128, 256), P(None, None, None, "fsdp")),
+        ((512, 130), P("fsdp")),
+        ((1026, 512), P(None, "fsdp")),  # the longest axis does not divide
+        ((127, 333), P()),  # none does
+        ((64,), P()),  # small: whole
+    ],
+)
+def test_the_longest_axis_that_divides_is_split(shape, expected):
+    assert sharding.split_largest(shape, FOUR_WAY) == expected
+
+
+def test_rules_are_found_by_name():
+    mesh = sharding.make_mesh()
+    tree = {
+        "params": {"w": jax.ShapeDtypeStruct((8,), "float32")},
+        "other": tree_leaf(),
+    }
+    rules = ((r"^params/w$", sharding.replicate), (r"^other", sharding.replicate))
+    found = sharding.state_shardings(mesh, tree, rules)
+    assert found["params"]["w"].spec == P()
+    with pytest.raises(ValueError, match="no sharding rule matches other"):
+        sharding.state_shardings(mesh, tree, rules[:1])
+
+
+def tree_leaf():
+    return jax.ShapeDtypeStruct((2, 2), "float32")
+
+
+def test_mesh_must_cover_the_devices():
+    count = jax.device_count()
+    assert sharding.make_mesh().size == count
+    with pytest.raises(UserError, match=f"does not cover the {count} devices"):
+        sharding.make_mesh(data=3, fsdp=5)
+
+
+def test_half_set_cluster_variables_are_refused(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
+    monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
+    with pytest.raises(UserError, match="set all three, or none"):
+        sharding.join_cluster()
+
+
+def test_batches_must_split_evenly():
+    mesh = sharding.make_mesh()
+    assert sharding.local_batch_size(mesh, 4 * mesh.size) == 4 * mesh.size
+    with pytest.raises(UserError, match="config.batch_size 0 does not split"):
+        sharding.local_batch_size(mesh, 0)
