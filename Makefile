@@ -18,7 +18,7 @@ help:  ## what can be made
 test: .venv/installed  ## ruff, pyright and the test suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10 min)

@@ -117,7 +117,7 @@ def published() -> ConfigDict:
     loss = {
         "gan_mode": "lsgan",  # lsgan, hinge, vanilla or wgangp
         "rec": 20.0,  # multi-scale L1
-        "hole": True,  # whether L1 compares the hole of z_hat's image, too
+        "hole": False,  # whether L1 compares the hole of z_hat's image, too
         "adversarial": 1.0,
         "kl": 0.0,  # to N(0, 1), on z_m and z_c
         "prior": 0.0,  # of the mixture's loss in the encoder's: an evidence bound's KL
@@ -191,4 +191,5 @@ def scenes(config: Any) -> None:
     config.data.update(name="scenes", flip=False)
     config.model.update(ngf=16, img_f=32, ndf=16)
     config.model.mixture.k = 8
+    config.loss.hole = True  # on photographs it makes the decoder ignore z_c
     config.opt.update(lr=2e-3, decay=0.5)
