@@ -84,9 +84,10 @@ class Log:
         else:
             self.say(f"step {step}/{self.total}  {text}")
 
-    def pause(self) -> None:
-        """Leaves the time since the last numbers out of the rate (samples, compiling)."""
-        self.last = (self.last[0], time.perf_counter())
+    def leave_out(self, seconds: float) -> None:
+        """Takes time that was not training (samples, compiling) out of the rate."""
+        step, at = self.last
+        self.last = (step, at + seconds)
 
     def grid(self, step: int, grid: np.ndarray) -> None:
         """An image grid, uint8 [h w 3], as `samples/<step>.png` and in TensorBoard."""

@@ -146,10 +146,11 @@ def loop(
     for step in range(start + 1, config.steps + 1):
         asked = time.perf_counter()
         batch = sharding.global_batch(mesh, next(data))
-        waited += time.perf_counter() - asked
+        called = time.perf_counter()
+        waited += called - asked
         state, metrics = step_fn(state, batch)
-        if log and step == start + 1:
-            log.pause()  # what compiling took is no training rate
+        if log and step == start + 1:  # compiles
+            log.leave_out(time.perf_counter() - called)
         look()
         pending = (step, metrics)
         stopping = asked_to_stop(step)
@@ -161,10 +162,11 @@ def loop(
             ckpt.save(saved, state, data, values)
             last_saved = step
         if config.sample_every and (last or step % config.sample_every == 0):
+            began = time.perf_counter()
             grid = sample(state)
             if log:
                 log.grid(step, grid)
-                log.pause()
+                log.leave_out(time.perf_counter() - began)
         if stopping and step < config.steps:
             if log:
                 log.say(
