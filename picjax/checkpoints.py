@@ -22,7 +22,8 @@ from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the
 # numbers, so that going on would be neither the old run nor a new one.
-FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "keep", "mesh")
+FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "samples", "keep")
+FREE_KEYS += ("best", "mesh")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -60,13 +61,17 @@ def read_config(workdir: Path) -> Config:
 
 
 def differing_keys(ours: Config, theirs: Config) -> list[str]:
-    """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`."""
+    """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`.
+
+    Where the learning rate falls towards the last step, the number of steps is not free.
+    """
+    free = set(FREE_KEYS) - ({"steps"} if ours.opt.decay else set())
     now = _flatten(json.loads(ours.to_json()))
     then = _flatten(json.loads(theirs.to_json()))
     return [
         f"{key} ({now.get(key, 'absent')}, was {then.get(key, 'absent')})"
         for key in sorted(now.keys() | then.keys())
-        if key.split(".")[0] not in FREE_KEYS and now.get(key) != then.get(key)
+        if key.split(".")[0] not in free and now.get(key) != then.get(key)
     ]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -86,14 +87,70 @@ def update(
     return state.replace(params=state.params | new, opt=state.opt | {name: opt})
 
 
+def adam(config: Config) -> optax.GradientTransformation:
+    """Adam as `config.opt` says: rate, decay, moments, accumulation of gradients."""
+    opt = config.opt
+    lr = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
+    tx = optax.adam(lr, b1=opt.b1, b2=opt.b2)
+    if opt.accumulate > 1:
+        tx = optax.MultiSteps(tx, opt.accumulate).gradient_transformation()
+    return tx
+
+
+def learning_rate(lr: float, updates: int, decay: float) -> optax.Schedule:
+    """Constant, then falling to 0 in a straight line over the last share `decay`."""
+    last = max(1, round(updates * decay))
+    return optax.schedules.linear_schedule(
+        lr, 0.0 if decay else lr, last, updates - last
+    )
+
+
 def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
     """What completion needs: averaged parameters where there are any, and stats."""
     return {"params": {**state.params, **state.ema}, "stats": state.stats}
 
 
+def by_net(variables: Tree) -> dict[str, Tree]:
+    """{params: {net: ..}, stats: {net: ..}} turned inside out."""
+    params, stats = variables["params"], variables["stats"]
+    return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}
+
+
 def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
     """One key a purpose; adding a purpose at the end leaves the others' draws alone."""
     return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
+
+
+def apply(
+    nets: dict[str, Any],
+    variables: dict[str, Tree],
+    name: str,
+    *inputs: Any,
+    update_stats: int,
+) -> tuple[Any, Tree]:
+    """Runs a net: its output and its stats after the call.
+
+    `update_stats` is the number of power iterations that spectral norm makes.
+    """
+    stats = variables[name].get("stats", {})
+    if not update_stats:
+        out = nets[name].apply(variables[name], *inputs, False)
+        return out, stats
+    out, new = nets[name].apply(
+        variables[name], *inputs, update_stats, mutable=["stats"]
+    )
+    return out, new.get("stats", stats)
+
+
+def put_stats(state: State, net: str, stats: Tree) -> State:
+    """The state with the stats of one net replaced."""
+    return state.replace(stats=state.stats | {net: stats})
+
+
+def keep_known(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """The image with the batch's known pixels in it, to the last bit."""
+    known = jnp.broadcast_to(batch["mask"], image.shape) > 0.5
+    return jnp.where(known, batch["image"], image)
 
 
 def image_shape(config: Config) -> tuple[int, int]:

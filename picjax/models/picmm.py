@@ -148,12 +148,12 @@ class DynamicGMM(nn.Module):
         return alpha, mu, log_std
 
     def advance(
-        self, z_c: Float[Array, "b d"]
+        self, z_c: Float[Array, "b d"], update_stats: int
     ) -> tuple[Float[Array, "b k d"], Float[Array, "b k d"]]:
         """mu and log_std of z_c, in training: how the official trainer (only it) mixes
         the running statistics of those two heads.
         """
-        mu, log_std = self._heads(("mu", "log_std"), z_c, True)
+        mu, log_std = self._heads(("mu", "log_std"), z_c, update_stats)
         return mu, log_std
 
     @nn.compact

@@ -23,8 +23,13 @@ from picjax.system import (
     State,
     System,
     Tree,
+    adam,
+    apply,
+    by_net,
     image_shape,
     init_opt,
+    keep_known,
+    put_stats,
     split_keys,
     update,
 )
@@ -82,12 +87,7 @@ def make(config: Config) -> System:
         trained=mixture.trained,
         extra_calls=mixture.extra_calls,
     )
-    opt = config.opt
-    lr = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
-    adam = optax.adam(lr, b1=opt.b1, b2=opt.b2)
-    if opt.accumulate > 1:
-        adam = optax.MultiSteps(adam, opt.accumulate).gradient_transformation()
-    opts = optimisers(adam)
+    opts = optimisers(adam(config))
     return System(
         init=partial(init, nets, opts),
         step=lambda state, batch, key: step(
@@ -96,14 +96,6 @@ def make(config: Config) -> System:
         complete=partial(complete, nets, hyper.given),
         evaluate=partial(evaluate, nets, hyper.given),
         show=partial(show_components, nets, hyper.given),
-    )
-
-
-def learning_rate(lr: float, updates: int, decay: float) -> optax.Schedule:
-    """Constant, then falling to 0 in a straight line over the last share `decay`."""
-    last = max(1, round(updates * decay))
-    return optax.schedules.linear_schedule(
-        lr, 0.0 if decay else lr, last, updates - last
     )
 
 
@@ -169,27 +161,6 @@ def init(
         opt=init_opt(opts, params),
         ema={},
     )
-
-
-def apply(
-    nets: dict[str, Any],
-    variables: dict[str, Tree],
-    name: str,
-    *inputs: Any,
-    update_stats: int,
-) -> tuple[Any, Tree]:
-    """Runs a net: its output and its stats after the call.
-
-    `update_stats` is the number of power iterations that spectral norm makes.
-    """
-    stats = variables[name].get("stats", {})
-    if not update_stats:
-        out = nets[name].apply(variables[name], *inputs, False)
-        return out, stats
-    out, new = nets[name].apply(
-        variables[name], *inputs, update_stats, mutable=["stats"]
-    )
-    return out, new.get("stats", stats)
 
 
 # ---- step ----
@@ -285,11 +256,6 @@ def step(
     return state.replace(step=state.step + 1), metrics
 
 
-def put_stats(state: State, net: str, stats: Tree) -> State:
-    """The state with the stats of one net replaced."""
-    return state.replace(stats=state.stats | {net: stats})
-
-
 def encode(
     nets: dict[str, Any],
     params: Tree,
@@ -336,16 +302,21 @@ def mix(
     encoded: Latents,
 ) -> tuple[Mixture, Tree]:
     """The mixture given what the encoder says of the visible part."""
-    variables = {"mixture": {"params": params, "stats": stats["mixture"]}}
+
+    def run(stats: Tree, z: Array, method: str = "__call__") -> tuple[Any, Tree]:
+        variables = {"params": params, "stats": stats}
+        mixture = nets["mixture"]
+        out, new = mixture.apply(variables, z, True, method=method, mutable=["stats"])
+        return out, new.get("stats", stats)
+
     given = encoded.q_m.mu if hyper.given == "mean" else encoded.z_m
-    out, new = apply(nets, variables, "mixture", given, update_stats=True)
+    out, new = run(stats["mixture"], given)
     if hyper.extra_calls:
         # The official code runs two heads on z_c as well, and all of it twice, so
         # that the running statistics become a blend of both latents.
-        for z in (encoded.z_c, given, encoded.z_c):
-            variables = {"mixture": {"params": params, "stats": new}}
-            _, then = apply(nets, variables, "mixture", z, update_stats=True)
-            new = then if z is given else then | {"alpha": new["alpha"]}
+        _, new = run(new, encoded.z_c, "advance")
+        _, new = run(new, given)
+        _, new = run(new, encoded.z_c, "advance")
     logits, mu, log_std = out
     return Mixture(jax.nn.log_softmax(logits), mu, log_std), new
 
@@ -520,12 +491,6 @@ def see(
     return Visible(z_m, f_m, f_e, attention_mask(mask, f_e), mixture)
 
 
-def by_net(variables: Tree) -> dict[str, Tree]:
-    """{params: {net: ..}, stats: {net: ..}} turned inside out."""
-    params, stats = variables["params"], variables["stats"]
-    return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}
-
-
 def decode(
     nets: dict[str, Any],
     variables: Tree,
@@ -545,8 +510,7 @@ def decode(
         visible.attended,
         update_stats=False,
     )
-    known = jnp.broadcast_to(batch["mask"], images[-1].shape) > 0.5
-    return jnp.where(known, batch["image"], images[-1])
+    return keep_known(batch, images[-1])
 
 
 def complete(

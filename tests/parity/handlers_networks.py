@@ -355,7 +355,7 @@ def gmm_train(fixture: Fixture) -> None:
         alpha = jax.nn.softmax(logits)
         if x_zc is None:
             return {"alpha": alpha, "mu": mu, "logsigma": log_std}
-        mu_c, log_std_c = module.advance(x_zc)
+        mu_c, log_std_c = module.advance(x_zc, True)
         out = {"alpha": alpha, "z_c_mu_hat": mu, "z_c_logsigma_hat": log_std}
         return out | {"z_m_mu_hat": mu_c, "z_m_logsigma_hat": log_std_c}
 
