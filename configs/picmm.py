@@ -110,6 +110,8 @@ def published() -> ConfigDict:
         "img_f": 128,  # width that they grow to
         "ndf": 32,  # width of the first block of the discriminator
         "output_scale": 4,  # image sizes that the generator puts out
+        "upsample": "transposed",  # as the originals, or nearest: no checkerboard
+        "log_std_start": 0.0,  # of every latent, before training
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
         "mixture": mixture,
