@@ -161,6 +161,7 @@ def small(config: Any) -> None:
     config.save_every = 500
     config.sample_every = 500
     config.data.update(name="photos", rotation=0.0)
+    config.model.update(upsample="nearest", log_std_start=-3.0)
 
 
 def demo(config: Any) -> None:
@@ -192,6 +193,7 @@ def scenes(config: Any) -> None:
     config.sample_every = 1_000
     config.data.update(name="scenes", flip=False)
     config.model.update(ngf=16, img_f=32, ndf=16)
+    config.model.update(upsample="transposed", log_std_start=0.0)  # as published
     config.model.mixture.k = 8
     config.loss.hole = True  # makes draws valid (docs/picmm.md)
     config.opt.update(lr=2e-3, decay=0.5)

@@ -31,7 +31,8 @@ def get_config(variant: str = "photos") -> ConfigDict:
     if VARIANTS[variant] < 256:
         small(config)
     else:
-        config.data.masks = MASKS[variant.rpartition("_")[2]]
+        masks = MASKS[variant.rpartition("_")[2]]
+        config.update_from_flattened_dict({"data.masks": masks})
     if variant == "demo":
         demo(config)
     if variant == "tiny":
@@ -117,7 +118,7 @@ def small(config: Any) -> None:
     config.save_every = 500
     config.sample_every = 500
     config.data.update(name="photos", rotation=0.0)
-    config.model.z_nc = 32
+    config.model.update(upsample="nearest", z_nc=32)
 
 
 def demo(config: Any) -> None:
@@ -148,4 +149,5 @@ def scenes(config: Any) -> None:
     config.sample_every = 1_000
     config.data.update(name="scenes", flip=False)
     config.model.update(ngf=16, img_f=32, z_nc=16, encoder_depth=2, ndf=16)
+    config.model.upsample = "transposed"  # as published
     config.opt.update(lr=2e-3, decay=0.5)

@@ -173,10 +173,11 @@ def best(
     system: System, variables: Tree, images: Float[Array, "of h w 3"], n: int
 ) -> Float[Array, "n h w 3"]:
     """The n images that the system scores highest, best first."""
-    assert system.score is not None
+    score = system.score
+    assert score is not None
     # Ten at a time, as they were made.
     scores = jax.lax.map(
-        lambda image: system.score(variables, image[None])[0],
+        lambda image: score(variables, image[None])[0],
         images,
         batch_size=min(len(images), 10),
     )

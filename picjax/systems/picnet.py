@@ -373,16 +373,14 @@ def generator_loss(
     variables = by_net({"params": state.params, "stats": state.stats})
     rec, made = [x[:b] for x in images], [x[b:] for x in images]
     stats = {}
-    judged, stats["discriminator"] = apply(
-        nets, variables, "discriminator", made[-1], update_stats=1
-    )
-    matched, stats["discriminator_rec"] = apply(
-        nets,
-        variables,
-        "discriminator_rec",
-        jnp.concatenate([rec[-1], image]),
-        update_stats=2,
-    )
+
+    def judge(name: str, x: Array, calls: int = 1) -> tuple[Array, Tree]:
+        return apply(nets, variables, name, x, update_stats=calls)
+
+    judged, stats["discriminator"] = judge("discriminator", made[-1])
+    score, _ = judge("discriminator_rec", rec[-1])
+    # On its own, for nothing is learnt from it: the power iterations of both.
+    truth, stats["discriminator_rec"] = judge("discriminator_rec", image, 2)
     targets = reconstruction.pyramid(image, len(images))
     masks = reconstruction.pyramid(mask, len(images)) if hyper.two_paths else None
     kl_rec, kl_g = divergences(hyper, mask, encoded)
@@ -392,7 +390,7 @@ def generator_loss(
         "kl_g": hyper.kl * kl_g,
     }
     if hyper.two_paths:
-        match = adversarial.match_loss(*jnp.split(matched, 2))
+        match = adversarial.match_loss(score, truth)
         metrics |= {
             "app_rec": hyper.rec * reconstruction.multiscale_l1(rec, targets),
             "ad_rec": hyper.adversarial * match,
