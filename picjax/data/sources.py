@@ -421,7 +421,8 @@ def _stored(
     if config.name == "folder":
         return folder(path, key, size, how)
     if config.name == "aligned":
-        return Pairs(folder(path, key, size, how), config.get("direction", "AtoB"))
+        direction = config.get("direction", "AtoB")
+        return Pairs(folder(path, key, size, how), direction)
     if config.name == "arrayrecord":
         return packed(path, key, size, how)
     if config.name == "tfds":

@@ -24,9 +24,12 @@ def matrix(kernel: jax.Array, transposed: bool) -> np.ndarray:
     return np.asarray(rows.reshape(rows.shape[0], -1))
 
 
-def test_transposed_is_the_dilated_convolution() -> None:
+@pytest.mark.parametrize(("kernel", "padding"), [(3, (1, 2)), (4, (2, 2))])
+def test_transposed_is_the_dilated_convolution(
+    kernel: int, padding: tuple[int, int]
+) -> None:
     x = normal(2, 3, 5, 4)
-    module: Any = ConvTranspose(6, spectral=False)
+    module: Any = ConvTranspose(6, kernel, spectral=False)
     variables = module.init(KEY, x, False)
     variables["params"]["bias"] = normal(6)
 
@@ -35,7 +38,7 @@ def test_transposed_is_the_dilated_convolution() -> None:
             x,
             params["kernel"][::-1, ::-1],
             (1, 1),
-            ((1, 2), (1, 2)),
+            (padding, padding),
             lhs_dilation=(2, 2),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
