@@ -48,7 +48,7 @@ from picjax.inputs import (
     read_image,
     read_known,
 )
-from picjax.system import System, Tree, image_shape
+from picjax.system import Config, System, Tree, image_shape
 
 HOLE_GREY = 127  # what PICNet's test script shows a hole as
 CELL = 192  # pixels: the longest side in a grid
@@ -177,7 +177,7 @@ def load(workdir: str | Path) -> Model:
     return Model(config, systems.make(config), variables, step)
 
 
-def translates(config: ConfigDict) -> bool:
+def translates(config: Config) -> bool:
     """Whether the runs of a config make whole pictures from others."""
     return config.data.name == "aligned"
 

@@ -86,12 +86,13 @@ def train_batches(
         name = element.pop("name")
         return {**element, "mask": draw(rng, name, None)[..., None]}
 
-    passes = -(-SHUFFLED // len(source))
+    length = -(-SHUFFLED // len(source)) * len(source)
     batches = (
-        grain.MapDataset.range(passes * len(source))
+        grain.MapDataset.range(length)
         .seed(seed)
         .shuffle()
-        .repeat()
+        # Endless: without a number, grain cannot count the batches of one image.
+        .repeat(2**62 // length)
         .random_map(read)
         .batch(batch_size)
     )

@@ -402,12 +402,12 @@ def complete(
     The i-th does not depend on n, nor an image's on the others of its batch.
     """
     given = condition(hyper, batch)
+    b, h, w, _ = given.shape
 
     def draw(i: Array) -> Array:
         keep = []
         if hyper.dropout_at_test:
-            own = jax.random.fold_in(key, i)
-            keep = draw_keep(nets, own, given.shape[:3])
+            keep = draw_keep(nets, jax.random.fold_in(key, i), (b, h, w))
         return keep_known(batch, infer(nets, hyper, variables, given, keep))
 
     # Ten side by side fill a device and share all that no dropout has touched.

@@ -66,6 +66,8 @@ def test_batches(name, folder):
     same(batches, take(data, 3))
     same(batches, take(config(name, path=str(folder), threads=1), 3))
     assert (take(data, 1, seed=1)[0]["image"] != batches[0]["image"]).any()
+    (alone,) = take(data, 1, batch=1)
+    np.testing.assert_array_equal(alone["image"], batches[0]["image"][:1])
 
 
 @pytest.mark.parametrize("name", ["photos", "scenes", "folder"])

@@ -26,7 +26,8 @@ X = jax.random.uniform(KEY, (2, 32, 32, 3), minval=-1)
     ],
 )
 def test_dropping_levels(levels: int, official: list[int], paper: list[int]) -> None:
-    for dropout, expected in (("official", official), ("paper", paper), ("none", [])):
+    cases: Any = (("official", official), ("paper", paper), ("none", []))
+    for dropout, expected in cases:
         net = pix2pix.UnetGenerator(levels=levels, dropout=dropout)
         assert net.dropping() == expected
         assert len(net.keep_shapes(256, 256)) == len(expected)

@@ -180,7 +180,8 @@ def penalty(fixture: Fixture) -> None:
     )
     assert described
     width, layers, norm = described.groups()
-    net: Any = PatchDiscriminator(width=int(width), layers=int(layers), norm=norm)
+    shared: Any = {"norm": norm}
+    net: Any = PatchDiscriminator(width=int(width), layers=int(layers), **shared)
     real, fake = (jnp.asarray(nhwc(given[f"gp_{name}"])) for name in ("real", "fake"))
     variables = load(net, below(fixture.params, "D."), real.shape)
     alpha = jnp.asarray(given["gp_alpha"][:, 0])
@@ -377,7 +378,8 @@ def init_moments(fixture: Fixture) -> None:
         x = jnp.zeros((1, 32, 32, channels))
         for rule in ("normal", "xavier", "kaiming", "orthogonal"):
             ruled = net.clone(rule=rule, gain=gain)
-            start = ruled.init(KEY, *inputs(net, x, []), update_stats=False)
+            init = jax.jit(partial(ruled.init, update_stats=False))
+            start = init(KEY, *inputs(net, x, []))
             drawn = to_official({"params": start["params"]}, table(net))
             assert drawn.keys() == {name for name, _ in shapes}
             asked = below(fixture.outputs, f"{about}/{rule}/theory_std/")
