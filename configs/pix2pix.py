@@ -174,7 +174,7 @@ def small(config: Any) -> None:
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
     small(config)
-    config.steps = 5_000
+    config.steps = 4_000
     config.batch_size = 8
     config.log_every = 100
     config.save_every = 1_000

@@ -428,7 +428,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--mask",
         metavar="PATH|NAME",
         help="white = hole; a folder's masks match by stem, or else by order; "
-        f"or one of {', '.join(masks.NAMES)}",
+        f"or one of {', '.join(masks.NAMES)}; none for a run on aligned pairs",
     )
     add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
     add("--seed", type=int, default=0, help="another seed, other completions (0)")

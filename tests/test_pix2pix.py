@@ -10,6 +10,8 @@ import pytest
 from test_systems import load_config, make_batch
 
 from picjax.cli import UserError
+from picjax.official import pix2pix as official
+from picjax.official.mapping import from_official, to_official
 from picjax.system import inference_variables
 from picjax.systems import make, pix2pix
 
@@ -90,7 +92,12 @@ def test_translation_is_given_the_other_picture_alone():
     [
         {"loss__gan_mode": "wgangp", "model__discriminator": "pixel"},
         {"loss__gan_mode": "lsgan", "loss__pool": 3, "model__norm": "none"},
-        {"model__generator": "resnet", "model__blocks": 1, "model__init": "kaiming"},
+        {
+            "model__generator": "resnet",
+            "model__blocks": 1,
+            "model__norm": "instance",
+            "model__dtype": "bfloat16",
+        },
     ],
     ids=lambda changes: "-".join(map(str, changes.values())),
 )
@@ -138,6 +145,22 @@ def test_pool_fills_then_swaps():
     assert shown == [1, 2, 2] and pool["pairs"].ravel().tolist() == [1, 3]
     pool, shown = query(pool, [4, 5], [0.1, 0.6], [0, 0])
     assert shown == [4, 1] and pool["pairs"].ravel().tolist() == [5, 3]
+
+
+def test_every_tensor_has_one_official_name():
+    batch = make_batch(32)
+    for variant in ("tiny", "half32_pixel"):
+        found = load_config("pix2pix", variant)
+        found.model.update(ngf=4, ndf=4)
+        state = jax.eval_shape(make(found).init, KEY, batch)
+        tables = official.tables(found)
+        assert tables.keys() == set(official.FILES.values()) == state.params.keys()
+        for net, table in tables.items():
+            target = {"params": state.params[net], "stats": state.stats[net]}
+            zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), target)
+            tensors = to_official(zeros, table)
+            assert len(tensors) == len(jax.tree.leaves(target))
+            from_official(tensors, zeros, table)
 
 
 @pytest.mark.parametrize(

@@ -294,7 +294,8 @@ def update_discriminator(
 ) -> tuple[State, dict[str, Array]]:
     """The discriminator's step: fakes, then real images, half the sum of both losses.
 
-    Under wgangp also the penalty that the original leaves out, of the image part alone.
+    Under wgangp also the penalty that the original leaves out, of the image part alone
+    and with running statistics, since those of a batch would tie its examples together.
     """
     gan = adversarial.GAN[hyper.gan_mode]
     fake_pair = jax.lax.stop_gradient(jnp.concatenate([given, fake], -1))
