@@ -7,14 +7,15 @@
 
 An image of any size is resized to the model's (aspect not kept, as in training), its
 hole completed, and the result resized back and pasted: known pixels stay the input's to
-the last bit.
+the last bit. A run on `aligned` pairs makes whole pictures: its image is the picture to
+start from, and there is no mask.
 """
 
 import argparse
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -47,7 +48,7 @@ from picjax.inputs import (
     read_image,
     read_known,
 )
-from picjax.system import System, Tree, image_shape
+from picjax.system import Config, System, Tree, image_shape
 
 HOLE_GREY = 127  # what PICNet's test script shows a hole as
 CELL = 192  # pixels: the longest side in a grid
@@ -61,28 +62,31 @@ class Model:
       config: the run's config.
       size: height and width at which the system works.
       step: the training step of the variables.
+      translates: whether it makes whole pictures from others, without a mask.
     """
 
     def __init__(self, config: ConfigDict, system: System, variables: Tree, step: int):
         self.config = config
         self.size = image_shape(config)
         self.step = step
+        self.translates = translates(config)
         self._mesh = sharding.make_mesh()
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
         def sample(
             variables: Tree, batch: dict[str, Array], key: Array, n: int, of: int
         ):
-            def one(image: Array, mask: Array, content: Array) -> Array:
-                # What the hole hides never reaches the system.
-                alone = {"image": (image * mask)[None], "mask": mask[None]}
+            def one(example: dict[str, Array], content: Array) -> Array:
+                alone = {name: x[None] for name, x in example.items()}
                 own = jax.random.fold_in(key, content)
                 images = system.complete(variables, alone, own, of)[0]
                 return images if n == of else best(system, variables, images, n)
 
-            floats = to_float({"image": batch["image"], "mask": batch["mask"]})
-            images = jax.vmap(one)(floats["image"], floats["mask"], batch["content"])
-            return to_uint8(images)
+            floats = to_float(batch)
+            content = floats.pop("content")
+            # What the hole hides never reaches the system.
+            floats["image"] = floats["image"] * floats["mask"]
+            return to_uint8(jax.vmap(one)(floats, content))
 
         self._sample = jax.jit(sample, static_argnames=("n", "of"))
         self._can_rank = system.score is not None
@@ -94,6 +98,7 @@ class Model:
         n: int,
         seed: int,
         of: int | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
     ) -> UInt8[Array, "b n h w 3"]:
         """n completions an image at the model's size, on the device, not waited for.
 
@@ -107,6 +112,7 @@ class Model:
           n: completions an image; they share one pass of the encoder.
           seed: another seed, other completions.
           of: draw that many and keep the n that the system scores highest, best first.
+          given: what else the system is given, such as `condition` uint8 [b h w 3].
 
         Raises:
           UserError: when `of` is below n, or the system scores nothing.
@@ -118,13 +124,15 @@ class Model:
                 f"{self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
-        seen = images * known
-        content = [
-            zlib.crc32(mask.tobytes(), zlib.crc32(image.tobytes()))
-            for image, mask in zip(seen, known, strict=True)
-        ]
+        visible = {"image": images * known, "mask": known, **(given or {})}
+        content = np.zeros(len(images), np.uint32)
+        for arrays in visible.values():
+            content[:] = [
+                zlib.crc32(array.tobytes(), before)
+                for array, before in zip(arrays, content.tolist(), strict=True)
+            ]
         key = jax.random.key(seed % 2**32)
-        batch = {"image": seen, "mask": known, "content": np.array(content, np.uint32)}
+        batch = {**visible, "content": content}
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
@@ -133,7 +141,7 @@ class Model:
     def complete(
         self,
         image: np.ndarray | Image.Image,
-        mask: np.ndarray | Image.Image | str,
+        mask: np.ndarray | Image.Image | str | None = None,
         n: int = 10,
         seed: int = 0,
         of: int | None = None,
@@ -143,10 +151,11 @@ class Model:
         The draws depend on the seed, the visible part and the mask alone.
 
         Args:
-          image: uint8 [h w 3] or [h w], or a Pillow image of any mode.
+          image: uint8 [h w 3] or [h w], or a Pillow image of any mode. If the model
+            translates: the picture to make others from.
           mask: a Pillow image is read as a mask file (white = hole); an array is the
             library's [h w] or [h w 1] of 1 = known, 0 = hole; a string names a mask,
-            such as "center".
+            such as "center". None if the model translates, and only then.
           n: how many.
           seed: another seed, other completions.
           of: draw that many and keep the n that the system scores highest, best first
@@ -160,7 +169,15 @@ class Model:
         """
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
+        refuse_mask(self.translates, mask)
         pixels = as_pixels(image)
+        if mask is None:
+            whole = np.ones(pixels.shape[:2], np.uint8)
+            picture, _ = fit(pixels, whole, self.size)
+            nothing = np.zeros_like(picture[None])
+            given = {"condition": picture[None]}
+            samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
+            return paste(pixels, 0 * whole, np.asarray(samples[0]))
         known, said = as_known(mask, pixels, seed)
         for warning in said:
             warnings.warn(warning, stacklevel=2)
@@ -192,6 +209,26 @@ def load(workdir: str | Path) -> Model:
     """
     config, variables, step = checkpoints.restore_variables(workdir)
     return Model(config, systems.make(config), variables, step)
+
+
+def translates(config: Config) -> bool:
+    """Whether the runs of a config make whole pictures from others."""
+    return config.data.name == "aligned"
+
+
+def refuse_mask(translates: bool, mask: object) -> None:
+    """Completing takes a mask, translating takes none.
+
+    Raises:
+      UserError: when it is otherwise.
+    """
+    if translates and mask is not None:
+        raise UserError("this run makes whole pictures from pairs; leave the mask out")
+    if not translates and mask is None:
+        raise UserError(
+            "this run completes holes; give a mask (--mask): a file, a folder or one "
+            f"of {', '.join(masks.NAMES)}"
+        )
 
 
 def fit(
@@ -239,14 +276,14 @@ def paste(
 
 
 class Job(NamedTuple):
-    """One image to complete; `mask` is a file or the name of a mask."""
+    """One image to complete; `mask` is a file or the name of a mask, or None."""
 
     image: Path
-    mask: Path | str
+    mask: Path | str | None
 
 
-def find_jobs(image: str, mask: str) -> list[Job]:
-    """Pairs the images at a path with masks; see `match_masks`.
+def find_jobs(image: str, mask: str | None) -> list[Job]:
+    """Pairs the images at a path with masks, where there are any; see `match_masks`.
 
     Raises:
       UserError: when something is missing, unreadable, or does not pair.
@@ -259,7 +296,7 @@ def find_jobs(image: str, mask: str) -> list[Job]:
                 f"'{image}' holds {count} images named '{stem}', whose completions "
                 "would overwrite each other; rename all but one"
             )
-    matched = match_masks(stems, mask)
+    matched = [None] * len(stems) if mask is None else match_masks(stems, mask)
     return [Job(*pair) for pair in zip(images, matched, strict=True)]
 
 
@@ -273,6 +310,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.num < 1:
         raise UserError(f"--num is {args.num}; ask for 1 completion or more")
+    if args.mask is None:
+        refuse_mask(translates(checkpoints.read_config(Path(args.workdir))), None)
     jobs = find_jobs(args.image, args.mask)
     out = Path(args.out) if args.out else Path(args.workdir) / "completions"
     if out.resolve() == jobs[0].image.parent.resolve():
@@ -282,15 +321,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if len(jobs) == 1:  # a damaged one among several is left out
         read_job(jobs[0], args)
-    complete_all(load(args.workdir), jobs, args, out)
+    model = load(args.workdir)
+    refuse_mask(model.translates, args.mask)
+    complete_all(model, jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
 
 def read_job(
     job: Job, args: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """The image, its mask and warnings about it."""
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """The image, its mask where it has one, and warnings about that."""
     image = read_image(job.image)
+    if job.mask is None:
+        return image, None, []
     return image, *read_known(job.mask, image, args.seed, args.invert_mask)
 
 
@@ -328,16 +371,20 @@ def write(
     out: Path,
     stem: str,
     image: UInt8[np.ndarray, "h w 3"],
-    known: UInt8[np.ndarray, "h w"],
+    known: UInt8[np.ndarray, "h w"] | None,
     samples: UInt8[np.ndarray, "n h w 3"],
 ) -> None:
     """Writes `<stem>_truth.png`, `_mask.png`, `_out_<i>.png` and `_grid.png`.
 
-    Outputs of an earlier run with more completions are removed: a folder holds one
+    Without a mask the image is no truth: `<stem>_condition.png` instead of the first
+    two. Outputs of an earlier run with more completions are removed: a folder holds one
     run's completions of an image, never a mixture.
     """
-    masked = np.where(known[..., None] == 1, image, np.uint8(HOLE_GREY))
-    files = {"truth": image, "mask": masked, "grid": grid(image, masked, samples)}
+    files = {"condition": image}
+    if known is not None:
+        masked = np.where(known[..., None] == 1, image, np.uint8(HOLE_GREY))
+        files = {"truth": image, "mask": masked}
+    files["grid"] = grid(list(files.values()), samples)
     files |= {f"out_{i}": sample for i, sample in enumerate(samples)}
     with ThreadPoolExecutor() as pool:  # packing a PNG takes long and one core
         paths = [out / f"{stem}_{name}.png" for name in files]
@@ -349,18 +396,18 @@ def write(
 
 
 def grid(
-    image: UInt8[np.ndarray, "h w 3"],
-    masked: UInt8[np.ndarray, "h w 3"],
+    inputs: Sequence[UInt8[np.ndarray, "h w 3"]],
     samples: UInt8[np.ndarray, "n h w 3"],
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """Truth, input and completions, each no larger than CELL."""
+    """Truth where there is one, input and completions, each no larger than CELL."""
     shown = [thumbnail(sample) for sample in samples]
     first, rest = shown[:COLUMNS], shown[COLUMNS:]
-    rows = [[thumbnail(image), thumbnail(masked), *first]]
-    blank = np.full_like(shown[0], 255)
+    rows = [[*map(thumbnail, inputs), *first]]
+    blanks = [np.full_like(shown[0], 255)] * len(inputs)
     for i in range(0, len(rest), COLUMNS):
-        rows.append([blank, blank, *rest[i : i + COLUMNS]])
-    return report.image_grid(rows, ["truth", "input", *map(str, range(len(first)))])
+        rows.append([*blanks, *rest[i : i + COLUMNS]])
+    titles = ["truth", "input"][-len(inputs) :]
+    return report.image_grid(rows, [*titles, *map(str, range(len(first)))])
 
 
 def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
@@ -413,10 +460,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--image", required=True, metavar="PATH", help="an image, or a folder of them")
     add(
         "--mask",
-        required=True,
         metavar="PATH|NAME",
         help="white = hole; a folder's masks match by stem, or else by order; "
-        f"or one of {', '.join(masks.NAMES)}",
+        f"or one of {', '.join(masks.NAMES)}; none for a run on aligned pairs",
     )
     add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
     add(

@@ -68,7 +68,9 @@ def model_groups(
     )
     pending: tuple[dict[str, Any], jax.Array] | None = None
     for batch in batches:
-        samples = model.sample(batch["image"], batch["mask"], num, seed, best_of)
+        given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
+        images, known = batch["image"], batch["mask"]
+        samples = model.sample(images, known, num, seed, best_of, given)
         if pending is not None:
             yield from _unpack(*pending)
         pending = batch, samples
@@ -253,9 +255,11 @@ def evaluate(
 
 
 def pictures(group: Group) -> list[np.ndarray]:
-    """A row of the grid: truth, input where the hole is known, completions."""
+    """A row of the grid: truth, input where it is known, completions."""
     row = [group.truth]
-    if group.mask is not None:
+    if "condition" in group.extra:
+        row.append(group.extra["condition"])
+    elif group.mask is not None:
         row.append(np.where(group.mask == 1, group.truth, np.uint8(HOLE_GREY)))
     return [thumbnail(x) for x in [*row, *group.samples[:PICTURE_SAMPLES]]]
 
@@ -406,7 +410,7 @@ def evaluate_run(
         "step": model.step,
         "data_source": f"held-out part of {data['name']}",
         "data": data,
-        "masks": ", ".join(data["masks"]),
+        "masks": ", ".join(data["masks"]) or "none, the whole image is made",
         "best_of": args.best_of,
         **common_protocol(args.seed),
     }

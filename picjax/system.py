@@ -50,8 +50,9 @@ class Opt(NamedTuple):
 class System(NamedTuple):
     """The verbs of a system, all pure.
 
-    A batch is a dict of `image` (float32 [b h w 3] in [-1, 1]) and `mask`
-    (float32 [b h w 1], 1 = known). Variables are `inference_variables(state)`.
+    A batch is a dict of `image` (float32 [b h w 3] in [-1, 1]), `mask`
+    (float32 [b h w 1], 1 = known) and, where the image is to be made from another
+    picture, `condition` (as `image`). Variables are `inference_variables(state)`.
 
     Attributes:
       init: (key, batch) -> State.

@@ -285,11 +285,11 @@ def make_sampler(
     def draw(variables, arrays):
         floats = pipeline.to_float(arrays)
         images = system.complete(variables, floats, key, config.samples)
-        shown = system.show(variables, floats, key)
-        held = floats["image"] * floats["mask"]
-        columns = {"input": held, "truth": floats["image"]}
+        extra = system.show(variables, floats, key)
+        shown = floats.get("condition", floats["image"] * floats["mask"])
+        columns = {"input": shown, "truth": floats["image"]}
         columns |= {str(i + 1): images[:, i] for i in range(config.samples)}
-        return {title: pipeline.to_uint8(x) for title, x in (columns | shown).items()}
+        return {title: pipeline.to_uint8(x) for title, x in (columns | extra).items()}
 
     def sample(state: State) -> np.ndarray:
         columns = jax.device_get(draw(inference_variables(state), arrays))

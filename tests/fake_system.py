@@ -1,4 +1,7 @@
-"""A system without networks: it fills the hole with noise around the visible mean."""
+"""A system without networks: it fills the hole with noise around the visible mean.
+
+Of pairs it is the other picture with noise.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,8 @@ def complete(variables, batch, key, n):
     image, mask = batch["image"][:, None], batch["mask"][:, None]
     shape = (image.shape[0], n, *image.shape[2:])
     mean = (image * mask).mean((2, 3, 4), keepdims=True)
+    if "condition" in batch:
+        mean = batch["condition"][:, None]
     noise = variables["scale"] * jax.random.normal(key, shape)
     return jnp.clip(image * mask + (1 - mask) * (mean + noise), -1.2, 1.2)
 
@@ -25,14 +30,16 @@ def unused(*args):
 SYSTEM = System(unused, unused, complete, unused, unused)
 
 
-def make_model(size: int | tuple[int, int] = SIZE, scale: float = 0.3) -> Model:
+def make_model(
+    size: int | tuple[int, int] = SIZE, scale: float = 0.3, data: str = "photos"
+) -> Model:
     config = ConfigDict(
         {
             "system": "fake",
             "image_size": size,
             "data": {
-                "name": "photos",
-                "masks": ("center",),
+                "name": data,
+                "masks": ("center",) if data == "photos" else (),
                 "mask_path": "",
             },
         }

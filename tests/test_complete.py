@@ -1,5 +1,6 @@
 """Completing: known pixels untouched, seeds, pairing of files, one line an error."""
 
+import json
 import os
 import subprocess
 import sys
@@ -200,6 +201,44 @@ def test_exif_rotation():
     assert upright.shape == (20, 10, 3)
 
 
+# ---- translating ----
+
+
+@pytest.fixture(scope="module")
+def translator():
+    return make_model(scale=0.0, data="aligned")
+
+
+def test_a_run_on_pairs_makes_whole_pictures_without_a_mask(translator):
+    image = picture(0, SIZE, SIZE)
+    made = translator.complete(image, n=2)
+    np.testing.assert_array_equal(made, np.stack([image] * 2))  # of the fake system
+    flat = np.full((40, 60, 3), 77, np.uint8)
+    assert (translator.complete(Image.fromarray(flat), n=1) == 77).all()
+    varied = make_model(data="aligned")
+    first, again = (varied.complete(flat, n=2, seed=1) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != first[1]).any()
+    assert (first != varied.complete(flat, n=2, seed=2)).any()
+    with pytest.raises(UserError, match="leave the mask out"):
+        translator.complete(image, "center")
+
+
+def test_files_of_a_translation(tmp_path, translator, monkeypatch):
+    monkeypatch.setattr(module, "load", lambda workdir: translator)
+    config = {"config": {"data": {"name": "aligned"}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save(tmp_path / "in/a.png", picture(0))
+    words = ("--workdir", tmp_path, "--image", tmp_path / "in", "--num=2")
+    command(*words)
+    out = tmp_path / "completions"
+    names = ["a_condition", "a_grid", "a_out_0", "a_out_1"]
+    assert sorted(os.listdir(out)) == [f"{name}.png" for name in names]
+    np.testing.assert_array_equal(read(out / "a_condition.png"), picture(0))
+    with pytest.raises(UserError, match="leave the mask out"):
+        command(*words, "--mask=center")
+
+
 # ---- fit and paste ----
 
 
@@ -349,6 +388,9 @@ def test_a_damaged_image_in_a_folder_is_left_out(tmp_path, model):
 
 
 def prepare(path) -> None:
+    config = {"config": {"data": {"name": "photos"}}}
+    (path / "run").mkdir()
+    (path / "run/config.json").write_text(json.dumps(config))
     save(path / "a.png", picture(0))
     save(path / "two/a.png", picture(0))
     save(path / "two/b.png", picture(0))

@@ -51,6 +51,20 @@ def held_out(data, image_size, batch_size, num, seed):
         }
 
 
+def test_pairs_are_given_and_shown_their_condition(monkeypatch):
+    def pairs(*args):
+        for batch in held_out(*args):
+            condition = np.full_like(batch["image"], 77)
+            yield batch | {"condition": condition, "mask": 0 * batch["mask"]}
+
+    monkeypatch.setattr(module.pipeline, "eval_batches", pairs)
+    model = make_model(scale=0.0, data="aligned")
+    (found,) = module.model_groups(model, 2, 1, 0, 1)
+    assert (found.samples == 77).all() and found.samples.shape[0] == 2
+    shown = module.pictures(found)
+    assert (shown[1] == 77).all() and (shown[0][:: len(shown[0]) // SIZE] != 77).any()
+
+
 @pytest.fixture
 def model(monkeypatch):
     fake = make_model()

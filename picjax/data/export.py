@@ -3,7 +3,7 @@
     python -m picjax.data.export --workdir=runs/picmm --num=8 --out=held-out
 
 Files are named as in the evaluation; their masks lie in a folder beside them, white =
-hole.
+hole. Of aligned pairs it is what the other picture is made from.
 """
 
 import argparse
@@ -26,10 +26,11 @@ def export(workdir: Path, num: int, seed: int, out: Path) -> int:
       UserError: when the folder is no workdir or there is nothing held out.
     """
     config = read_config(workdir)
+    shown = "condition" if config.data.name == "aligned" else "image"
     count = 0
     for batch in pipeline.eval_batches(config.data, image_shape(config), 8, num, seed):
         for name, image, mask, valid in zip(
-            batch["name"], batch["image"], batch["mask"], batch["valid"], strict=True
+            batch["name"], batch[shown], batch["mask"], batch["valid"], strict=True
         ):
             if valid:
                 report.write_png(out / f"{name}.png", image)

@@ -23,6 +23,8 @@ from picjax.data.sources import DataConfig, Element
 
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
+# What an image comes with, at completion too, besides its mask.
+GIVEN = ("condition",)
 AHEAD = 2  # batches kept ready besides those in the making, one a thread
 # Images shuffled together, at least: several passes over a small set, since grain's
 # shuffle takes 27 / n ms an image (2.8 ms, more than all the rest, for ten images).
@@ -32,12 +34,17 @@ SHUFFLED = 1000
 def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
     """The batch on the device: `image` float32 in [-1, 1], `mask` float32, 1 = known.
 
-    Everything else passes unchanged. To be called inside jit.
+    `condition`, where there is one, becomes as `image`; everything else passes
+    unchanged. To be called inside jit.
     """
-    # Compiled, x / 127.5 - 1 ends a bit above 1.
-    image = (2 * jnp.asarray(batch["image"]).astype(jnp.float32) - 255) / 255
+    floats = {
+        # Compiled, x / 127.5 - 1 ends a bit above 1.
+        name: (2 * jnp.asarray(batch[name]).astype(jnp.float32) - 255) / 255
+        for name in ("image", "condition")
+        if name in batch
+    }
     mask = jnp.asarray(batch["mask"]).astype(jnp.float32)
-    return {**batch, "image": image, "mask": mask}
+    return {**batch, **floats, "mask": mask}
 
 
 def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
@@ -55,7 +62,8 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Endless shuffled batches: `image` uint8 [b h w 3], `mask` uint8 [b h w 1].
 
-    Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a].
+    Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs
+    `condition` uint8 [b h w 3], and their mask is 0: nothing of the image is known.
 
     Args:
       config: the `data` part of a config.
@@ -78,12 +86,13 @@ def train_batches(
         name = element.pop("name")
         return {**element, "mask": draw(rng, name, None)[..., None]}
 
-    passes = -(-SHUFFLED // len(source))
+    length = -(-SHUFFLED // len(source)) * len(source)
     batches = (
-        grain.MapDataset.range(passes * len(source))
+        grain.MapDataset.range(length)
         .seed(seed)
         .shuffle()
-        .repeat()
+        # Endless: without a number, grain cannot count the batches of one image.
+        .repeat(2**62 // length)
         .random_map(read)
         .batch(batch_size)
     )
@@ -174,12 +183,20 @@ def mask_drawer(config: DataConfig, size: Size) -> Draw:
     """One of `config.masks` an image, drawn uniformly.
 
     `files` takes those at `config.mask_path`: at random in training; at evaluation the
-    one called as the image, or else the one at its index, counted around.
+    one called as the image, or else the one at its index, counted around. Of aligned
+    pairs everything is hidden, and there is no choice.
 
     Raises:
-      UserError: for unknown names, none, or `files` without files.
+      UserError: for unknown names, none, or `files` without files; any, for pairs.
     """
     names = list(config.masks)
+    if config.name == "aligned":
+        if names:
+            raise UserError(
+                f"config.data.masks is {', '.join(names)}; leave it empty for aligned "
+                "pairs, of which the whole image is made"
+            )
+        return lambda rng, image, index: np.zeros(size, np.uint8)
     if not names:
         raise UserError(
             f"config.data.masks is empty; give some of {', '.join(masks.NAMES)}, {FILES}"

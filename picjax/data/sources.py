@@ -1,4 +1,4 @@
-"""Where images come from: photos, folders, TFDS, packed shards, scenes.
+"""Where images come from: photos, folders, pairs, TFDS, packed shards, scenes.
 
 A source has a length and `read(index, rng)`, which gives an image at its final size, a
 name and perhaps more. The generator decides augmentation and nothing else, so a source
@@ -22,6 +22,7 @@ from picjax.data import scenes
 from picjax.data.decode import BadImage, decode, list_images, say
 from picjax.data.transforms import (
     Augment,
+    Pixels,
     Size,
     augment,
     augmentation,
@@ -194,13 +195,52 @@ class Pictures:
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """Decodes, then one resampling."""
         picture, name = self.load(index)
+        return {"image": self.render(picture, rng), "name": name}
+
+    def render(
+        self, picture: Image.Image | np.ndarray, rng: np.random.Generator
+    ) -> Pixels:
+        """A picture at the final size."""
         if self.how is not None:
-            image = augment(picture, self.how, rng)
-        else:
-            if isinstance(picture, np.ndarray):
-                picture = Image.fromarray(picture)
-            image = resample(picture, self.size)
-        return {"image": image, "name": name}
+            return augment(picture, self.how, rng)
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture)
+        return resample(picture, self.size)
+
+
+class Pairs:
+    """Files of two pictures side by side, A left of B, augmented alike.
+
+    Args:
+      files: of pairs; its `how` and size are those of one half.
+      direction: `AtoB` makes B from A, `BtoA` the reverse.
+
+    Raises:
+      UserError: for another direction.
+    """
+
+    def __init__(self, files: Pictures, direction: str):
+        if direction not in ("AtoB", "BtoA"):
+            raise UserError(
+                f"config.data.direction '{direction}' is neither AtoB nor BtoA"
+            )
+        self.files, self.names, self.direction = files, files.names, direction
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, index: int, rng: np.random.Generator) -> Element:
+        """`condition` is what `image` is to be made from."""
+        pair, name = self.files.load(index)
+        middle = pair.width // 2
+        boxes = [(0, 0, middle, pair.height), (middle, 0, pair.width, pair.height)]
+        seed = int(rng.integers(2**63))  # the same draws for both
+        a, b = (
+            self.files.render(pair.crop(box), np.random.default_rng(seed))
+            for box in boxes
+        )
+        condition, image = (a, b) if self.direction == "AtoB" else (b, a)
+        return {"image": image, "condition": condition, "name": name}
 
 
 class Part:
@@ -377,16 +417,19 @@ def _own_held_out(config: DataConfig) -> bool:
 
 def _stored(
     config: DataConfig, path: str, key: str, part: str, size: Size, how: Augment | None
-) -> Pictures:
+) -> Pictures | Pairs:
     if config.name == "folder":
         return folder(path, key, size, how)
+    if config.name == "aligned":
+        direction = config.get("direction", "AtoB")
+        return Pairs(folder(path, key, size, how), direction)
     if config.name == "arrayrecord":
         return packed(path, key, size, how)
     if config.name == "tfds":
         # Its splits are in one folder: `eval_path` is the name of the held-out one.
         split = path if part == "eval" else config.get("split", "train")
         return tfds(config.path, "config.data.path", split, size, how)
-    names = ("photos", "folder", "tfds", "arrayrecord", "scenes")
+    names = ("photos", "folder", "aligned", "tfds", "arrayrecord", "scenes")
     near = difflib.get_close_matches(config.name, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "give one of them"
     raise UserError(
@@ -394,7 +437,7 @@ def _stored(
     )
 
 
-def _share(source: Pictures, held_out: bool) -> list[int]:
+def _share(source: Pictures | Pairs, held_out: bool) -> list[int]:
     """Indices of one image in HELD_OUT (at least one), or of the others."""
     order = sorted(
         range(len(source)), key=lambda i: (zlib.crc32(source.names[i].encode()), i)

@@ -1,14 +1,14 @@
 """Convolutions with PyTorch's numerics and the spectral norm of the originals.
 
 A kernel that spectral norm divides keeps PyTorch's uniform start; one that it does not
-gets the option of the originals, orthogonal with gain 0.02 (they set it for every
+gets `kernel_init`, by default PICNet's orthogonal with gain 0.02 (which is set for every
 layer, but spectral norm renames the parameter first, so it reaches no other).
 `update_stats` is the number of power iterations of a call; 0 leaves u and v as they are.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -72,6 +72,7 @@ class _Kernel(nn.Module):
     kernel: int = 3
     use_bias: bool = True
     spectral: bool = True
+    kernel_init: Callable[..., Array] = nn.initializers.orthogonal(0.02)
     dtype: Any = jnp.float32
 
     def _weights(
@@ -82,8 +83,8 @@ class _Kernel(nn.Module):
         # PyTorch takes the second axis of the kernel for the fan-in, transposed or not.
         fan_in = self.kernel**2 * (self.features if transposed else in_features)
         uniform = _uniform(fan_in)
-        orthogonal = nn.initializers.orthogonal(0.02)
-        kernel = self.param("kernel", uniform if self.spectral else orthogonal, shape)
+        start = uniform if self.spectral else self.kernel_init
+        kernel = self.param("kernel", start, shape)
         bias = None
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
@@ -193,11 +194,12 @@ def _average_taps(kernel: Array) -> Array:
 
 
 class ConvTranspose(_Kernel):
-    """PyTorch's 3 x 3 transposed convolution, stride 2, padding 1, output padding 1.
+    """PyTorch's transposed convolution of stride 2 and padding 1 that doubles the size.
 
-    Each of the four output phases (even or odd row and column) is a convolution of its
-    own with the taps that reach it, interleaved afterwards: no product with a zero, and
-    XLA's weight gradient of the dilated form is many times slower on a CPU.
+    Of kernel 3 (with output padding 1) or 4 (without). Each of the four output phases
+    (even or odd row and column) is a convolution of its own with the taps that reach
+    it, interleaved afterwards: no product with a zero, and XLA's weight gradient of the
+    dilated form is many times slower on a CPU.
     """
 
     @nn.compact
@@ -206,20 +208,32 @@ class ConvTranspose(_Kernel):
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         kernel, bias = self._weights(x.shape[-1], update_stats, transposed=True)
-        if kernel.shape[:2] != (3, 3):
-            raise ValueError(f"ConvTranspose needs kernel 3, not {self.kernel}")
+        if self.kernel not in _PHASES:
+            raise ValueError(f"ConvTranspose needs kernel 3 or 4, not {self.kernel}")
+        phases = _PHASES[self.kernel]
 
-        def phase(rows: slice, columns: slice) -> Array:
-            taps = kernel[rows, columns]
-            down, across = ((0, n - 1) for n in taps.shape[:2])
-            return self._convolve(x, taps, None, 1, down, across)
+        def phase(rows: _Phase, columns: _Phase) -> Array:
+            taps = kernel[rows.taps, columns.taps]
+            return self._convolve(x, taps, None, 1, rows.padding, columns.padding)
 
-        y = _interleave([[phase(r, c) for c in _TAPS] for r in _TAPS])
+        y = _interleave([[phase(r, c) for c in phases] for r in phases])
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
 
-# Output 2i reads tap 1 of input i; output 2i + 1 taps 2 and 0 of inputs i and i + 1.
-_TAPS = (slice(1, 2), slice(2, None, -2))
+class _Phase(NamedTuple):
+    """Every second output along one axis: the taps, and the zeros at both ends."""
+
+    taps: slice
+    padding: tuple[int, int]
+
+
+# Outputs 2i, then 2i + 1. Of kernel 3, output 2i reads tap 1 of input i; of kernel 4,
+# taps 3 and 1 of inputs i - 1 and i; output 2i + 1 taps 2 and 0 of inputs i and i + 1.
+_ODD = _Phase(slice(2, None, -2), (0, 1))
+_PHASES = {
+    3: (_Phase(slice(1, 2), (0, 0)), _ODD),
+    4: (_Phase(slice(3, None, -2), (1, 0)), _ODD),
+}
 
 
 class UpsampleConv(_Kernel):

@@ -1,5 +1,6 @@
 """Normalisation with PyTorch's statistics, always computed in float32."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,11 +10,16 @@ from jaxtyping import Array, Float
 from picjax.cli import UserError
 
 EPSILON = 1e-5
+_ONES = nn.initializers.ones_init()
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0, variance 1, then scale and bias."""
+    """Each channel of each image to mean 0, variance 1, then scale and bias.
 
+    Without `affine` there are neither scale nor bias.
+    """
+
+    affine: bool = True
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -24,7 +30,8 @@ class InstanceNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean = x.mean((1, 2), keepdims=True)
         var = jnp.square(x - mean).mean((1, 2), keepdims=True)
-        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
+        y = (x - mean) / jnp.sqrt(var + EPSILON)
+        return _affine(self, y) if self.affine else y.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -37,6 +44,7 @@ class BatchNorm(nn.Module):
       UserError: in training with a single value a channel, which has no variance.
     """
 
+    scale_init: Callable[..., Array] = _ONES
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -63,7 +71,7 @@ class BatchNorm(nn.Module):
             var.value = 0.9 * var.value + 0.1 * v * (n / (n - 1))
             count.value = count.value + 1
         m, v = _last_axis(m, x.ndim), _last_axis(v, x.ndim)
-        return _affine(self, (x - m) / jnp.sqrt(v + EPSILON))
+        return _affine(self, (x - m) / jnp.sqrt(v + EPSILON), self.scale_init)
 
 
 class LayerNorm(nn.Module):
@@ -89,9 +97,9 @@ def _last_axis(x: Array, ndim: int) -> Array:
     return x.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _affine(module: Any, x: Array) -> Array:
+def _affine(module: Any, x: Array, scale_init: Callable[..., Array] = _ONES) -> Array:
     shape = (x.shape[-1],)
-    scale = module.param("scale", nn.initializers.ones_init(), shape)
+    scale = module.param("scale", scale_init, shape)
     bias = module.param("bias", nn.initializers.zeros_init(), shape)
     y = x * _last_axis(scale, x.ndim) + _last_axis(bias, x.ndim)
     return y.astype(module.dtype)

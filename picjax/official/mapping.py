@@ -57,6 +57,7 @@ def _spectral(axes: tuple[int, ...]) -> dict[str, Leaf]:
 SPECTRAL = _spectral(_CONV)
 SPECTRAL_TRANSPOSED = _spectral(_TRANSPOSED)
 CONV = {"params/kernel": Leaf(".weight", _CONV), "params/bias": Leaf(".bias")}
+CONV_TRANSPOSED = CONV | {"params/kernel": Leaf(".weight", _TRANSPOSED)}
 LINEAR = {"params/kernel": Leaf(".weight", (1, 0)), "params/bias": Leaf(".bias")}
 NORM = {
     "params/scale": Leaf(".weight"),

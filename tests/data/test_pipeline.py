@@ -66,6 +66,8 @@ def test_batches(name, folder):
     same(batches, take(data, 3))
     same(batches, take(config(name, path=str(folder), threads=1), 3))
     assert (take(data, 1, seed=1)[0]["image"] != batches[0]["image"]).any()
+    (alone,) = take(data, 1, batch=1)
+    np.testing.assert_array_equal(alone["image"], batches[0]["image"][:1])
 
 
 @pytest.mark.parametrize("name", ["photos", "scenes", "folder"])
@@ -157,6 +159,47 @@ def test_to_float():
     assert out["scene"] == 3
 
 
+# ---- pairs ----
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Six files of A beside its negative B; the top of A is darker than 128."""
+    path = tmp_path_factory.mktemp("pairs")
+    for i in range(6):
+        a = np.random.default_rng(i).integers(0, 128, (40, 50, 3), dtype=np.uint8)
+        a[20:] += 128
+        Image.fromarray(np.concatenate([a, 255 - a], 1)).save(path / f"{i}.png")
+    return path
+
+
+def test_pairs_are_augmented_alike_and_hidden_whole(pairs):
+    data = config("aligned", path=str(pairs), masks=(), load_size=40, rotation=3.0)
+    batches = take(data, 4)
+    held = list(pipeline.eval_batches(data, SIZE, 2, 2, 0))
+    for batch in [*batches, *held]:
+        total = batch["condition"].astype(int) + batch["image"]
+        assert np.abs(total - 255).max() <= 1  # rounding
+        assert not batch["mask"].any() and batch["mask"].shape[1:] == (SIZE, SIZE, 1)
+        assert batch["condition"][:, 0].mean() < 128 < batch["image"][:, 0].mean()
+    assert (batches[0]["condition"][0] != batches[1]["condition"][0]).any()
+    same(batches, take(data, 4))
+    floats = jax.jit(pipeline.to_float)(batches[0])
+    np.testing.assert_allclose(floats["condition"], -floats["image"], atol=0.01)
+
+
+def test_the_direction_of_pairs(pairs):
+    ahead, back = (
+        config("aligned", path=str(pairs), masks=(), direction=direction)
+        for direction in ("AtoB", "BtoA")
+    )
+    for x, y in zip(take(ahead, 2), take(back, 2), strict=True):
+        np.testing.assert_array_equal(x["condition"], y["image"])
+        np.testing.assert_array_equal(x["image"], y["condition"])
+    with pytest.raises(UserError, match="'atob' is neither AtoB nor BtoA"):
+        take(config("aligned", path=str(pairs), masks=(), direction="atob"), 1)
+
+
 # ---- masks from files ----
 
 
@@ -199,6 +242,8 @@ def test_mask_files_at_random_in_training_by_name_or_index_else(folder, mask_fil
         ({"name": "folder", "path": ""}, "config.data.path"),
         ({"name": "arrayrecord", "path": "/nowhere"}, "picjax.data.pack"),
         ({"name": "tfds", "path": "/nowhere"}, "config.data.path '/nowhere'"),
+        ({"name": "aligned", "path": "/nowhere"}, "leave it empty for aligned pairs"),
+        ({"name": "aligned", "path": "/nowhere", "masks": ()}, "'/nowhere' does not"),
     ],
 )
 def test_settings_that_cannot_work_are_said_at_once(change, words):

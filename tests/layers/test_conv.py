@@ -40,9 +40,12 @@ def test_upsampled_is_nearest_neighbour_then_convolution() -> None:
     np.testing.assert_allclose(module.apply(variables, x, False), expected, atol=1e-5)
 
 
-def test_transposed_is_the_dilated_convolution() -> None:
+@pytest.mark.parametrize(("kernel", "padding"), [(3, (1, 2)), (4, (2, 2))])
+def test_transposed_is_the_dilated_convolution(
+    kernel: int, padding: tuple[int, int]
+) -> None:
     x = normal(2, 3, 5, 4)
-    module: Any = ConvTranspose(6, spectral=False)
+    module: Any = ConvTranspose(6, kernel, spectral=False)
     variables = module.init(KEY, x, False)
     variables["params"]["bias"] = normal(6)
 
@@ -51,7 +54,7 @@ def test_transposed_is_the_dilated_convolution() -> None:
             x,
             params["kernel"][::-1, ::-1],
             (1, 1),
-            ((1, 2), (1, 2)),
+            (padding, padding),
             lhs_dilation=(2, 2),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )

@@ -18,6 +18,9 @@ def test_instance_norm_is_per_image_and_channel() -> None:
     y, _ = InstanceNorm().init_with_output(KEY, X)
     np.testing.assert_allclose(y.mean((1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(y.var((1, 2)), 1, atol=1e-4)
+    bare, variables = InstanceNorm(affine=False).init_with_output(KEY, X)
+    np.testing.assert_array_equal(bare, y)
+    assert not variables
 
 
 def test_layer_norm_is_per_row() -> None:

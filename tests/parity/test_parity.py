@@ -14,6 +14,7 @@ MODULES = (
     "handlers_losses",
     "handlers_masks",
     "handlers_steps",
+    "handlers_pix2pix",
 )
 
 
