@@ -123,10 +123,10 @@ def small(config: Any) -> None:
 
 def demo(config: Any) -> None:
     """`make demo SYSTEM=picnet`: some minutes of training on two cores."""
-    config.steps = 1_200
+    config.steps = 2_000
     config.batch_size = 8
-    config.save_every = 400
-    config.sample_every = 400
+    config.save_every = 500
+    config.sample_every = 500
     config.model.update(ngf=16, img_f=64, z_nc=16, encoder_depth=2, ndf=16)
     config.opt.update(lr=3e-3, decay=0.5)
 
