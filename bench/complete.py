@@ -18,50 +18,61 @@ from bench.step import Setting
 def jax_runs(
     setting: Setting, numbers: list[int]
 ) -> tuple[dict[int, Callable[[], object]], dict[str, Callable[[], object]]]:
-    """Calls that make n completions, and one that runs the decoder alone on a batch."""
+    """Calls that make n completions, and ones that run the encoder and the decoder."""
     import jax
 
     from picjax import systems
     from picjax.data import pipeline
-    from picjax.system import image_shape, inference_variables
-    from picjax.systems import picmm
+    from picjax.system import inference_variables
 
     config = step.jax_config(setting)
     system, key = systems.make(config), jax.random.key(0)
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(key, batch))
     complete = jax.jit(system.complete, static_argnums=3)
-    nets = picmm.networks(config.model, image_shape(config))
-    given = config.model.mixture.given
-    see = jax.jit(lambda variables: picmm.see(nets, given, variables, batch, key))
-    visible = see(variables)
-
-    @jax.jit
-    def decode(variables, z_c):
-        return picmm.decode(nets, variables, batch, visible, z_c)
+    see, decode = halves(setting, config)
+    see = jax.jit(lambda variables: see(variables, batch))
+    visible, z = see(variables)
+    decode = jax.jit(lambda variables, z: decode(variables, batch, visible, z))
 
     def completing(n: int) -> Callable[[], object]:
         return lambda: jax.block_until_ready(complete(variables, batch, key, n))
 
     parts = {
-        "encoder and mixture": lambda: jax.block_until_ready(see(variables)),
-        "decoder": lambda: jax.block_until_ready(decode(variables, visible.z_m)),
+        "encoder": lambda: jax.block_until_ready(see(variables)),
+        "decoder": lambda: jax.block_until_ready(decode(variables, z)),
     }
     return {n: completing(n) for n in numbers}, parts
 
 
+def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
+    """The system's encoder, which also gives a latent, and its decoder."""
+    import jax
+
+    from picjax.system import image_shape
+    from picjax.systems import picmm, picnet
+
+    if setting.system == "picmm":
+        nets = picmm.networks(config.model, image_shape(config))
+        given, key = config.model.mixture.given, jax.random.key(0)
+
+        def see(variables: Any, batch: Any) -> tuple[Any, Any]:
+            visible = picmm.see(nets, given, variables, batch, key)
+            return visible, visible.z_m
+
+        return see, lambda *inputs: picmm.decode(nets, *inputs)
+    nets = picnet.networks(config.model, image_shape(config))
+
+    def see_picnet(variables: Any, batch: Any) -> tuple[Any, Any]:
+        visible = picnet.see(nets, 0.0, variables, batch)
+        return visible, visible.q.mu
+
+    return see_picnet, lambda *inputs: picnet.decode(nets, *inputs)
+
+
 def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
     """A call that makes n completions as the official test does."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from bench.torch_picmm import Picmm
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    peer = Picmm(size=setting.size, device=device)
-    arrays: Any = step.host_batch(setting)
-    image = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
-    mask = torch.from_numpy(arrays["mask"]).permute(0, 3, 1, 2).float()
-    image, mask = image.to(device), mask.expand_as(image).to(device)
+    peer, image, mask = step.torch_peer(setting)
     return lambda: np.asarray(peer.complete(image, mask, n).cpu())
 
 
@@ -98,9 +109,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--system", default="picmm", choices=step.VARIANTS)
     args = parser.parse_args()
     numbers = [int(n) for n in args.num.split(",")]
-    setting = Setting(args.dtype, 1, args.size)
+    setting = Setting(args.dtype, 1, args.size, args.system)
     about = table.machine()
     ours, parts = jax_runs(setting, numbers)
     peers = {n: torch_completing(setting, n) for n in numbers}
@@ -108,7 +120,7 @@ def main() -> None:
     runs |= {f"peer {n}": peers[n] for n in numbers} | parts
     seconds = table.interleave(runs, args.rounds)
     rows, shares = summarise(numbers, seconds, list(parts))
-    title = f"Completions of one image, {args.size} px, {args.dtype}"
+    title = f"{args.system}: completions of one image, {args.size} px, {args.dtype}"
     table.report({title: rows, "What one more costs": shares}, about, args.json)
 
 

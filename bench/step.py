@@ -7,6 +7,7 @@ runs in a process of its own, so that its peak memory is its own, and prints JSO
 """
 
 import argparse
+import importlib
 import json
 import resource
 import time
@@ -17,12 +18,15 @@ import numpy as np
 
 
 class Setting(NamedTuple):
-    """What is timed: the published networks at this size."""
+    """What is timed: the published networks of a system at this size."""
 
     dtype: str
     batch: int
     size: int
-    variant: str = "celeba_hq"
+    system: str = "picmm"
+
+
+VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center"}
 
 
 def host_batch(setting: Setting) -> dict[str, np.ndarray]:
@@ -36,9 +40,8 @@ def host_batch(setting: Setting) -> dict[str, np.ndarray]:
 
 def jax_config(setting: Setting) -> Any:
     """The published config with this dtype, batch and size."""
-    from configs import picmm
-
-    config: Any = picmm.get_config(setting.variant)
+    module = importlib.import_module(f"configs.{setting.system}")
+    config: Any = module.get_config(VARIANTS[setting.system])
     config.image_size, config.batch_size = setting.size, setting.batch
     config.model.dtype = setting.dtype
     return config
@@ -101,6 +104,25 @@ def jax_run(compiled: Compiled) -> Callable[[], object]:
     return run
 
 
+def torch_peer(setting: Setting) -> tuple[Any, Any, Any]:
+    """The official system in PyTorch, and its images and masks, on its device."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from bench import torch_picmm, torch_picnet
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cudnn.benchmark = True
+    if setting.system == "picmm":
+        peer: Any = torch_picmm.Picmm(size=setting.size, device=device)
+    else:
+        peer = torch_picnet.Picnet(device=device)
+    arrays = host_batch(setting)
+    image = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
+    mask = torch.from_numpy(arrays["mask"]).permute(0, 3, 1, 2).float()
+    image = image.contiguous().to(device)
+    return peer, image, mask.expand_as(image).contiguous().to(device)
+
+
 def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
     """A call that does one step of the peer's and returns when it is done.
 
@@ -108,16 +130,8 @@ def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    from bench.torch_picmm import Picmm
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.benchmark = True
-    peer = Picmm(size=setting.size, device=device)
-    arrays = host_batch(setting)
-    image = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
-    mask = torch.from_numpy(arrays["mask"]).permute(0, 3, 1, 2).float()
-    image = image.contiguous().to(device)
-    mask = mask.expand_as(image).contiguous().to(device)
+    peer, image, mask = torch_peer(setting)
+    device = image.device.type
 
     def run() -> object:
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
@@ -138,9 +152,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--variant", default="celeba_hq")
+    parser.add_argument("--system", default="picmm", choices=VARIANTS)
     args = parser.parse_args()
-    setting = Setting(args.dtype, args.batch, args.size, args.variant)
+    setting = Setting(args.dtype, args.batch, args.size, args.system)
     if args.framework == "jax":
         compiled = compile_jax(setting)
         run, cost = jax_run(compiled), compiled.cost

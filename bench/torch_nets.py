@@ -1,4 +1,4 @@
-"""PICMM's networks in eager PyTorch: the peer's half that is timed, not a dependency.
+"""PICNet's and PICMM's networks in eager PyTorch: the peer's half that is timed, not a dependency.
 
 Written from the description of the published networks, with the official names, so that
 official parameters load by `load_state_dict`. NCHW, images in [-1, 1], mask 1 = known.
@@ -157,12 +157,39 @@ class Encoder(Trunk):
         return mu + eps * log_std.exp(), mu, log_std, features
 
 
-class Generator(nn.Module):
-    def __init__(self, ngf, img_f, layers, scales, grid):
+class ResEncoder(Trunk):
+    """PICNet's: the prior from the visible part, the posterior from the complement."""
+
+    def __init__(self, ngf, img_f, layers, z_nc, depth):
+        super().__init__(ngf, img_f, layers)
+        self.depth = depth
+        for i in range(depth):
+            setattr(self, f"infer_prior{i}", Block(img_f, img_f, img_f))
+        self.posterior = Block(img_f, 2 * z_nc, img_f)
+        self.prior = Block(img_f, 2 * z_nc, img_f)
+
+    def forward(self, visible, complement=None):
+        x = visible if complement is None else torch.cat([visible, complement])
+        features = self.features(x)
+        seen = features[-1][: len(visible)]
+        for i in range(self.depth):
+            seen = self.get_submodule(f"infer_prior{i}")(seen)
+        q = gaussian(self.prior(seen))
+        if complement is None:
+            return q, None, features
+        return q, gaussian(self.posterior(features[-1][len(visible) :])), features
+
+
+def gaussian(x):
+    mu, raw = x.chunk(2, 1)
+    return mu, F.softplus(raw)
+
+
+class ResGenerator(nn.Module):
+    def __init__(self, z_nc, ngf, img_f, layers, scales):
         super().__init__()
-        self.layers, self.scales, self.grid = layers, scales, grid
-        self.up_convfc = nn.Sequential(nn.Conv2d(img_f, img_f, 3, 1, 1))
-        self.generator = Block(img_f, img_f, img_f)
+        self.layers, self.scales = layers, scales
+        self.generator = Block(z_nc, img_f, img_f)
         width = img_f
         for i in range(layers):
             out = min(ngf * 2 ** (layers - 1 - i), img_f)
@@ -175,9 +202,6 @@ class Generator(nn.Module):
                 width += 3
 
     def forward(self, z, f_m, f_e, mask):
-        z = z.view(len(z), -1, self.grid, self.grid)
-        for _ in range(2):
-            z = F.leaky_relu(self.up_convfc(F.interpolate(z, scale_factor=2)), 0.2)
         x = f_m + self.generator(z)
         images = []
         for i in range(self.layers):
@@ -188,6 +212,21 @@ class Generator(nn.Module):
                 images.append(getattr(self, f"out{i}")(x))
                 x = torch.cat([x, images[-1]], 1)
         return images
+
+
+class Generator(ResGenerator):
+    """PICMM's: from a flat latent."""
+
+    def __init__(self, ngf, img_f, layers, scales, grid):
+        super().__init__(img_f, ngf, img_f, layers, scales)
+        self.grid = grid
+        self.up_convfc = nn.Sequential(nn.Conv2d(img_f, img_f, 3, 1, 1))
+
+    def forward(self, z, f_m, f_e, mask):
+        z = z.view(len(z), -1, self.grid, self.grid)
+        for _ in range(2):
+            z = F.leaky_relu(self.up_convfc(F.interpolate(z, scale_factor=2)), 0.2)
+        return super().forward(z, f_m, f_e, mask)
 
 
 class Discriminator(Trunk):
@@ -224,6 +263,29 @@ class DynamicGMM(nn.Module):
             self.mu(z_c)
             self.sigma(z_c)
         return alpha, mu, log_std
+
+
+def resize(x, size):
+    return F.interpolate(x, size, mode="bilinear", align_corners=True)
+
+
+def pyramid(x, scales):
+    """x at 1/2**(scales-1) .. 1 of its size, bilinear with aligned corners."""
+    h, w = x.shape[2:]
+    sizes = [(h // 2**i, w // 2**i) for i in range(scales - 1, 0, -1)]
+    return [resize(x, size) for size in sizes] + [x]
+
+
+def decoder_inputs(features, mask, n):
+    """f_m, f_e and the attention mask of the first n encoder inputs."""
+    f_m, f_e = features[-1][:n], features[2][:n]
+    return f_m, f_e, resize(mask[:, :1], f_e.shape[2:])
+
+
+def adam(lr, *nets):
+    """The officials' optimiser of all these nets."""
+    parameters = [p for net in nets for p in net.parameters()]
+    return torch.optim.Adam(parameters, lr, (0.0, 0.999))
 
 
 def initialise(*nets: nn.Module) -> None:

@@ -17,17 +17,6 @@ import torch.nn.functional as F
 from bench import torch_nets
 
 
-def pyramid(x, scales):
-    """x at 1/2**(scales-1) .. 1 of its size, bilinear with aligned corners."""
-    h, w = x.shape[2:]
-    sizes = [(h // 2**i, w // 2**i) for i in range(scales - 1, 0, -1)]
-    return [resize(x, size) for size in sizes] + [x]
-
-
-def resize(x, size):
-    return F.interpolate(x, size, mode="bilinear", align_corners=True)
-
-
 class Picmm:
     """Networks and optimisers; widths default to the published ones for 256 px."""
 
@@ -43,23 +32,13 @@ class Picmm:
         torch_nets.initialise(*self.nets.values())
         for net in self.nets.values():
             net.to(device)
-        self.opt_g = self.adam(lr, self.E, self.G)
-        self.opt_d = self.adam(lr, self.D)
-        self.opt_gmm = self.adam(lr, self.GMM)
-
-    @staticmethod
-    def adam(lr, *nets):
-        parameters = [p for net in nets for p in net.parameters()]
-        return torch.optim.Adam(parameters, lr, (0.0, 0.999))
+        self.opt_g = torch_nets.adam(lr, self.E, self.G)
+        self.opt_d = torch_nets.adam(lr, self.D)
+        self.opt_gmm = torch_nets.adam(lr, self.GMM)
 
     def component(self, log_std, z_c):
         """The official rule: standard deviations are compared with z_c."""
         return ((log_std.exp() - z_c[:, None]) ** 2).sum(-1).argmin(1)
-
-    def decoder_inputs(self, features, mask, n):
-        """f_m, f_e and the attention mask of the first n encoder inputs."""
-        f_m, f_e = features[-1][:n], features[2][:n]
-        return f_m, f_e, resize(mask[:, :1], f_e.shape[2:])
 
     def forward(self, t, mask, eps, eps_hat):
         n = len(t)
@@ -68,7 +47,7 @@ class Picmm:
         _, mu_hat, log_std_hat = self.GMM(z_m.detach(), z_c.detach())
         rows, j = torch.arange(n), self.component(log_std_hat, z_c)
         z_hat = mu_hat[rows, j] + eps_hat * log_std_hat[rows, j].exp()
-        shared = self.decoder_inputs(features, mask, n)
+        shared = torch_nets.decoder_inputs(features, mask, n)
         img = self.G(torch.cat([z_m, z_c], 1), *shared)
         img_hat = self.G(torch.cat([z_m, z_hat], 1), *shared)
         return z_m, z_c, mu[n:], log_std[n:], img, img_hat
@@ -88,7 +67,10 @@ class Picmm:
         self.opt_g.zero_grad()
         ad_g = ((self.D(img[-1]) - 1) ** 2).mean()
         ad_g = ad_g + F.mse_loss(self.D(img_hat[-1]), self.D(t))
-        truths, masks = pyramid(t, self.scales), pyramid(mask, self.scales)
+        truths, masks = (
+            torch_nets.pyramid(t, self.scales),
+            torch_nets.pyramid(mask, self.scales),
+        )
         levels = zip(img, img_hat, truths, masks, strict=True)
         rec = torch.zeros((), device=self.device)
         for full, hat, truth, known in levels:
@@ -134,7 +116,7 @@ class Picmm:
         eps = torch.randn(2 * len(t), self.d, device=self.device)
         z, _, _, features = self.E(visible, complement, eps)
         z_m = z[: len(t)]
-        shared = self.decoder_inputs(features, mask, len(t))
+        shared = torch_nets.decoder_inputs(features, mask, len(t))
         outputs = []
         for _ in range(n):
             alpha, mu, log_std = self.GMM(z_m)

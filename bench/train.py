@@ -1,6 +1,6 @@
 """Training speed at the published 256 px width beside the official step in PyTorch.
 
-    python -m bench.train [--batches 2,8] [--dtypes float32,bfloat16] [--rounds 5]
+    python -m bench.train [--system picmm] [--batches 2,8] [--dtypes float32,bfloat16]
     python -m bench.train --quick       # one setting, a few steps
     python -m bench.train --json FILE
 
@@ -44,7 +44,7 @@ def child(framework: str, setting: Setting) -> dict[str, float]:
     """Compile time, FLOPs and peak memory of a step, from a process of its own."""
     command = [sys.executable, "-m", "bench.step", framework]
     command += [f"--dtype={setting.dtype}", f"--batch={setting.batch}"]
-    command += [f"--size={setting.size}", f"--variant={setting.variant}"]
+    command += [f"--size={setting.size}", f"--system={setting.system}"]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -115,7 +115,8 @@ def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
     data.write_jpegs(root / "jpeg", 200)
     every = max(steps // 4, 1)
     command = [sys.executable, "-m", "picjax.train"]
-    command += [f"--config=configs/picmm.py:{setting.variant}"]
+    variant = step.VARIANTS[setting.system]
+    command += [f"--config=configs/{setting.system}.py:{variant}"]
     command += [f"--workdir={root / 'run'}", f"--config.data.path={root / 'jpeg'}"]
     command += [f"--config.batch_size={setting.batch}", f"--config.steps={steps}"]
     command += [f"--config.log_every={every}", f"--config.image_size={setting.size}"]
@@ -154,7 +155,7 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
             blocked.append(time.perf_counter() - start)
         for _ in range(steps):
             state, metrics = compiled.step(state, compiled.batch)
-            float(metrics["rec"])
+            float(metrics["ad_g"])
         if answer:
             answer.result()
 
@@ -179,13 +180,13 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--variant", default="celeba_hq")
+    parser.add_argument("--system", default="picmm", choices=step.VARIANTS)
     parser.add_argument("--quick", action="store_true", help="float32, batch 2 only")
     args = parser.parse_args()
     if args.quick:
         args.batches, args.dtypes, args.rounds = "2", "float32", 3
     settings = [
-        Setting(dtype, int(batch), args.size, args.variant)
+        Setting(dtype, int(batch), args.size, args.system)
         for dtype in args.dtypes.split(",")
         for batch in args.batches.split(",")
     ]
@@ -202,7 +203,7 @@ def main() -> None:
         waits = [waiting(first, root, steps=8 if args.quick else 40)]
         saves = [saving(first, root, args.rounds)]
     tables = {
-        f"Training step, {args.size} px, {args.variant}": speeds,
+        f"Training step of {args.system}, {args.size} px": speeds,
         "Compile time and peak memory": prices,
         "Waiting for data": waits,
         "A save in the background": saves,

@@ -110,6 +110,8 @@ def published() -> ConfigDict:
         "img_f": 128,  # width that they grow to
         "ndf": 32,  # width of the first block of the discriminator
         "output_scale": 4,  # image sizes that the generator puts out
+        "upsample": "transposed",  # as the originals, or nearest: no checkerboard
+        "log_std_start": 0.0,  # of every latent, before training
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
         "mixture": mixture,
@@ -159,6 +161,7 @@ def small(config: Any) -> None:
     config.save_every = 500
     config.sample_every = 500
     config.data.update(name="photos", rotation=0.0)
+    config.model.update(upsample="nearest", log_std_start=-3.0)
 
 
 def demo(config: Any) -> None:
@@ -190,6 +193,7 @@ def scenes(config: Any) -> None:
     config.sample_every = 1_000
     config.data.update(name="scenes", flip=False)
     config.model.update(ngf=16, img_f=32, ndf=16)
+    config.model.update(upsample="transposed", log_std_start=0.0)  # as published
     config.model.mixture.k = 8
     config.loss.hole = True  # makes draws valid (docs/picmm.md)
     config.opt.update(lr=2e-3, decay=0.5)

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
@@ -73,11 +73,14 @@ class Model:
         self._mesh = sharding.make_mesh()
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
-        def sample(variables: Tree, batch: dict[str, Array], key: Array, n: int):
+        def sample(
+            variables: Tree, batch: dict[str, Array], key: Array, n: int, of: int
+        ):
             def one(example: dict[str, Array], content: Array) -> Array:
                 alone = {name: x[None] for name, x in example.items()}
                 own = jax.random.fold_in(key, content)
-                return system.complete(variables, alone, own, n)[0]
+                images = system.complete(variables, alone, own, of)[0]
+                return images if n == of else best(system, variables, images, n)
 
             floats = to_float(batch)
             content = floats.pop("content")
@@ -85,7 +88,8 @@ class Model:
             floats["image"] = floats["image"] * floats["mask"]
             return to_uint8(jax.vmap(one)(floats, content))
 
-        self._sample = jax.jit(sample, static_argnames="n")
+        self._sample = jax.jit(sample, static_argnames=("n", "of"))
+        self._can_rank = system.score is not None
 
     def sample(
         self,
@@ -93,6 +97,7 @@ class Model:
         known: UInt8[np.ndarray, "b h w 1"],
         n: int,
         seed: int,
+        of: int | None = None,
         given: Mapping[str, np.ndarray] | None = None,
     ) -> UInt8[Array, "b n h w 3"]:
         """n completions an image at the model's size, on the device, not waited for.
@@ -106,8 +111,19 @@ class Model:
           known: 1 = known, 0 = hole.
           n: completions an image; they share one pass of the encoder.
           seed: another seed, other completions.
+          of: draw that many and keep the n that the system scores highest, best first.
           given: what else the system is given, such as `condition` uint8 [b h w 3].
+
+        Raises:
+          UserError: when `of` is below n, or the system scores nothing.
         """
+        if of is not None and of < n:
+            raise UserError(f"the best {n} of {of} cannot be kept; draw at least {n}")
+        if of is not None and not self._can_rank:
+            raise UserError(
+                f"{self.config.system} does not score its completions; "
+                "leave the best-of out"
+            )
         visible = {"image": images * known, "mask": known, **(given or {})}
         content = np.zeros(len(images), np.uint32)
         for arrays in visible.values():
@@ -120,7 +136,7 @@ class Model:
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
-        return self._sample(self._variables, batch, key, n=n)
+        return self._sample(self._variables, batch, key, n=n, of=of or n)
 
     def complete(
         self,
@@ -128,6 +144,7 @@ class Model:
         mask: np.ndarray | Image.Image | str | None = None,
         n: int = 10,
         seed: int = 0,
+        of: int | None = None,
     ) -> UInt8[np.ndarray, "n h w 3"]:
         """n completions of one image at its own size.
 
@@ -141,12 +158,14 @@ class Model:
             such as "center". None if the model translates, and only then.
           n: how many.
           seed: another seed, other completions.
+          of: draw that many and keep the n that the system scores highest, best first
+            (by its discriminator: the top 10 of 50 in PICNet's paper).
 
         Returns:
           uint8 [n h w 3]; known pixels are the input's.
 
         Raises:
-          UserError: when the image or the mask is none of the above or n < 1.
+          UserError: when the image or the mask is none of the above, n < 1 or of < n.
         """
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
@@ -157,14 +176,29 @@ class Model:
             picture, _ = fit(pixels, whole, self.size)
             nothing = np.zeros_like(picture[None])
             given = {"condition": picture[None]}
-            samples = self.sample(nothing, nothing[..., :1], n, seed, given)
+            samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
             return paste(pixels, 0 * whole, np.asarray(samples[0]))
         known, said = as_known(mask, pixels, seed)
         for warning in said:
             warnings.warn(warning, stacklevel=2)
         small, small_known = fit(pixels, known, self.size)
-        samples = self.sample(small[None], small_known[None, ..., None], n, seed)
+        samples = self.sample(small[None], small_known[None, ..., None], n, seed, of)
         return paste(pixels, known, np.asarray(samples[0]))
+
+
+def best(
+    system: System, variables: Tree, images: Float[Array, "of h w 3"], n: int
+) -> Float[Array, "n h w 3"]:
+    """The n images that the system scores highest, best first."""
+    score = system.score
+    assert score is not None
+    # Ten at a time, as they were made.
+    scores = jax.lax.map(
+        lambda image: score(variables, image[None])[0],
+        images,
+        batch_size=min(len(images), 10),
+    )
+    return images[jax.lax.top_k(scores, n)[1]]
 
 
 def load(workdir: str | Path) -> Model:
@@ -324,7 +358,7 @@ def complete_all(
             for warning in set(about) - said:
                 console.print(f"picjax: {warning}", markup=False)
             said.update(about)
-            samples = model.complete(image, known, args.num, args.seed)
+            samples = model.complete(image, known, args.num, args.seed, args.best_of)
             write(out, job.image.stem, image, known, samples)
     if failed:
         raise UserError(
@@ -431,6 +465,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         f"or one of {', '.join(masks.NAMES)}; none for a run on aligned pairs",
     )
     add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
+    add(
+        "--best-of",
+        type=int,
+        metavar="M",
+        help="draw M, keep the N that the system's discriminator scores highest",
+    )
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")

@@ -55,7 +55,12 @@ PACKAGES = ("jax", "flax", "numpy", "pillow")
 
 
 def model_groups(
-    model: Model, num: int, images: int, seed: int, batch_size: int
+    model: Model,
+    num: int,
+    images: int,
+    seed: int,
+    batch_size: int,
+    best_of: int | None = None,
 ) -> Iterator[Group]:
     """Groups of a model's held-out images; the device works one batch ahead."""
     batches = pipeline.eval_batches(
@@ -64,7 +69,7 @@ def model_groups(
     pending: tuple[dict[str, Any], jax.Array] | None = None
     for batch in batches:
         given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
-        samples = model.sample(batch["image"], batch["mask"], num, seed, given)
+        samples = model.sample(batch["image"], batch["mask"], num, seed, best_of, given)
         if pending is not None:
             yield from _unpack(*pending)
         pending = batch, samples
@@ -295,10 +300,12 @@ def write(
 
 def protocol_sentence(protocol: dict[str, Any]) -> str:
     """The protocol for people; metrics.json holds all of it."""
-    hole = protocol["mean_hole_share"]
+    hole, best_of = protocol["mean_hole_share"], protocol.get("best_of")
     return (
         f"{protocol['images']} images ({protocol['data_source']}), "
-        f"{protocol['samples_per_image']} completions each (seed {protocol['seed']}), "
+        f"{protocol['samples_per_image']} completions each"
+        + (f", the best of {best_of} by the system's own score" if best_of else "")
+        + f" (seed {protocol['seed']}), "
         f"{protocol['resolution']} pixels, masks: {protocol['masks']}"
         + ("" if hole is None else f" (mean hole {100 * hole:.1f} %)")
         + f". {protocol['pixels']}."
@@ -324,6 +331,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--mask", metavar="PATH|NAME", help="other masks than the run's (white = hole)")
     add("--invert-mask", action="store_true", help="with --real: black = hole")
     add("--num", type=int, metavar="N", help="completions an image (10, or all found)")
+    add("--best-of", type=int, metavar="M", help="with --workdir: as in complete")
     add("--images", type=int, metavar="N", help="how many (100 of a run, or all found)")
     add("--seed", type=int, default=0, help="of masks and completions (0)")
     add(
@@ -363,9 +371,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       UserError: for anything the user can mend.
     """
     args = parse(argv)
-    for option in ("num", "images"):
+    for option in ("num", "images", "best_of"):
         if getattr(args, option) is not None and getattr(args, option) < 1:
-            raise UserError(f"--{option} is below 1; give 1 or more")
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is below 1; give 1 or more")
     names = metric_names(args.metrics)
     if bool(args.workdir) == bool(args.real or args.fake):
         raise UserError("give either --workdir, or --real and --fake")
@@ -401,11 +410,13 @@ def evaluate_run(
         "data_source": f"held-out part of {data['name']}",
         "data": data,
         "masks": ", ".join(data["masks"]) or "none, the whole image is made",
+        "best_of": args.best_of,
         **common_protocol(args.seed),
     }
     out = Path(args.out or Path(args.workdir) / "eval")
     batch_size = min(BATCH * jax.device_count(), images)
-    groups = model_groups(model, args.num or 10, images, args.seed, batch_size)
+    num, best_of = args.num or 10, args.best_of
+    groups = model_groups(model, num, images, args.seed, batch_size, best_of)
     return evaluate(groups, images, names, protocol, out), out
 
 
@@ -428,6 +439,8 @@ def evaluate_folders(
     args: argparse.Namespace, names: list[str]
 ) -> tuple[list[Result], Path]:
     """Measures the completions in one folder against the images in another."""
+    if args.best_of:
+        raise UserError("--best-of goes with --workdir; leave it out")
     names = applying(names, known_posterior=False)
     pairs = find_pairs(args.real, args.fake, args.num, args.mask)[: args.images]
     protocol = {

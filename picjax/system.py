@@ -4,7 +4,8 @@ A system is a set of pure functions closed over its modules and hyper-parameters
 never mentions devices, files or logging: `picjax.train` supplies those for all.
 """
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from picjax.cli import UserError
 
 Batch = Mapping[str, Array]
 Tree = Any
@@ -59,6 +62,8 @@ class System(NamedTuple):
       evaluate: (variables, batch, key) -> {name: one number an example}.
       show: (variables, batch, key) -> {title: images [b h w 3]}, the columns of a grid
         that are particular to the system (such as each component of a mixture).
+      score: (variables, images [n h w 3]) -> float32 [n], higher for what the system
+        itself holds more plausible; None where it cannot say.
     """
 
     init: Callable[[PRNGKeyArray, Batch], State]
@@ -66,6 +71,7 @@ class System(NamedTuple):
     complete: Callable[[Tree, Batch, PRNGKeyArray, int], Float[Array, "b n h w 3"]]
     evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
+    score: Callable[[Tree, Float[Array, "n h w 3"]], Float[Array, " n"]] | None = None
 
 
 def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:
@@ -135,10 +141,9 @@ def apply(
     """
     stats = variables[name].get("stats", {})
     if not update_stats:
-        out = nets[name].apply(variables[name], *inputs, False)
-        return out, stats
+        return nets[name].apply(variables[name], *inputs, update_stats=0), stats
     out, new = nets[name].apply(
-        variables[name], *inputs, update_stats, mutable=["stats"]
+        variables[name], *inputs, update_stats=update_stats, mutable=["stats"]
     )
     return out, new.get("stats", stats)
 
@@ -158,3 +163,25 @@ def image_shape(config: Config) -> tuple[int, int]:
     """Height and width of a config's images; `image_size` is one number or two."""
     size = config.image_size
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def check_choices(config: Config, choices: Mapping[str, Collection[str]]) -> None:
+    """Refuses values that name nothing.
+
+    Args:
+      config: a config.
+      choices: dotted key -> the names it may have.
+
+    Raises:
+      UserError: naming the key, the names there are, and the nearest.
+    """
+    for key, names in choices.items():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if value not in names:
+            near = difflib.get_close_matches(str(value), names, 1)
+            hint = f"did you mean '{near[0]}'?" if near else "give one of them"
+            raise UserError(
+                f"config.{key} '{value}' is none of {', '.join(names)}; {hint}"
+            )

@@ -14,6 +14,7 @@ from PIL import Image
 from picjax import complete as module
 from picjax import inputs
 from picjax.cli import UserError, run
+from picjax.complete import Model
 
 
 def picture(seed: int, h: int = 40, w: int = 60) -> np.ndarray:
@@ -72,6 +73,21 @@ def test_samples_differ_and_the_seed_fixes_them(fake):
             assert (first[i] != first[j]).any()
     np.testing.assert_array_equal(first, fake.complete(image, known, n=4, seed=1))
     assert (first != fake.complete(image, known, n=4, seed=2)).any()
+
+
+def test_best_of_keeps_what_the_system_scores_highest(fake):
+    """A system that likes dark images: its best 2 of 6 are the darkest, darkest first."""
+    system = SYSTEM._replace(score=lambda variables, x: -x.mean((1, 2, 3)))
+    ranking = Model(fake.config, system, {"scale": jnp.float32(0.3)}, 7)
+    image, known = picture(0, SIZE, SIZE), half_mask(SIZE, SIZE)
+    drawn = ranking.complete(image, known, n=6)
+    best = ranking.complete(image, known, n=2, of=6)
+    order = np.argsort(drawn.mean((1, 2, 3)))
+    np.testing.assert_array_equal(best, drawn[order[:2]])
+    with pytest.raises(UserError, match="best 7 of 6 cannot be kept"):
+        ranking.complete(image, known, n=7, of=6)
+    with pytest.raises(UserError, match="fake does not score its completions"):
+        fake.complete(image, known, n=2, of=6)
 
 
 def test_what_the_hole_hides_has_no_influence(fake):

@@ -40,12 +40,16 @@ class Encoder(nn.Module):
     Returns mu, log_std [n d] in float32 and the features, the finest first; the caller
     draws z = mu + eps * exp(log_std). d is half of channels * grid * grid, the grid
     being what `layers` halvings and `poolings` average pools leave of the image.
+    `log_std_start` is added to log_std: the officials start with noise of width 1 around
+    means near 0, which nothing can be read from until the encoder has learnt to shrink
+    it.
     """
 
     ngf: int = 32
     img_f: int = 128
     layers: int = 5
     poolings: int = 2
+    log_std_start: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -60,7 +64,7 @@ class Encoder(nn.Module):
         x = flatten(x)
         x = nn.leaky_relu(_linear(x.shape[-1], "down_fc", self.dtype)(x), 0.2)
         mu, log_std = jnp.split(x.astype(jnp.float32), 2, -1)
-        return mu, log_std, features
+        return mu, log_std + self.log_std_start, features
 
 
 class Generator(nn.Module):
@@ -77,6 +81,7 @@ class Generator(nn.Module):
     output_scale: int = 4
     poolings: int = 2
     depth: int = 0
+    upsample: str = "transposed"
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -135,9 +140,11 @@ class DynamicGMM(nn.Module):
     """The mixture p(z_c | z_m): `k` diagonal Gaussians of z_m's size.
 
     Returns the log weights before normalisation [b k], mu and log_std [b k d], float32.
+    `log_std_start` is the encoder's.
     """
 
     k: int = 4
+    log_std_start: float = 0.0
     norm: Literal["batch", "layer"] = "batch"
     dtype: Any = jnp.float32
 
@@ -166,5 +173,7 @@ class DynamicGMM(nn.Module):
             sizes = (d // 2, self.k) if name == "alpha" else (2 * d, self.k * d)
             head = Head(*sizes, norm=self.norm, dtype=self.dtype, name=name)
             x = head(z, update_stats)
+            if name == "log_std":
+                x = x + self.log_std_start
             outputs.append(x if name == "alpha" else x.reshape(b, self.k, d))
         return outputs

@@ -115,8 +115,9 @@ class Encoder(nn.Module):
     def __call__(
         self,
         visible: Float[Array, "b h w 3"],
-        update_stats: int,
         complement: Float[Array, "b h w 3"] | None = None,
+        *,
+        update_stats: int,
     ) -> tuple[
         tuple[Float[Array, "b i j z"], Float[Array, "b i j z"]],
         tuple[Float[Array, "b i j z"], Float[Array, "b i j z"]] | None,
@@ -171,7 +172,10 @@ def decode(
     images = []
     for i in range(net.layers):
         c = width(net.ngf, net.img_f, net.layers - 1 - i)
-        x = up(c, hidden=c, dtype=net.dtype, name=f"decoder{i}")(x, update_stats)
+        block = up(
+            c, hidden=c, upsample=net.upsample, dtype=net.dtype, name=f"decoder{i}"
+        )
+        x = block(x, update_stats)
         if i == 1 and f_e is not None:
             attn = rematerialised(AutoAttention, net.remat)
             x = attn(dtype=net.dtype, name="attn1")(x, update_stats, f_e, mask)
@@ -196,6 +200,7 @@ class ResGenerator(nn.Module):
     depth: int = 0
     layers: int = 5
     output_scale: int = 4
+    upsample: str = "transposed"
     dtype: Any = jnp.float32
     remat: bool = False
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from picjax.layers.residual import UPSAMPLE
 from picjax.losses import adversarial, gaussian, reconstruction
 from picjax.losses.gaussian import Gaussian, Mixture
 from picjax.models import picmm, picnet
@@ -26,6 +27,7 @@ from picjax.system import (
     adam,
     apply,
     by_net,
+    check_choices,
     image_shape,
     init_opt,
     keep_known,
@@ -33,6 +35,7 @@ from picjax.system import (
     split_keys,
     update,
 )
+from picjax.systems.picnet import attention_mask, score, visible_features
 
 
 class Hyper(NamedTuple):
@@ -69,7 +72,23 @@ class Latents(NamedTuple):
 
 
 def make(config: Config) -> System:
-    """The system of a config (configs/picmm.py)."""
+    """The system of a config (configs/picmm.py).
+
+    Raises:
+      UserError: for an unknown name, or a size that does not halve often enough.
+    """
+    check_choices(
+        config,
+        {
+            "model.upsample": UPSAMPLE,
+            "model.mixture.norm": ("batch", "layer"),
+            "model.mixture.select": gaussian.SELECTION,
+            "model.mixture.loss": gaussian.BM,
+            "model.mixture.gate": gaussian.GATE,
+            "model.mixture.given": ("mean", "sample"),
+            "loss.gan_mode": adversarial.GAN,
+        },
+    )
     nets = networks(config.model, image_shape(config))
     mixture = config.model.mixture
     hyper = Hyper(
@@ -96,6 +115,7 @@ def make(config: Config) -> System:
         complete=partial(complete, nets, hyper.given),
         evaluate=partial(evaluate, nets, hyper.given),
         show=partial(show_components, nets, hyper.given),
+        score=partial(score, nets),
     )
 
 
@@ -115,19 +135,28 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
     shared: Any = {"layers": layers, "dtype": model.dtype, "remat": model.remat}
     return {
         "encoder": picmm.Encoder(
-            ngf=model.ngf, img_f=model.img_f, poolings=poolings, **shared
+            ngf=model.ngf,
+            img_f=model.img_f,
+            poolings=poolings,
+            log_std_start=model.log_std_start,
+            **shared,
         ),
         "generator": picmm.Generator(
             ngf=model.ngf,
             img_f=model.img_f,
             poolings=poolings,
             output_scale=min(model.output_scale, layers),
+            upsample=model.upsample,
             **shared,
         ),
         "discriminator": picmm.Discriminator(
             ngf=model.ndf, img_f=model.img_f, **shared
         ),
-        "mixture": picmm.DynamicGMM(k=model.mixture.k, norm=model.mixture.norm),
+        "mixture": picmm.DynamicGMM(
+            k=model.mixture.k,
+            norm=model.mixture.norm,
+            log_std_start=model.log_std_start,
+        ),
     }
 
 
@@ -144,7 +173,7 @@ def init(
     made = {"encoder": nets["encoder"].init(keys["encoder"], both, False)}
     (mu, _, features), _ = apply(nets, made, "encoder", both, update_stats=False)
     z, _ = jnp.split(mu, 2)
-    f_m, f_e = visible_features(nets, features)
+    f_m, f_e = visible_features(nets, features, image.shape[0])
     attended = attention_mask(mask, f_e)
     made["generator"] = nets["generator"].init(
         keys["generator"], z, z, f_m, f_e, attended, False
@@ -195,7 +224,7 @@ def step(
     """One step: discriminator, then encoder and generator, then mixture.
 
     The generator runs once, on z_c and z_hat side by side, where the official code
-    makes 2 calls, and the discriminator twice on all it judges instead of 4 + 3 times.
+    makes 2 calls, and the discriminator 1 + 2 times instead of 4 + 3.
     Spectral norm makes as many power iterations as there, so that with converged
     vectors the numbers are the same (specification, section 3).
     """
@@ -273,25 +302,9 @@ def encode(
     z_m, z_c = jnp.split(mu + eps * jnp.exp(log_std), 2)
     mu_m, mu_c = jnp.split(mu, 2)
     log_std_m, log_std_c = jnp.split(log_std, 2)
-    f_m, f_e = visible_features(nets, features)
+    f_m, f_e = visible_features(nets, features, image.shape[0])
     q_m, q_c = Gaussian(mu_m, log_std_m), Gaussian(mu_c, log_std_c)
     return Latents(z_m, z_c, q_m, q_c, f_m, f_e), new
-
-
-def visible_features(
-    nets: dict[str, Any], features: list[Array]
-) -> tuple[Array, Array]:
-    """The visible half's coarsest map, and the one that the generator attends to."""
-    half = features[-1].shape[0] // 2
-    attended = features[nets["generator"].layers - 3]
-    return features[-1][:half], attended[:half]
-
-
-def attention_mask(
-    mask: Float[Array, "b h w 1"], f_e: Float[Array, "b u v c"]
-) -> Float[Array, "b u v 1"]:
-    """The mask at the size of the map attended to, fractional at its edges."""
-    return reconstruction.resize(mask, (f_e.shape[1], f_e.shape[2]))
 
 
 def mix(
@@ -413,20 +426,15 @@ def generator_loss(
     """
     image, mask = batch["image"], batch["mask"]
     b = image.shape[0]
-    variables = {
-        "discriminator": {
-            "params": state.params["discriminator"],
-            "stats": state.stats["discriminator"],
-        }
-    }
-    score, stats = apply(
-        nets,
-        variables,
-        "discriminator",
-        jnp.concatenate([images[-1], image]),
-        update_stats=3,
-    )
-    score_c, score_hat, score_real = jnp.split(score, 3)
+
+    def judge(x: Array, stats: Tree, calls: int) -> tuple[Array, Tree]:
+        params = state.params["discriminator"]
+        variables = {"discriminator": {"params": params, "stats": stats}}
+        return apply(nets, variables, "discriminator", x, update_stats=calls)
+
+    score, stats = judge(images[-1], state.stats["discriminator"], 2)
+    score_real, stats = judge(image, stats, 1)  # on its own: nothing is learnt from it
+    score_c, score_hat = jnp.split(score, 2)
     ad_g = adversarial.GAN[hyper.gan_mode].generator(score_c).mean()
     ad_g += adversarial.match_loss(score_hat, score_real).mean()
 
@@ -486,7 +494,7 @@ def see(
     (mu, log_std, features), _ = run("encoder", image * mask)
     z_m = mu + jax.random.normal(key, mu.shape) * jnp.exp(log_std)
     (logits, mu_hat, log_std_hat), _ = run("mixture", mu if given == "mean" else z_m)
-    f_m, f_e = features[-1], features[nets["generator"].layers - 3]
+    f_m, f_e = visible_features(nets, features, image.shape[0])
     mixture = Mixture(jax.nn.log_softmax(logits), mu_hat, log_std_hat)
     return Visible(z_m, f_m, f_e, attention_mask(mask, f_e), mixture)
 

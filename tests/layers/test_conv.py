@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from jax import lax
 
-from picjax.layers.conv import Conv, ConvTranspose, add_coordinates, average_pool
+from picjax.layers.conv import (
+    Conv,
+    ConvTranspose,
+    UpsampleConv,
+    add_coordinates,
+    average_pool,
+)
 
 KEY = jax.random.key(0)
 
@@ -22,6 +28,16 @@ def matrix(kernel: jax.Array, transposed: bool) -> np.ndarray:
     axes = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
     rows = kernel.transpose(axes)
     return np.asarray(rows.reshape(rows.shape[0], -1))
+
+
+def test_upsampled_is_nearest_neighbour_then_convolution() -> None:
+    x = normal(2, 3, 5, 4)
+    module: Any = UpsampleConv(6, spectral=False)
+    variables = module.init(KEY, x, False)
+    variables["params"]["bias"] = normal(6)
+    plain: Any = Conv(6, padding=1, spectral=False)
+    expected = plain.apply(variables, x.repeat(2, 1).repeat(2, 2), False)
+    np.testing.assert_allclose(module.apply(variables, x, False), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [(3, (1, 2)), (4, (2, 2))])

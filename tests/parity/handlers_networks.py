@@ -264,7 +264,7 @@ def picnet_encoder(fixture: Fixture) -> None:
 
     def forward(module: Any, x_m: Any, x_c: Any = None) -> dict[str, Any]:
         complement = None if x_c is None else nhwc(x_c)
-        q, p, features = module(nhwc(x_m), True, complement)
+        q, p, features = module(nhwc(x_m), complement, update_stats=True)
         out = {f"f{i}": nchw(f) for i, f in enumerate(features)}
         for name, gaussian in (("q", q), ("p", p)):
             if gaussian is not None:

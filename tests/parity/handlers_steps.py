@@ -12,11 +12,18 @@ from fixture import Fixture, below, nchw, nhwc
 from picjax.losses import gaussian
 from picjax.models import picmm as models
 from picjax.official import mapping
-from picjax.official.picmm import TABLE
-from picjax.system import State, init_opt
-from picjax.systems import picmm
+from picjax.official.picmm import TABLE  # PICNet's names are among them
+from picjax.system import Opt, State, init_opt
+from picjax.systems import picmm, picnet
 
+Names = dict[str, str]  # a net's name in the file -> ours
 NETS = {"E": "encoder", "G": "generator", "D": "discriminator", "GMM": "mixture"}
+PICNET_NETS = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "D_rec": "discriminator_rec",
+}
 
 
 def record() -> optax.GradientTransformation:
@@ -27,13 +34,49 @@ def record() -> optax.GradientTransformation:
     )
 
 
+def first_batch(fixture: Fixture) -> dict[str, jax.Array]:
+    """The file's images and masks, as ours."""
+    image = fixture.inputs["img"] * 2 - 1
+    return {
+        "image": jnp.asarray(nhwc(image)),
+        "mask": jnp.asarray(nhwc(fixture.inputs["mask"][:, :1])),
+    }
+
+
+def first_state(
+    fixture: Fixture, names: Names, fresh: State, opts: dict[str, Opt]
+) -> State:
+    """The state before the step; `fresh` holds its shapes."""
+    loaded = {
+        ours: mapping.from_official(
+            below(fixture.params, f"{theirs}/"),
+            {"params": fresh.params[ours], "stats": fresh.stats[ours]},
+            TABLE,
+        )
+        for theirs, ours in names.items()
+    }
+    params = {net: variables["params"] for net, variables in loaded.items()}
+    stats = {net: variables["stats"] for net, variables in loaded.items()}
+    return State(jnp.zeros([], jnp.int32), params, stats, init_opt(opts, params), {})
+
+
+def optimiser(fixture: Fixture) -> optax.GradientTransformation:
+    """The file's Adam, which remembers its gradients."""
+    return optax.chain(record(), optax.adam(fixture.hyper["lr"], b1=0.0, b2=0.999))
+
+
+def compiled(step: Any) -> Any:
+    """The suite compiles without optimisation, whose order of sums costs the one number
+    of attn1.alpha's gradient 1.2e-3 of itself."""
+    return jax.jit(step, compiler_options={"xla_backend_optimization_level": 2})
+
+
 class Case:
     """A fixture's nets, batch and noise, and the state before the step."""
 
     def __init__(self, fixture: Fixture, **hyper: Any):
         h = fixture.hyper
-        image = fixture.inputs["img"] * 2 - 1
-        size = image.shape[-2:]
+        size = fixture.inputs["img"].shape[-2:]
         layers = models.picnet.halvings(size)
         grid: Any = {"layers": layers, "poolings": models.picnet.poolings(size)}
         width: Any = {"ngf": h["ngf"], "img_f": h["img_f"]}
@@ -54,41 +97,18 @@ class Case:
             clamp=(),
             **hyper,
         )
-        tx = optax.chain(record(), optax.adam(h["lr"], b1=0.0, b2=0.999))
-        self.opts = picmm.optimisers(tx)
-        self.batch = {
-            "image": jnp.asarray(nhwc(image)),
-            "mask": jnp.asarray(nhwc(fixture.inputs["mask"][:, :1])),
-        }
+        self.opts = picmm.optimisers(optimiser(fixture))
+        self.batch = first_batch(fixture)
         fresh = jax.eval_shape(
             partial(picmm.init, self.nets, self.opts), jax.random.key(0), self.batch
         )
-        loaded = {
-            ours: mapping.from_official(
-                below(fixture.params, f"{theirs}/"),
-                {"params": fresh.params[ours], "stats": fresh.stats[ours]},
-                TABLE,
-            )
-            for theirs, ours in NETS.items()
-        }
-        params = {
-            net: jax.tree.map(jnp.asarray, v["params"]) for net, v in loaded.items()
-        }
-        stats = {
-            net: jax.tree.map(jnp.asarray, v["stats"]) for net, v in loaded.items()
-        }
-        zero = jnp.zeros([], jnp.int32)
-        self.state = State(zero, params, stats, init_opt(self.opts, params), {})
+        self.state = first_state(fixture, NETS, fresh, self.opts)
         eps = jnp.asarray(fixture.inputs["eps_encoder"])
         self.noise = {"encoder": eps, "penalty": jnp.zeros(len(eps))}
 
     def step(self) -> tuple[State, dict[str, jax.Array]]:
-        run = partial(picmm.step, self.nets, self.opts, self.hyper)
-        # The suite compiles without optimisation, whose order of sums costs the one
-        # number of attn1.alpha's gradient 1.2e-3 of itself.
-        options = {"xla_backend_optimization_level": 2}
-        step = jax.jit(run, compiler_options=options)
-        return step(self.state, self.batch, self.noise)
+        run = compiled(partial(picmm.step, self.nets, self.opts, self.hyper))
+        return run(self.state, self.batch, self.noise)
 
 
 def check_losses(fixture: Fixture, metrics: dict[str, jax.Array]) -> None:
@@ -138,24 +158,25 @@ def check_outputs(fixture: Fixture, case: Case, rule: str) -> None:
             fixture.assert_close(name, ours[name], expected, 1e-4, atol)
 
 
-def check_gradients(fixture: Fixture, state: State) -> None:
+def check_gradients(
+    fixture: Fixture, names: Names, opts: dict[str, Opt], state: State
+) -> None:
     """What each optimiser was given, against the file's, by official names."""
-    for theirs, ours in NETS.items():
-        expected = below(fixture.grads, f"{theirs}/")
-        optimiser = {"encoder": "generator"}.get(ours, ours)
-        grads = mapping.to_official({"params": state.opt[optimiser][0][ours]}, TABLE)
-        for name, value in expected.items():
+    owner = {net: name for name, opt in opts.items() for net in opt.nets}
+    for theirs, ours in names.items():
+        grads = mapping.to_official({"params": state.opt[owner[ours]][0][ours]}, TABLE)
+        for name, value in below(fixture.grads, f"{theirs}/").items():
             fixture.assert_grad(f"{theirs}/{name}", grads[name], value)
 
 
-def check_after(fixture: Fixture, case: Case, state: State) -> None:
+def check_after(fixture: Fixture, names: Names, state: State) -> None:
     """Parameters and statistics after the step.
 
     The first Adam step is lr times the sign of the gradient wherever that is more than
     rounding; where it is rounding, two right answers may differ by 2 lr.
     """
     lr, zero = fixture.hyper["lr"], set(fixture.meta["err"]["zero_grads"])
-    for theirs, ours in NETS.items():
+    for theirs, ours in names.items():
         variables = {"params": state.params[ours], "stats": state.stats[ours]}
         after = mapping.to_official(variables, TABLE)
         for name, expected in below(fixture.after, f"{theirs}/").items():
@@ -181,8 +202,8 @@ def corrected(fixture: Fixture) -> None:
         if not suffix:
             check_losses(fixture, metrics)
             check_outputs(fixture, case, "sampled")
-            check_gradients(fixture, state)
-            check_after(fixture, case, state)
+            check_gradients(fixture, NETS, case.opts, state)
+            check_after(fixture, NETS, state)
             continue
         expected = fixture.outputs[f"loss_bm{suffix}"]
         fixture.assert_close(f"bm{suffix}", metrics["bm"], expected, 1e-5, 1e-6)
@@ -204,8 +225,8 @@ def official(fixture: Fixture) -> None:
     state, metrics = case.step()
     check_losses(fixture, metrics)
     check_outputs(fixture, case, "official")
-    check_gradients(fixture, state)
-    check_after(fixture, case, state)
+    check_gradients(fixture, NETS, case.opts, state)
+    check_after(fixture, NETS, state)
     check_gradient_that_is_lost(fixture, case, state)
 
 
@@ -244,7 +265,91 @@ def check_gradient_that_is_lost(fixture: Fixture, case: Case, after: State) -> N
         fixture.assert_grad(f"GMM_via_generator_loss/{name}", ours[name], value)
 
 
+# PICNet ------------------------------------------------------------------------------
+
+
+def picnet_step(fixture: Fixture) -> None:
+    """Both strategies of training, every GAN mode: what the file's `hyper` says."""
+    h, out = fixture.hyper, fixture.outputs
+    layers = h.get("layers", 5)  # at 96 pixels too, where ours would halve 4 times
+    width: Any = {"ngf": h["ngf"], "img_f": h["img_f"], "layers": layers}
+    judge = models.picnet.ResDiscriminator(
+        ngf=h["ndf"], img_f=h["img_f_d"], layers=layers
+    )
+    nets: dict[str, Any] = {
+        "encoder": models.picnet.Encoder(z_nc=h["z_nc"], depth=h["L"], **width),
+        "generator": models.picnet.ResGenerator(
+            depth=h["LG"], output_scale=h["output_scale"], **width
+        ),
+        "discriminator": judge,
+        "discriminator_rec": judge,
+    }
+    hyper = picnet.Hyper(
+        gan_mode=h["gan_mode"],
+        rec=h["lambda_rec"],
+        kl=h["lambda_kl"] * h["output_scale"],
+        adversarial=h["lambda_g"],
+        two_paths=h["train_paths"] == "two",
+    )
+    opts = picnet.optimisers(optimiser(fixture))
+    batch = first_batch(fixture)
+    init = partial(picnet.init, nets, opts)
+    fresh = jax.eval_shape(init, jax.random.key(0), batch)
+    start = first_state(fixture, PICNET_NETS, fresh, opts)
+    noise = {n: jnp.asarray(nhwc(fixture.inputs[f"eps_{n}"])) for n in "pq"}
+    noise["penalty"] = jnp.asarray(
+        fixture.inputs.get("alpha", np.zeros(2 * len(batch["image"]), np.float32))
+    )
+    state, metrics = compiled(partial(picnet.step, nets, opts, hyper))(
+        start, batch, noise
+    )
+    metrics |= {"img_d": metrics["ad_d"], "img_d_rec": metrics["ad_d_rec"]}
+    rtol = fixture.tolerance("losses")
+    # The updated discriminators judge. With hinge the gradient of two biases is 0 in
+    # exact arithmetic; ours is 1e-9 of rounding, which Adam's first step makes 4e-5.
+    judged = {"ad_g": 1e-5, "ad_rec": 1e-5} if h["gan_mode"] == "hinge" else {}
+    for name, expected in below(out, "loss_").items():
+        if name == "G_total":
+            parts = ("kl_rec", "kl_g", "app_rec", "app_g", "ad_g", "ad_rec")
+            ours = sum(metrics.get(part, 0.0) for part in parts)
+        else:
+            ours = metrics.get(name, 0.0)  # one path has no reconstruction to learn
+        fixture.assert_close(name, ours, expected, rtol, judged.get(name, 1e-6))
+    check_picnet_outputs(fixture, nets, start, batch, noise)
+    check_gradients(fixture, PICNET_NETS, opts, state)
+    check_after(fixture, PICNET_NETS, state)
+
+
+def check_picnet_outputs(
+    fixture: Fixture, nets: Any, state: State, batch: Any, noise: Any
+) -> None:
+    """Prior, posterior and images on the way through a step."""
+    params, stats = state.params, state.stats
+    encoded, _ = picnet.encode(nets, 0.0, params["encoder"], stats, batch)
+    images, _ = picnet.generate(
+        nets, params["generator"], stats, batch["mask"], encoded, noise
+    )
+    b = batch["image"].shape[0]
+    prior = gaussian.mask_prior_std(batch["mask"])[:, None, None, None]
+    ours: dict[str, Any] = {
+        "u_m": jnp.zeros_like(encoded.q.mu),
+        "sigma_m": jnp.broadcast_to(prior, encoded.q.mu.shape),
+        "u_post": encoded.p.mu,
+        "sigma_post": encoded.p.std,
+        "u_prior": encoded.q.mu,
+        "sigma_prior": encoded.q.std,
+    }
+    for i, image in enumerate(images):
+        ours[f"img_rec{i}"], ours[f"img_g{i}"] = image[:b], image[b:]
+    atol = fixture.tolerance("outputs")
+    for name, expected in fixture.outputs.items():
+        if not name.startswith("loss_"):
+            fixture.assert_close(name, nchw(ours[name]), expected, 1e-4, atol)
+
+
 HANDLERS = {
+    ("picnet", "train_step_one_hinge"): picnet_step,
+    ("picnet", "train_step_two_lsgan"): picnet_step,
     ("picmm", "train_step_official"): official,
     ("picmm", "train_step_corrected"): corrected,
 }
