@@ -28,6 +28,7 @@ from picjax.system import (
     adam,
     apply,
     by_net,
+    check_choices,
     image_shape,
     init_opt,
     keep_known,
@@ -35,6 +36,17 @@ from picjax.system import (
     split_keys,
     update,
 )
+
+CHOICES = {
+    "model.generator": ("unet", "resnet"),
+    "model.discriminator": ("patch", "pixel"),
+    "model.norm": get_args(pix2pix.Norm),
+    "model.dropout": get_args(pix2pix.Dropout),
+    "model.padding": get_args(pix2pix.Padding),
+    "model.init": get_args(Rule),
+    "model.norm_at_test": ("image", "running"),
+    "loss.gan_mode": tuple(adversarial.GAN),
+}
 
 
 class Hyper(NamedTuple):
@@ -55,9 +67,8 @@ def make(config: Config) -> System:
     Raises:
       UserError: for an unknown option, or an image size that the networks cannot take.
     """
+    check_choices(config, CHOICES)
     model, loss = config.model, config.loss
-    _check("loss.gan_mode", loss.gan_mode, adversarial.GAN)
-    _check("model.norm_at_test", model.norm_at_test, ("image", "running"))
     nets = networks(model, image_shape(config))
     hyper = Hyper(
         gan_mode=loss.gan_mode,
@@ -89,14 +100,8 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
     """Both nets, checked against the image size.
 
     Raises:
-      UserError: for an unknown option or a size that does not fit.
+      UserError: when it does not fit.
     """
-    _check("model.generator", model.generator, ("unet", "resnet"))
-    _check("model.discriminator", model.discriminator, ("patch", "pixel"))
-    _check("model.norm", model.norm, get_args(pix2pix.Norm))
-    _check("model.dropout", model.dropout, get_args(pix2pix.Dropout))
-    _check("model.padding", model.padding, get_args(pix2pix.Padding))
-    _check("model.init", model.init, get_args(Rule))
     shared: Any = {
         "norm": model.norm,
         "bias": model.bias,
@@ -146,13 +151,6 @@ def unet_levels(asked: int, image_size: tuple[int, int]) -> int:
             "of 32, or config.model.generator=resnet"
         )
     return levels
-
-
-def _check(key: str, value: str, names: Any) -> None:
-    if value not in names:
-        raise UserError(
-            f"config.{key} '{value}' is none of {', '.join(names)}; give one of them"
-        )
 
 
 # ---- init ----
