@@ -17,10 +17,14 @@ from picjax.cli import UserError
 
 
 class Leaf(NamedTuple):
-    """A tensor of a layer: its official name, and the axes of ours in the official's."""
+    """A tensor of a layer: its official name, and the axes of ours in the official's.
+
+    A file may lack one that has a `default`.
+    """
 
     name: str
     axes: tuple[int, ...] | None = None
+    default: int | None = None
 
     def to_ours(self, x: np.ndarray) -> np.ndarray:
         return x if self.axes is None else x.transpose(self.axes)
@@ -64,7 +68,8 @@ NORM = {
     "params/bias": Leaf(".bias"),
     "stats/mean": Leaf(".running_mean"),
     "stats/var": Leaf(".running_var"),
-    "stats/count": Leaf(".num_batches_tracked"),
+    # PyTorch counts batches since 0.4.1; nothing depends on the number.
+    "stats/count": Leaf(".num_batches_tracked", default=0),
 }
 
 
@@ -112,8 +117,9 @@ def from_official(
     def take(path: str, like: Any) -> Array:
         names, leaf = official_names(path, table)
         if names[0] not in left:
-            missing.append(names[0])
-            return jnp.zeros(like.shape, like.dtype)
+            if leaf.default is None:
+                missing.append(names[0])
+            return jnp.full(like.shape, leaf.default or 0, like.dtype)
         first = np.asarray(left.pop(names[0]))
         for alias in names[1:]:
             if alias in left and not np.array_equal(left.pop(alias), first):

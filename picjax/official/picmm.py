@@ -1,7 +1,17 @@
 """PICMM's official names: PICNet's, the flat latent's layers and the mixture's heads."""
 
+from picjax.cli import UserError
 from picjax.official import picnet
 from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table
+from picjax.system import Config
+
+# What the original ends a file's name with, `20000_net_E.pth`, and our net's name.
+FILES = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "GMM": "mixture",
+}
 
 _HEADS = {"alpha": "alpha", "mu": "mu", "log_std": "sigma"}
 
@@ -19,3 +29,17 @@ TABLE: Table = (
         )
     ),
 )
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PICMM.
+
+    Raises:
+      UserError: for a mixture that the original does not have.
+    """
+    if config.model.mixture.norm != "batch":
+        raise UserError(
+            f"config.model.mixture.norm is '{config.model.mixture.norm}', but the "
+            "original PICMM has batch norm alone; only such a run can be converted"
+        )
+    return dict.fromkeys(FILES.values(), TABLE)

@@ -9,6 +9,15 @@ from picjax.official.mapping import (
     Site,
     Table,
 )
+from picjax.system import Config
+
+# What the original ends a file's name with, `latest_net_E.pth`, and our net's name.
+FILES = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "D_rec": "discriminator_rec",
+}
 
 # Each convolution is registered twice in the original: as an attribute of its block and
 # at its place in a sequential.
@@ -41,3 +50,9 @@ TABLE: Table = (
 PATCH_TABLE: Table = tuple(
     Site(f"conv{i}", (f"model.{2 * i}",), SPECTRAL) for i in range(10)
 )
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PICNet."""
+    del config  # Sites of layers that a config leaves out are never asked for.
+    return dict.fromkeys(FILES.values(), TABLE)
