@@ -196,11 +196,6 @@ def restore_variables(
 
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a config's state, on one device; nothing is computed."""
-    height, width = image_shape(config)
-    batch = {
-        "image": jax.ShapeDtypeStruct((2, height, width, 3), "float32"),
-        "mask": jax.ShapeDtypeStruct((2, height, width, 1), "float32"),
-    }
     try:
         system = systems.make(config)
     except AttributeError as error:  # ConfigDict's for a key that is not there
@@ -208,11 +203,21 @@ def abstract_state(config: Config) -> State:
             f"the config lacks a key ({error}); the run was made by another version of "
             "picjax: add the key to its config.json, or train again"
         ) from None
-    abstract = jax.eval_shape(system.init, jax.random.key(0), batch)
+    abstract = jax.eval_shape(system.init, jax.random.key(0), abstract_batch(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
+
+
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the smallest batch that every system starts from."""
+    height, width = image_shape(config)
+    channels = {"image": 3, "mask": 1}
+    return {
+        name: jax.ShapeDtypeStruct((2, height, width, c), "float32")
+        for name, c in channels.items()
+    }
 
 
 def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:

@@ -33,7 +33,8 @@ class Original(NamedTuple):
     """A published code base.
 
     Attributes:
-      variant: of configs/SYSTEM.py, with the published settings at 256 px.
+      variant: of configs/SYSTEM.py: the published settings at 256 px, and what the code
+        that made the weights does with them.
       prefix: of every name in its files: DataParallel's, where it saved that.
     """
 
@@ -42,7 +43,7 @@ class Original(NamedTuple):
 
 
 ORIGINALS = {
-    "picmm": Original("celeba_hq", "module."),
+    "picmm": Original("celeba_hq-official", "module."),
     "picnet": Original("celeba_hq_center", "module."),
     "pix2pix": Original("facades", ""),
 }
@@ -88,11 +89,10 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
 def first_state(config: Config, given: Mapping[str, Tree]) -> State:
     """Step 0 of a run: the nets given, all else as training would begin with it."""
     system = systems.make(config)
-    height, width = image_shape(config)
 
     def init() -> State:
-        shapes = {"image": (2, height, width, 3), "mask": (2, height, width, 1)}
-        batch = {name: jnp.zeros(shape) for name, shape in shapes.items()}
+        shapes = ckpt.abstract_batch(config)
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state = system.init(train.init_key(config.seed), batch)
         # What is left out here is not computed either.
         rest = [net for net in state.params if net not in given]
