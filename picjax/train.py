@@ -96,7 +96,7 @@ def train(config: Config, workdir: Path) -> State:
                 Log(workdir, int(state.step), config.steps, config.batch_size)
             )
             log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
-            if int(state.step):
+            if saved.latest is not None:
                 log.say(f"going on from step {int(state.step)}")
         sample = make_sampler(config, system, mesh)
         asked_to_stop = stack.enter_context(stop_on_sigterm())
