@@ -68,14 +68,14 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
       UserError: when a net does not fit the config, naming it; when one that completion
         needs is missing.
     """
-    tables = official(config.system).tables(config)
-    abstract = ckpt.abstract_state(config)
     lacking = needed(config.system) - tensors.keys()
     if lacking:
         raise UserError(
             f"no file holds the {' nor the '.join(sorted(lacking))}, which completion "
             f"needs; add {', '.join(file_names(config.system, lacking))} to --from"
         )
+    tables = official(config.system).tables(config)
+    abstract = ckpt.abstract_state(config)
     variables = {}
     for net, arrays in tensors.items():
         target = {"params": abstract.params[net], "stats": abstract.stats[net]}
@@ -256,7 +256,7 @@ def _files_of(source: Path, system: str) -> list[Path]:
         return [source]
     every = sorted(source.glob("*.pth"))
     named = [path for path in every if _net_of(path, system)]
-    iterations = {path.name.partition("net_")[0] for path in named}
+    iterations = {path.name.rpartition("net_")[0] for path in named}
     if not named and len(every) == 1:
         return every
     if not named:
@@ -269,7 +269,7 @@ def _files_of(source: Path, system: str) -> list[Path]:
             "give the files of one"
         )
     chosen = "latest_" if len(iterations) > 1 else min(iterations)
-    return [path for path in named if path.name.partition("net_")[0] == chosen]
+    return [path for path in named if path.name.rpartition("net_")[0] == chosen]
 
 
 def _net_of(path: Path, system: str) -> str | None:
