@@ -74,7 +74,7 @@ def tensors(tiny):
 # ---- tensors ----
 
 
-@pytest.mark.parametrize("system", ["picmm"])
+@pytest.mark.parametrize("system", ["picmm", "picnet"])
 def test_there_and_back_at_the_published_widths(system):
     config = convert.make_config(system, "", [])
     theirs = official_files(system)
@@ -139,10 +139,17 @@ def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
     jax.tree.map(np.testing.assert_array_equal, made, whole)
 
 
-def test_a_mixture_the_original_cannot_hold():
-    settings = ["--config.model.mixture.norm=layer"]
-    config = convert.make_config("picmm", "tiny", settings)
-    with pytest.raises(UserError, match="batch norm alone"):
+@pytest.mark.parametrize(
+    ("system", "setting"),
+    [
+        ("picmm", "model.mixture.norm=layer"),
+        ("picmm", "model.log_std_start=-1.0"),
+        ("picnet", "model.upsample=nearest"),
+    ],
+)
+def test_networks_that_the_original_does_not_have(system, setting):
+    config = convert.make_config(system, "tiny", [f"--config.{setting}"])
+    with pytest.raises(UserError, match=f"{setting.split('=')[0]} is .* the original"):
         convert.export(config, {})
 
 

@@ -4,6 +4,7 @@ A table is a tuple of `Site`: a layer of ours (a regular expression on its path)
 names it has in the official file, and what its tensors are called there.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from picjax.cli import UserError
+from picjax.system import Config
 
 
 class Leaf(NamedTuple):
@@ -88,6 +90,25 @@ def official_names(path: str, table: Table) -> tuple[tuple[str, ...], Leaf]:
             names = (match.expand(name) + leaf.name for name in row.names)
             return tuple(name.replace("/", ".").lstrip(".") for name in names), leaf
     raise KeyError(f"{path} is in no row of the table")
+
+
+def check_original(config: Config, settings: Mapping[str, Any]) -> None:
+    """Refuses a config whose networks the original does not have.
+
+    Args:
+      config: of a run.
+      settings: dotted key -> its value in the original.
+
+    Raises:
+      UserError: naming the key and both values.
+    """
+    for key, value in settings.items():
+        ours = functools.reduce(getattr, key.split("."), config)
+        if ours != value:
+            raise UserError(
+                f"config.{key} is {ours!r}, where the original has {value!r}; only a "
+                "run with the original's networks can be converted"
+            )
 
 
 def strip_module(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """PICMM's official names: PICNet's, the flat latent's layers and the mixture's heads."""
 
-from picjax.cli import UserError
 from picjax.official import picnet
-from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table
+from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table, check_original
 from picjax.system import Config
 
 # What the original ends a file's name with, `20000_net_E.pth`, and our net's name.
@@ -35,11 +34,14 @@ def tables(config: Config) -> dict[str, Table]:
     """Net -> its table, for a config of PICMM.
 
     Raises:
-      UserError: for a mixture that the original does not have.
+      UserError: for networks that the original does not have.
     """
-    if config.model.mixture.norm != "batch":
-        raise UserError(
-            f"config.model.mixture.norm is '{config.model.mixture.norm}', but the "
-            "original PICMM has batch norm alone; only such a run can be converted"
-        )
+    check_original(
+        config,
+        {
+            "model.mixture.norm": "batch",
+            "model.upsample": "transposed",
+            "model.log_std_start": 0.0,
+        },
+    )
     return dict.fromkeys(FILES.values(), TABLE)

@@ -8,6 +8,7 @@ from picjax.official.mapping import (
     Leaf,
     Site,
     Table,
+    check_original,
 )
 from picjax.system import Config
 
@@ -53,6 +54,12 @@ PATCH_TABLE: Table = tuple(
 
 
 def tables(config: Config) -> dict[str, Table]:
-    """Net -> its table, for a config of PICNet."""
-    del config  # Sites of layers that a config leaves out are never asked for.
-    return dict.fromkeys(FILES.values(), TABLE)
+    """Net -> its table, for a config of PICNet.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    check_original(config, {"model.upsample": "transposed"})
+    judge = PATCH_TABLE if config.model.discriminator == "patch" else TABLE
+    judges = dict.fromkeys(("discriminator", "discriminator_rec"), judge)
+    return {"encoder": TABLE, "generator": TABLE, **judges}
