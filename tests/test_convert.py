@@ -22,7 +22,9 @@ from picjax.official import files
 from picjax.system import by_net, inference_variables
 
 REFERENCE = Path(__file__).parent / "reference"
-TINY = ["--config.steps=2", "--config.sample_every=0"]
+# Small, with the original's networks.
+TINY = ["--config.model.upsample=transposed", "--config.model.log_std_start=0.0"]
+TINY += ["--config.steps=2", "--config.sample_every=0"]
 
 
 def official_files(system: str) -> dict[str, dict[str, np.ndarray]]:
@@ -103,7 +105,7 @@ def test_both_sides_of_a_mismatch_are_listed(tiny, tensors):
 
 
 def test_another_width_is_refused(tensors):
-    config = convert.make_config("picmm", "tiny", ["--config.model.ngf=6"])
+    config = convert.make_config("picmm", "tiny", [*TINY, "--config.model.ngf=6"])
     with pytest.raises(UserError, match=r"^encoder: .*\(3, 3, 3, 4\) here"):
         convert.read_nets(config, tensors)
 
@@ -148,7 +150,7 @@ def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
     ],
 )
 def test_networks_that_the_original_does_not_have(system, setting):
-    config = convert.make_config(system, "tiny", [f"--config.{setting}"])
+    config = convert.make_config(system, "", [f"--config.{setting}"])
     with pytest.raises(UserError, match=f"{setting.split('=')[0]} is .* the original"):
         convert.export(config, {})
 
@@ -203,7 +205,7 @@ def test_an_imported_run_is_fine_tuned_with_any_data(imported):
 
 
 def test_an_imported_run_keeps_its_networks(imported):
-    config = convert.make_config("picmm", "tiny", ["--config.model.ngf=6"])
+    config = convert.make_config("picmm", "tiny", [*TINY, "--config.model.ngf=6"])
     with pytest.raises(UserError, match=r"model.ngf \(6, was 4\)"):
         train.train(config, imported)
     assert checkpoints.is_untrained(imported)
