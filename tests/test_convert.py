@@ -272,6 +272,22 @@ def test_files_are_found_by_the_originals_names(tmp_path):
     assert convert.find_files(paths[:3], "picmm") == found
 
 
+def test_a_single_generator_of_any_name_and_age(tmp_path):
+    """`facades_label2photo.pth`: no prefix, perhaps no count of batches, no judge."""
+    sources = touch(tmp_path, "facades_label2photo.pth")
+    assert convert.find_files(sources, "pix2pix") == {"generator": Path(sources[0])}
+    assert convert.find_files([str(tmp_path)], "pix2pix").keys() == {"generator"}
+    config = convert.make_config("pix2pix", "tiny", [])
+    variables = by_net(inference_variables(convert.first_state(config, {})))
+    tensors = exported(config, variables)["generator"]
+    assert all(name.startswith("model.model.") for name in tensors)
+    old = {name: x for name, x in tensors.items() if "num_batches" not in name}
+    assert len(old) < len(tensors)
+    for file in (tensors, old):
+        read = convert.read_nets(config, {"generator": file})["generator"]
+        jax.tree.map(np.testing.assert_array_equal, read, variables["generator"])
+
+
 def test_one_iteration_must_be_meant(tmp_path):
     touch(tmp_path, "10000_net_E.pth", "20000_net_E.pth", "20000_net_G.pth")
     with pytest.raises(UserError, match="several iterations .10000, 20000."):
