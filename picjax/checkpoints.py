@@ -60,12 +60,15 @@ def read_config(workdir: Path) -> Config:
         ) from None
 
 
-def differing_keys(ours: Config, theirs: Config) -> list[str]:
+def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> list[str]:
     """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`.
 
     Where the learning rate falls towards the last step, the number of steps is not free.
+    Of an imported run that is untrained as yet, only what its networks are is fixed.
     """
     free = set(FREE_KEYS) - ({"steps"} if ours.opt.decay else set())
+    if untrained:
+        free = set(ours.keys()) - {"system", "model", "image_size"}
     now = _flatten(json.loads(ours.to_json()))
     then = _flatten(json.loads(theirs.to_json()))
     return [
@@ -88,6 +91,12 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
         for key, child in tree.items()
         for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
     }
+
+
+def is_untrained(workdir: Path) -> bool:
+    """Whether a run is as it was imported: it holds step 0 and no other."""
+    names = {path.name for path in workdir.glob("checkpoints/*")}
+    return {name for name in names if name.isdigit()} == {"0"}
 
 
 def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkpointer:
@@ -122,10 +131,14 @@ def save(
     data: Any,
     metrics: Mapping[str, float],
 ) -> Any:
-    """Starts saving a step in the background; the answer's `result()` waits for it."""
+    """Starts saving a step in the background; the answer's `result()` waits for it.
+
+    Step 0, which an import writes, has no `data`: nothing was drawn yet.
+    """
+    step = int(state.step)
     return checkpoints.save_checkpointables_async(
-        int(state.step),
-        {"state": state, "data": data},
+        step,
+        {"state": state, "data": data} if step else {"state": state},
         force=True,
         metrics=dict(metrics),
     )
@@ -136,7 +149,8 @@ def restore(
 ) -> State | None:
     """The newest state, laid out as `abstract` says; `data` is set to go on with it.
 
-    Returns None where nothing was saved yet.
+    Returns None where nothing was saved yet. At step 0, of an imported run, `data`
+    stays at its beginning.
 
     Raises:
       UserError: when the checkpoint's arrays are not those of `abstract`.
@@ -145,8 +159,8 @@ def restore(
         return None
     step = checkpoints.latest.step
     check_match(checkpoints, step, abstract)
-    loaded = checkpoints.load_checkpointables(step, {"state": abstract, "data": data})
-    return loaded["state"]
+    wanted = {"state": abstract, "data": data} if step else {"state": abstract}
+    return checkpoints.load_checkpointables(step, wanted)["state"]
 
 
 def restore_variables(
@@ -182,11 +196,6 @@ def restore_variables(
 
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a config's state, on one device; nothing is computed."""
-    height, width = image_shape(config)
-    batch = {
-        "image": jax.ShapeDtypeStruct((2, height, width, 3), "float32"),
-        "mask": jax.ShapeDtypeStruct((2, height, width, 1), "float32"),
-    }
     try:
         system = systems.make(config)
     except AttributeError as error:  # ConfigDict's for a key that is not there
@@ -194,11 +203,21 @@ def abstract_state(config: Config) -> State:
             f"the config lacks a key ({error}); the run was made by another version of "
             "picjax: add the key to its config.json, or train again"
         ) from None
-    abstract = jax.eval_shape(system.init, jax.random.key(0), batch)
+    abstract = jax.eval_shape(system.init, jax.random.key(0), abstract_batch(config))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract
     )
+
+
+def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the smallest batch that every system starts from."""
+    height, width = image_shape(config)
+    channels = {"image": 3, "mask": 1}
+    return {
+        name: jax.ShapeDtypeStruct((2, height, width, c), "float32")
+        for name, c in channels.items()
+    }
 
 
 def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:

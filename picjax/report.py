@@ -5,6 +5,7 @@ import contextlib
 import html
 import io
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +13,8 @@ from typing import BinaryIO
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from picjax.cli import UserError
 
 MARGIN = 4  # pixels between images and around them
 TITLE_HEIGHT = 18  # pixels for a line of titles above the columns
@@ -160,3 +163,32 @@ def open_atomic(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to fill, under a temporary name beside `path` until it is whole.
+
+    Where the block raises, nothing is left.
+
+    Raises:
+      UserError: when `path` is anything but an empty folder, or cannot be made.
+    """
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out '{path}' exists already; remove it or choose another")
+    whole = path.absolute()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"--out '{path}' cannot be made ({error.strerror}); choose another"
+        ) from error
+    try:
+        yield partial
+        if path.exists():
+            path.rmdir()
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -45,8 +45,7 @@ def train(config: Config, workdir: Path) -> State:
     check_config(config)
     mesh = sharding.make_mesh(**config.mesh)
     per_process = sharding.local_batch_size(mesh, config.batch_size)
-    continued = (workdir / "checkpoints").exists()
-    if continued:
+    if (workdir / "checkpoints").exists():
         refuse_other_config(config, workdir)
     system = systems.make(config)
 
@@ -67,7 +66,7 @@ def train(config: Config, workdir: Path) -> State:
 
     # ---- state ----
     def init(batch) -> State:
-        return system.init(jax.random.fold_in(root, 2**31), pipeline.to_float(batch))
+        return system.init(init_key(config.seed), pipeline.to_float(batch))
 
     abstract = jax.eval_shape(init, first)
     shardings = sharding.state_shardings(mesh, abstract)
@@ -97,7 +96,7 @@ def train(config: Config, workdir: Path) -> State:
                 Log(workdir, int(state.step), config.steps, config.batch_size)
             )
             log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
-            if int(state.step):
+            if saved.latest is not None:
                 log.say(f"going on from step {int(state.step)}")
         sample = make_sampler(config, system, mesh)
         asked_to_stop = stack.enter_context(stop_on_sigterm())
@@ -178,6 +177,11 @@ def loop(
     return state
 
 
+def init_key(seed: int) -> jax.Array:
+    """What a run's state is drawn from; its steps fold their numbers into the seed."""
+    return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
 def quick() -> dict[str, Any]:
     """Compiler options for what runs once: XLA's CPU back end takes a minute to
     optimise some hundred random draws, and seconds not to."""
@@ -207,10 +211,13 @@ def check_config(config: Config) -> None:
 def refuse_other_config(config: Config, workdir: Path) -> None:
     """A run goes on only with the config that it began with.
 
+    An imported one begins with any config of its networks.
+
     Raises:
       UserError: with the differing keys.
     """
-    differing = ckpt.differing_keys(config, ckpt.read_config(workdir))
+    before = ckpt.read_config(workdir)
+    differing = ckpt.differing_keys(config, before, ckpt.is_untrained(workdir))
     if differing:
         raise UserError(
             f"'{workdir}' was trained with another config: {', '.join(differing)}; "

@@ -8,8 +8,6 @@ uint8, so that reading one is a copy: enough to feed a GPU from two cores. Train
 skipped with a line that names it. OUT appears when everything is packed, not before.
 """
 
-import os
-import shutil
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +25,7 @@ from rich.progress import track
 from picjax.cli import Parser, UserError, run
 from picjax.data.decode import BadImage, core_count, decode, list_images, say
 from picjax.data.transforms import resample
+from picjax.report import new_folder
 
 SIZE = 266  # the originals' load_size for 256 px: training crops without resampling
 SHARD = 1024  # images in a file
@@ -151,13 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out)
     if args.size < 8:
         raise UserError(f"--size is {args.size}; give 8 pixels or more")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out '{out}' exists already; remove it or choose another")
-    console = Console(stderr=True, highlight=False)
-    paths = list_images(args.dir, "DIR")
-    partial = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with new_folder(out) as partial:
+        paths = list_images(args.dir, "DIR")
+        console = Console(stderr=True, highlight=False)
         shown = track(
             paths, "packing", console=console, disable=not console.is_terminal
         )
@@ -169,11 +164,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(
                 f"DIR '{args.dir}' holds no image that can be read; see above"
             )
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     print(f"{count} images of {args.size}x{args.size} in {out}")
 
 

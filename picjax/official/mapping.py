@@ -4,6 +4,7 @@ A table is a tuple of `Site`: a layer of ours (a regular expression on its path)
 names it has in the official file, and what its tensors are called there.
 """
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -14,13 +15,18 @@ import numpy as np
 from jaxtyping import Array
 
 from picjax.cli import UserError
+from picjax.system import Config
 
 
 class Leaf(NamedTuple):
-    """A tensor of a layer: its official name, and the axes of ours in the official's."""
+    """A tensor of a layer: its official name, and the axes of ours in the official's.
+
+    A file may lack one that has a `default`.
+    """
 
     name: str
     axes: tuple[int, ...] | None = None
+    default: int | None = None
 
     def to_ours(self, x: np.ndarray) -> np.ndarray:
         return x if self.axes is None else x.transpose(self.axes)
@@ -64,7 +70,8 @@ NORM = {
     "params/bias": Leaf(".bias"),
     "stats/mean": Leaf(".running_mean"),
     "stats/var": Leaf(".running_var"),
-    "stats/count": Leaf(".num_batches_tracked"),
+    # PyTorch counts batches since 0.4.1; nothing depends on the number.
+    "stats/count": Leaf(".num_batches_tracked", default=0),
 }
 
 
@@ -83,6 +90,25 @@ def official_names(path: str, table: Table) -> tuple[tuple[str, ...], Leaf]:
             names = (match.expand(name) + leaf.name for name in row.names)
             return tuple(name.replace("/", ".").lstrip(".") for name in names), leaf
     raise KeyError(f"{path} is in no row of the table")
+
+
+def check_original(config: Config, settings: Mapping[str, Any]) -> None:
+    """Refuses a config whose networks the original does not have.
+
+    Args:
+      config: of a run.
+      settings: dotted key -> its value in the original.
+
+    Raises:
+      UserError: naming the key and both values.
+    """
+    for key, value in settings.items():
+        ours = functools.reduce(getattr, key.split("."), config)
+        if ours != value:
+            raise UserError(
+                f"config.{key} is {ours!r}, where the original has {value!r}; only a "
+                "run with the original's networks can be converted"
+            )
 
 
 def strip_module(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,8 +138,9 @@ def from_official(
     def take(path: str, like: Any) -> Array:
         names, leaf = official_names(path, table)
         if names[0] not in left:
-            missing.append(names[0])
-            return jnp.zeros(like.shape, like.dtype)
+            if leaf.default is None:
+                missing.append(names[0])
+            return jnp.full(like.shape, leaf.default or 0, like.dtype)
         first = np.asarray(left.pop(names[0]))
         for alias in names[1:]:
             if alias in left and not np.array_equal(left.pop(alias), first):

@@ -1,7 +1,16 @@
 """PICMM's official names: PICNet's, the flat latent's layers and the mixture's heads."""
 
 from picjax.official import picnet
-from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table
+from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table, check_original
+from picjax.system import Config
+
+# What the original ends a file's name with, `20000_net_E.pth`, and our net's name.
+FILES = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "GMM": "mixture",
+}
 
 _HEADS = {"alpha": "alpha", "mu": "mu", "log_std": "sigma"}
 
@@ -19,3 +28,20 @@ TABLE: Table = (
         )
     ),
 )
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PICMM.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    check_original(
+        config,
+        {
+            "model.mixture.norm": "batch",
+            "model.upsample": "transposed",
+            "model.log_std_start": 0.0,
+        },
+    )
+    return dict.fromkeys(FILES.values(), TABLE)

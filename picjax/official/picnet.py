@@ -8,7 +8,17 @@ from picjax.official.mapping import (
     Leaf,
     Site,
     Table,
+    check_original,
 )
+from picjax.system import Config
+
+# What the original ends a file's name with, `latest_net_E.pth`, and our net's name.
+FILES = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "D_rec": "discriminator_rec",
+}
 
 # Each convolution is registered twice in the original: as an attribute of its block and
 # at its place in a sequential.
@@ -41,3 +51,15 @@ TABLE: Table = (
 PATCH_TABLE: Table = tuple(
     Site(f"conv{i}", (f"model.{2 * i}",), SPECTRAL) for i in range(10)
 )
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PICNet.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    check_original(config, {"model.upsample": "transposed"})
+    judge = PATCH_TABLE if config.model.discriminator == "patch" else TABLE
+    judges = dict.fromkeys(("discriminator", "discriminator_rec"), judge)
+    return {"encoder": TABLE, "generator": TABLE, **judges}

@@ -9,39 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fixture import Fixture, below, nchw, nhwc
-from handlers_networks import choose, widths
+from handlers_networks import widths
 
-from picjax.losses.reconstruction import resize
 from picjax.models import picmm, picnet
 from picjax.official import picmm as picmm_names
 from picjax.official import picnet as picnet_names
+from picjax.official import replay
 from picjax.official.mapping import Table, from_official, official_names, to_official
 
 KEY = jax.random.key(0)
 
 
-class Net:
-    """A module with its variables, whose statistics go on from call to call."""
-
-    def __init__(
-        self, module: Any, fixture: Fixture, name: str, table: Table, *inputs: Any
-    ) -> None:
-        target = abstract(module, *inputs)
-        params = below(fixture.params, f"{name}/")
-        self.module = module
-        self.variables = from_official(params, target, table)
-        self.apply = jax.jit(
-            partial(module.apply, update_stats=True, mutable=["stats"])
-        )
-
-    def __call__(self, *inputs: Any) -> Any:
-        """Spectral norm iterates, as the original does in its test mode too."""
-        outputs, state = self.apply(self.variables, *inputs)
-        self.variables = self.variables | state
-        return outputs
-
-    def frozen(self, *inputs: Any) -> Any:
-        return self.module.apply(self.variables, *inputs, update_stats=False)
+def shapes(module: Any, variables: Any, image: tuple[int, ...]) -> Any:
+    """The shapes of what the module puts out for images of this shape."""
+    apply = partial(module.apply, update_stats=False)
+    return jax.eval_shape(apply, variables, jax.ShapeDtypeStruct(image, jnp.float32))
 
 
 def abstract(module: Any, *inputs: Any) -> Any:
@@ -53,77 +35,82 @@ def abstract(module: Any, *inputs: Any) -> Any:
     return jax.eval_shape(partial(module.init, update_stats=False), KEY, *inputs)
 
 
-def split_image(fixture: Fixture) -> tuple[Any, Any]:
-    """The image in [-1, 1] and the mask, b h w 3."""
-    image, mask = (jnp.asarray(nhwc(fixture.inputs[n])) for n in ("img", "mask"))
-    return 2 * image - 1, mask
+def read(fixture: Fixture, name: str, module: Any, table: Table, *inputs: Any) -> Any:
+    """The module's variables, from the file's parameters of the net called `name`."""
+    params = below(fixture.params, f"{name}/")
+    return from_official(params, abstract(module, *inputs), table)
 
 
-def composite(image: Any, mask: Any, generated: Any) -> Any:
-    return (1 - mask) * generated + mask * image
+def check_procedure(
+    fixture: Fixture, procedure: Callable[..., Any], nets: Any, variables: Any
+) -> dict[str, Any]:
+    """Compares all that the procedure returns; pictures as the original saves them.
 
-
-def check_png(fixture: Fixture, name: str, image: Any) -> None:
-    """As the original saves: truncated to uint8, which rounding can move by one."""
-    levels = np.trunc((np.asarray(image)[0] + 1) / 2 * 255)
-    fixture.assert_close(name, levels, fixture.outputs[name], 0.0, 1.0)
+    Those are truncated to uint8, which rounding can move by one.
+    """
+    ours = procedure(nets, variables, fixture.inputs)
+    for name, array in ours.items():
+        fixture.assert_close(name, array, fixture.outputs[name])
+    image = 2 * fixture.inputs["img"] - 1
+    pictures = {"png_truth": image, "png_mask": image * fixture.inputs["mask"]}
+    pictures |= {name.replace("sample", "png"): x for name, x in ours.items()}
+    for name in fixture.outputs:
+        if name.startswith("png"):
+            levels = np.trunc((np.asarray(nhwc(pictures[name]))[0] + 1) / 2 * 255)
+            fixture.assert_close(name, levels, fixture.outputs[name], 0.0, 1.0)
+    return ours
 
 
 def picnet_test(fixture: Fixture) -> None:
-    hyper, out, table = fixture.hyper, fixture.outputs, picnet_names.TABLE
-    image, mask = split_image(fixture)
-    encoder = picnet.Encoder(z_nc=hyper["z_nc"], depth=hyper["L"], **widths(hyper))
-    net_e = Net(encoder, fixture, "E", table, image)
-    (mu, std), _, features = net_e(image * mask)
-    f_m, f_e = features[-1], features[-3]
-    small = resize(mask, f_e.shape[1:3])[..., :1]
-    generator = picnet.ResGenerator(
-        depth=hyper["LG"], output_scale=hyper["output_scale"], **widths(hyper)
-    )
-    net_g = Net(generator, fixture, "G", table, mu, f_m, f_e, small)
+    hyper, table = fixture.hyper, picnet_names.TABLE
+    nets = {
+        "encoder": picnet.Encoder(
+            z_nc=hyper["z_nc"], depth=hyper["L"], **widths(hyper)
+        ),
+        "generator": picnet.ResGenerator(
+            depth=hyper["LG"], output_scale=hyper["output_scale"], **widths(hyper)
+        ),
+    }
     judge = picnet.ResDiscriminator(**widths(hyper, "_d"))
-    net_d = Net(judge, fixture, "D", table, image)
-    fixture.assert_close("q_mu", nchw(mu), out["q_mu"])
-    fixture.assert_close("q_sigma", nchw(std), out["q_sigma"])
-    for i, eps in below(fixture.inputs, "eps").items():
-        generated = net_g(mu + nhwc(eps) * std, f_m, f_e, small)[-1]
-        sample = composite(image, mask, generated)
-        fixture.assert_close(f"sample{i}", nchw(sample), out[f"sample{i}"])
-        fixture.assert_close(f"score{i}", nchw(net_d(sample)), out[f"score{i}"])
-        check_png(fixture, f"png{i}", sample)
-    check_png(fixture, "png_truth", image)
-    check_png(fixture, "png_mask", image * mask)
+    b, _, h, w = fixture.inputs["img"].shape
+    image = b, h, w, 3
+    variables = {"encoder": read(fixture, "E", nets["encoder"], table, image)}
+    (mu, _), _, features = shapes(nets["encoder"], variables["encoder"], image)
+    f_m, f_e = features[-1].shape, features[-3].shape
+    small = (*f_e[:3], 1)
+    variables["generator"] = read(
+        fixture, "G", nets["generator"], table, mu.shape, f_m, f_e, small
+    )
+    ours = check_procedure(fixture, replay.picnet, nets, variables)
+    score = replay.stateful(
+        {"D": judge}, {"D": read(fixture, "D", judge, table, image)}, "D"
+    )
+    for name, expected in below(fixture.outputs, "score").items():
+        found = score("D", nhwc(ours[f"sample{name}"]))
+        fixture.assert_close(f"score{name}", nchw(found), expected)
 
 
 def picmm_test(fixture: Fixture) -> None:
-    hyper, out, table = fixture.hyper, fixture.outputs, picmm_names.TABLE
-    given = fixture.inputs
-    image, mask = split_image(fixture)
-    parts = jnp.concatenate([image * mask, image * (1 - mask)])
-    side = image.shape[1] >> hyper.get("layers", 5)
-    poolings = round(np.log2(side / hyper["latent_grid"]))
-    encoder = picmm.Encoder(poolings=poolings, **widths(hyper))
-    net_e = Net(encoder, fixture, "E", table, parts)
-    mu, log_std, features = net_e(parts)
-    z = mu + given["eps_encoder"] * jnp.exp(log_std)
-    b = len(image)
-    z_m, f_m, f_e = z[:b], features[-1][:b], features[-3][:b]
-    small = resize(mask, f_e.shape[1:3])[..., :1]
-    mixture = picmm.DynamicGMM(k=hyper["k"])
-    net_m = Net(mixture, fixture, "GMM", table, z_m)
-    generator = picmm.Generator(
-        poolings=poolings, output_scale=hyper["output_scale"], **widths(hyper)
+    hyper, table = fixture.hyper, picmm_names.TABLE
+    b, _, h, w = fixture.inputs["img"].shape
+    poolings = round(np.log2((h >> hyper.get("layers", 5)) / hyper["latent_grid"]))
+    nets = {
+        "encoder": picmm.Encoder(poolings=poolings, **widths(hyper)),
+        "generator": picmm.Generator(
+            poolings=poolings, output_scale=hyper["output_scale"], **widths(hyper)
+        ),
+        "mixture": picmm.DynamicGMM(k=hyper["k"]),
+    }
+    image = b, h, w, 3
+    variables = {"encoder": read(fixture, "E", nets["encoder"], table, image)}
+    mu, _, features = shapes(nets["encoder"], variables["encoder"], image)
+    z, f_m, f_e = mu.shape, features[-1].shape, features[-3].shape
+    small = (*f_e[:3], 1)
+    variables["generator"] = read(
+        fixture, "G", nets["generator"], table, z, z, f_m, f_e, small
     )
-    net_g = Net(generator, fixture, "G", table, z_m, z_m, f_m, f_e, small)
-    fixture.assert_close("z_m", z_m, out["z_m"])
-    fixture.assert_close("z_m_mu", mu[:b], out["z_m_mu"])
-    logits, mu_hat, log_std_hat = net_m.frozen(z_m)
-    fixture.assert_close("alpha", jax.nn.softmax(logits), out["alpha"])
-    for i, eps in below(given, "eps_components").items():
-        z_c = choose(mu_hat + eps * jnp.exp(log_std_hat), given[f"index{i}"])
-        sample = composite(image, mask, net_g(z_m, z_c, f_m, f_e, small)[-1])
-        fixture.assert_close(f"sample{i}", nchw(sample), out[f"sample{i}"])
-        check_png(fixture, f"png{i}", sample)
+    variables["mixture"] = read(fixture, "GMM", nets["mixture"], table, z)
+    check_procedure(fixture, replay.picmm, nets, variables)
 
 
 def manifest(fixture: Fixture, nets: Mapping[str, tuple[Any, Table]]) -> None:

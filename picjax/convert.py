@@ -1,0 +1,466 @@
+"""Official PyTorch weights to a run of picjax, and a run back to PyTorch.
+
+    python -m picjax.convert --system=picmm --from=DIR --out=runs/imported
+    python -m picjax.convert --to=pytorch --from=runs/imported --out=DIR
+
+Every tensor of every file is used once and every place of every network filled once, or
+nothing is written and both sides are listed.
+"""
+
+import argparse
+import ast
+import hashlib
+import importlib
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
+
+from picjax import checkpoints as ckpt
+from picjax import report, systems, train
+from picjax.cli import Parser, UserError, run
+from picjax.official import files, mapping, replay
+from picjax.system import Config, State, Tree, by_net, image_shape
+
+
+class Original(NamedTuple):
+    """A published code base.
+
+    Attributes:
+      variant: of configs/SYSTEM.py: the published settings at 256 px, and what the code
+        that made the weights does with them.
+      prefix: of every name in its files: DataParallel's, where it saved that.
+    """
+
+    variant: str
+    prefix: str
+
+
+ORIGINALS = {
+    "picmm": Original("celeba_hq-official", "module."),
+    "picnet": Original("celeba_hq_center", "module."),
+    "pix2pix": Original("facades", ""),
+}
+
+Tensors = Mapping[str, np.ndarray]
+
+
+# ---- PyTorch to picjax ----
+
+
+def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]:
+    """Official tensors as the networks' variables.
+
+    Args:
+      config: of the run to be.
+      tensors: net -> official name -> array.
+
+    Returns:
+      net -> {"params", "stats"}, for the nets that were given.
+
+    Raises:
+      UserError: when a net does not fit the config, naming it; when one that completion
+        needs is missing.
+    """
+    lacking = needed(config.system) - tensors.keys()
+    if lacking:
+        raise UserError(
+            f"no file holds the {' nor the '.join(sorted(lacking))}, which completion "
+            f"needs; add {', '.join(file_names(config.system, lacking))} to --from"
+        )
+    tables = official(config.system).tables(config)
+    abstract = ckpt.abstract_state(config)
+    variables = {}
+    for net, arrays in tensors.items():
+        target = {"params": abstract.params[net], "stats": abstract.stats[net]}
+        try:
+            variables[net] = mapping.from_official(arrays, target, tables[net])
+        except UserError as error:
+            raise UserError(f"{net}: {error}") from error
+    return variables
+
+
+def first_state(config: Config, given: Mapping[str, Tree]) -> State:
+    """Step 0 of a run: the nets given, all else as training would begin with it."""
+    system = systems.make(config)
+
+    def init() -> State:
+        shapes = ckpt.abstract_batch(config)
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        state = system.init(train.init_key(config.seed), batch)
+        # What is left out here is not computed either.
+        rest = [net for net in state.params if net not in given]
+        return state.replace(
+            params={net: state.params[net] for net in rest},
+            stats={net: state.stats[net] for net in rest},
+            ema={net: {} for net in state.ema},
+        )
+
+    fresh = jax.jit(init, **train.quick())()
+    params = {net: variables["params"] for net, variables in given.items()}
+    params |= fresh.params
+    stats = {net: variables["stats"] for net, variables in given.items()}
+    ema = {net: params[net] for net in fresh.ema}
+    return fresh.replace(params=params, stats=stats | fresh.stats, ema=ema)
+
+
+def write_run(workdir: Path, config: Config, state: State) -> None:
+    """A workdir with config and checkpoint, as training writes them."""
+    ckpt.write_config(workdir, config)
+    with ckpt.open_checkpoints(workdir, config.keep, "") as saved:
+        ckpt.save(saved, state, data=None, metrics={}).result()
+
+
+def check(
+    config: Config, variables: Mapping[str, Tree], path: Path
+) -> dict[str, float]:
+    """Replays the original's test from a file; the largest difference of each output.
+
+    Args:
+      config: of the run.
+      variables: net -> {"params", "stats"}.
+      path: an .npz with what the original was given (`in/img`, `in/mask`, its noise) and
+        what it gave back (`out/sample0`, ...): see `replay`. What else it holds is not
+        looked at.
+
+    Raises:
+      UserError: when the file is no such file, or of another size.
+    """
+    procedure = replay.PROCEDURES.get(config.system)
+    if procedure is None:
+        raise UserError(
+            f"--check knows no test of {config.system}, only of "
+            f"{', '.join(sorted(replay.PROCEDURES))}; leave it out"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if "/" in name}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--check '{path}' cannot be read ({error}); give an .npz"
+        ) from error
+    given, expected = below(arrays, "in/"), below(arrays, "out/")
+    networks = importlib.import_module(f"picjax.systems.{config.system}").networks
+    nets = networks(config.model, image_shape(config))
+    try:
+        found = procedure(nets, variables, given)
+        differences = {
+            name: float(np.abs(np.asarray(found[name]) - expected[name]).max())
+            for name in sorted(found.keys() & expected.keys())
+        }
+    except (KeyError, TypeError, ValueError, FlaxError) as error:
+        raise UserError(
+            f"--check '{path}' does not fit this run ({str(error)[:200]}); make it "
+            "with the same weights, sizes and noise"
+        ) from error
+    if not any(name.startswith("sample") for name in differences):
+        raise UserError(f"--check '{path}' has no out/sample0; see docs/convert.md")
+    return differences
+
+
+def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose name begins with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+# ---- picjax to PyTorch ----
+
+
+def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str, Any]]:
+    """A run's networks as the original's files: file name -> state_dict."""
+    tables = official(config.system).tables(config)
+    prefix = ORIGINALS[config.system].prefix
+    contents = {}
+    for suffix, net in official(config.system).FILES.items():
+        if net in variables:
+            tensors = mapping.to_official(variables[net], tables[net])
+            named = {f"{prefix}{name}": x for name, x in tensors.items()}
+            contents[f"latest_net_{suffix}.pth"] = named
+    return contents
+
+
+# ---- files ----
+
+
+def official(system: str) -> Any:
+    """The module of a system's official names: `FILES` and `tables(config)`.
+
+    Raises:
+      UserError: for a system without published PyTorch weights.
+    """
+    if system not in ORIGINALS:
+        raise UserError(
+            f"--system '{system}' cannot be converted; "
+            f"use one of {', '.join(sorted(ORIGINALS))}"
+        )
+    return importlib.import_module(f"picjax.official.{system}")
+
+
+def needed(system: str) -> set[str]:
+    """The nets without which nothing can be completed: all but the discriminators."""
+    nets = official(system).FILES.values()
+    return {net for net in nets if not net.startswith("discriminator")}
+
+
+def file_names(system: str, nets: Iterable[str]) -> list[str]:
+    """What the original calls the files of these nets."""
+    suffixes = {net: suffix for suffix, net in official(system).FILES.items()}
+    return [f"latest_net_{suffixes[net]}.pth" for net in sorted(nets)]
+
+
+def find_files(sources: Sequence[str], system: str) -> dict[str, Path]:
+    """Net -> its file, by the names that the original gives: `latest_net_E.pth`.
+
+    Of a folder the files of the latest iteration count. A single file of another name
+    holds the one net that completion needs, if it is only one.
+
+    Raises:
+      UserError: when a path does not exist or it is unclear what a file holds.
+    """
+    paths = [path for source in sources for path in _files_of(Path(source), system)]
+    found: dict[str, Path] = {}
+    for path in paths:
+        net = _net_of(path, system)
+        if net is None and len(paths) == len(needed(system)) == 1:
+            (net,) = needed(system)
+        if net is None:
+            raise UserError(
+                f"'{path}' does not say which network it holds; name it as the "
+                f"original does: {', '.join(file_names(system, needed(system)))}"
+            )
+        if net in found:
+            raise UserError(
+                f"'{found[net]}' and '{path}' both hold the {net}; give one"
+            )
+        found[net] = path
+    return {net: found[net] for net in official(system).FILES.values() if net in found}
+
+
+def _files_of(source: Path, system: str) -> list[Path]:
+    """A file itself; of a folder, the files of one iteration."""
+    if not source.exists():
+        raise UserError(
+            f"--from '{source}' does not exist; give a folder or .pth files"
+        )
+    if not source.is_dir():
+        return [source]
+    every = sorted(source.glob("*.pth"))
+    named = [path for path in every if _net_of(path, system)]
+    iterations = {path.name.rpartition("net_")[0] for path in named}
+    if not named and len(every) == 1:
+        return every
+    if not named:
+        expected = ", ".join(file_names(system, needed(system)))
+        raise UserError(f"--from '{source}' holds no file like {expected}; mend it")
+    if len(iterations) > 1 and "latest_" not in iterations:
+        raise UserError(
+            f"--from '{source}' holds several iterations "
+            f"({', '.join(sorted(i.strip('_') for i in iterations))}) and no 'latest'; "
+            "give the files of one"
+        )
+    chosen = "latest_" if len(iterations) > 1 else min(iterations)
+    return [path for path in named if path.name.rpartition("net_")[0] == chosen]
+
+
+def _net_of(path: Path, system: str) -> str | None:
+    match = re.fullmatch(r"(?:.*_)?net_(\w+)", path.stem)
+    return official(system).FILES.get(match[1]) if match else None
+
+
+# ---- report ----
+
+
+def describe(
+    variables: Mapping[str, Tree], origins: Mapping[str, str]
+) -> list[tuple[str, ...]]:
+    """A row a net: name, tensors, parameters, checksum, where it came from or went."""
+    rows = [("net", "tensors", "parameters", "checksum", "file")]
+    for net, tree in variables.items():
+        count = len(jax.tree.leaves(tree))
+        size = sum(x.size for x in jax.tree.leaves(tree["params"]))
+        row = (net, str(count), f"{size:,}", checksum(tree), origins[net])
+        rows.append(row)
+    return rows
+
+
+def checksum(tree: Tree) -> str:
+    """The first 12 digits of SHA-256 over a net's names and numbers, as picjax has them.
+
+    The same for the same weights, however a file holds them.
+    """
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = [
+            cell.rjust(w) if 0 < i < 3 else cell.ljust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+# ---- command line ----
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command; see the module's docstring.
+
+    Raises:
+      UserError: for anything the user can mend; nothing is written then.
+    """
+    args = parse(argv)
+    if args.to == "pytorch":
+        to_pytorch(args)
+    else:
+        to_picjax(args)
+
+
+def to_picjax(args: argparse.Namespace) -> None:
+    """Imports."""
+    if not args.system:
+        raise UserError(
+            f"--system is missing; give one of {', '.join(sorted(ORIGINALS))}"
+        )
+    official(args.system)
+    config = make_config(args.system, args.dataset, args.settings)
+    with report.new_folder(args.out) as workdir:
+        paths = find_files(args.sources, args.system)
+        tensors = {net: files.read(path) for net, path in paths.items()}
+        variables = read_nets(config, tensors)
+        differences = {}
+        if args.check:
+            differences = check(config, variables, Path(args.check))
+        state = first_state(config, variables)
+        write_run(workdir, config, state)
+    origins = {net: str(path) for net, path in paths.items()}
+    print_table(describe(variables, origins))
+    for net in sorted(state.params.keys() - variables.keys()):
+        print(
+            f"no file holds the {net}, which training alone needs: initialised with "
+            f"seed {config.seed}"
+        )
+    for name, value in differences.items():
+        print(f"largest difference of {name} in {args.check}: {value:.2e}")
+    print(f"step 0 of a run of {config.system}, ready to complete, in {args.out}")
+
+
+def to_pytorch(args: argparse.Namespace) -> None:
+    """Exports."""
+    if len(args.sources) > 1 or args.dataset or args.settings or args.check:
+        raise UserError(
+            "--to=pytorch takes one run and neither --dataset, --check nor --config.*; "
+            "leave them out"
+        )
+    source = Path(args.sources[0])
+    config = ckpt.read_config(source)
+    if args.system not in ("", config.system):
+        raise UserError(
+            f"'{source}' is a run of {config.system}, not of {args.system}; "
+            "leave --system out"
+        )
+    official(config.system)
+    config, restored, step = ckpt.restore_variables(source)
+    variables = by_net(restored)
+    contents = export(config, variables)
+    with report.new_folder(args.out) as folder:
+        for name, tensors in contents.items():
+            files.write(folder / name, tensors)
+    nets = official(config.system).FILES
+    origins = {net: f"latest_net_{suffix}.pth" for suffix, net in nets.items()}
+    print_table(describe({n: variables[n] for n in origins if n in variables}, origins))
+    print(f"step {step} of {source}, as PyTorch's files in {args.out}")
+
+
+def make_config(system: str, variant: str, settings: Sequence[str]) -> Config:
+    """The config of a variant (empty: the published one), with `--config.KEY=VALUE`s.
+
+    Raises:
+      UserError: for an unknown variant or key, or a value of another type.
+    """
+    module = importlib.import_module(f"configs.{system}")
+    try:
+        config = module.get_config(variant or ORIGINALS[system].variant)
+    except ValueError as error:
+        raise UserError(f"--dataset={variant}: {error}") from error
+    for setting in settings:
+        match = re.fullmatch(r"--config\.([\w.]+)=(.*)", setting)
+        if not match or match[1] not in ckpt.flat_keys(config):
+            raise UserError(
+                f"'{setting}' is no flag; write --config.KEY=VALUE with a key of "
+                f"configs/{system}.py, or see python -m picjax.convert --help"
+            )
+        try:
+            config.update_from_flattened_dict({match[1]: _literal(match[2])})
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"{setting} does not fit its key ({error}); mend the value"
+            ) from error
+    return config
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; `settings` are its `--config.KEY=VALUE`s."""
+    parser = Parser(
+        prog="python -m picjax.convert",
+        description="Official PyTorch weights to a run of picjax, or a run back.",
+        epilog="example: python -m picjax.convert --system=picnet "
+        "--from=checkpoints/celeba_center --out=runs/picnet-celeba",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--system", default="", metavar="NAME", help=", ".join(sorted(ORIGINALS)))
+    add(
+        "--from",
+        dest="sources",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="a folder of latest_net_E.pth and the like, or such files; with "
+        "--to=pytorch a run",
+    )
+    add("--out", required=True, metavar="DIR", help="a new folder")
+    add("--to", choices=["picjax", "pytorch"], default="picjax", help="(picjax)")
+    add(
+        "--dataset",
+        default="",
+        metavar="VARIANT",
+        help="of configs/SYSTEM.py, whose settings the run gets (the published one); "
+        "--config.KEY=VALUE changes one",
+    )
+    add("--check", metavar="FILE", help="an .npz of the original's test, to compare")
+    args, rest = parser.parse_known_args(argv)
+    args.settings = [word for word in rest if word.startswith("--config.")]
+    args.sources += [word for word in rest if not word.startswith("-")]
+    unknown = [w for w in rest if w.startswith("-") and w not in args.settings]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,128 @@
+"""The official test procedures on given noise: the proof that weights were read right.
+
+Images and masks come and go as PyTorch has them, [b 3 h w]; `img` lies in [0, 1] and the
+mask is 1 where the image is known. Spectral norm makes one power iteration at every
+call, as the originals do in their test mode too.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from picjax.losses.reconstruction import resize
+
+Arrays = Mapping[str, Any]
+Nets = Mapping[str, Any]
+Variables = Mapping[str, Any]  # net -> {"params", "stats"}
+
+
+def picnet(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
+    """PICNet's test (specification, sections 4.2 and 5).
+
+    Args:
+      nets: encoder, generator.
+      variables: theirs.
+      given: `img`, `mask`, and `eps<i>` [b z i j] for each sample.
+
+    Returns:
+      `q_mu`, `q_sigma` [b z i j]; `sample<i>` [b 3 h w] in [-1, 1], the image in its
+      known pixels.
+    """
+    call = stateful(nets, variables, "encoder", "generator")
+    image, mask = _image(given)
+    (mu, std), _, features = call("encoder", image * mask)
+    f_m, f_e, small = _visible(nets, features, mask)
+    out = {"q_mu": nchw(mu), "q_sigma": nchw(std)}
+    for i, eps in _numbered(given, "eps"):
+        images = call("generator", mu + nhwc(eps) * std, f_m, f_e, small)
+        out[f"sample{i}"] = nchw(_composite(image, mask, images[-1]))
+    return out
+
+
+def picmm(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
+    """PICMM's test (specification, section 4); one draw of z_m serves all samples.
+
+    Args:
+      nets: encoder, generator, mixture.
+      variables: theirs.
+      given: `img`, `mask`, `eps_encoder` [2b d] (the second half, the complement's, is
+        of no use), and for each sample `eps_components<i>` [b k d], `index<i>` [b].
+
+    Returns:
+      `z_m`, `z_m_mu` [b d], `alpha` [b k]; `sample<i>` [b 3 h w] in [-1, 1], the image
+      in its known pixels.
+    """
+    call = stateful(nets, variables, "encoder", "generator")
+    image, mask = _image(given)
+    mu, log_std, features = call("encoder", image * mask)
+    z_m = mu + given["eps_encoder"][: len(mu)] * jnp.exp(log_std)
+    logits, mu_hat, log_std_hat = nets["mixture"].apply(
+        variables["mixture"], z_m, update_stats=False
+    )
+    f_m, f_e, small = _visible(nets, features, mask)
+    out = {"z_m": z_m, "z_m_mu": mu, "alpha": jax.nn.softmax(logits)}
+    for i, eps in _numbered(given, "eps_components"):
+        z = mu_hat + eps * jnp.exp(log_std_hat)
+        index = jnp.asarray(given[f"index{i}"]).reshape(-1, 1, 1)
+        z_c = jnp.take_along_axis(z, index, 1)[:, 0]
+        images = call("generator", z_m, z_c, f_m, f_e, small)
+        out[f"sample{i}"] = nchw(_composite(image, mask, images[-1]))
+    return out
+
+
+PROCEDURES = {"picmm": picmm, "picnet": picnet}
+
+
+def stateful(nets: Nets, variables: Variables, *names: str) -> Callable[..., Any]:
+    """Calls a net by its name; its statistics go on from call to call."""
+    now = {name: variables[name] for name in names}
+    apply = {
+        name: jax.jit(partial(nets[name].apply, update_stats=True, mutable=["stats"]))
+        for name in names
+    }
+
+    def call(name: str, *inputs: Any) -> Any:
+        out, new = apply[name](now[name], *inputs)
+        now[name] = {**now[name], **new}
+        return out
+
+    return call
+
+
+def nhwc(x: Any) -> Array:
+    """PyTorch's b c h w to b h w c."""
+    return jnp.asarray(x).transpose(0, 2, 3, 1)
+
+
+def nchw(x: Any) -> Array:
+    """b h w c to PyTorch's b c h w."""
+    return jnp.asarray(x).transpose(0, 3, 1, 2)
+
+
+def _image(given: Arrays) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 3"]]:
+    return 2 * nhwc(given["img"]) - 1, nhwc(given["mask"])
+
+
+def _visible(
+    nets: Nets, features: list[Array], mask: Float[Array, "b h w 3"]
+) -> tuple[Array, Array, Array]:
+    """What the generator is given of the visible part: two feature maps and the mask."""
+    f_e = features[nets["generator"].layers - 3]
+    return features[-1], f_e, resize(mask, (f_e.shape[1], f_e.shape[2]))[..., :1]
+
+
+def _composite(image: Array, mask: Array, generated: Array) -> Array:
+    return (1 - mask) * generated + mask * image
+
+
+def _numbered(given: Arrays, prefix: str) -> list[tuple[int, Any]]:
+    """`prefix0`, `prefix1`, ... as (number, array), in order."""
+    numbers = (name.removeprefix(prefix) for name in given if name.startswith(prefix))
+    return [
+        (i, given[f"{prefix}{i}"])
+        for i in sorted(int(n) for n in numbers if n.isdigit())
+    ]
