@@ -69,8 +69,8 @@ def model_groups(
     pending: tuple[dict[str, Any], jax.Array] | None = None
     for batch in batches:
         given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
-        images, known = batch["image"], batch["mask"]
-        samples = model.sample(images, known, num, seed, best_of, given)
+        pair = batch["image"], batch["mask"]
+        samples = model.sample(*pair, num, seed, best_of, given)
         if pending is not None:
             yield from _unpack(*pending)
         pending = batch, samples
