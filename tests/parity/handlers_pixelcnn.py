@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fixture import Fixture, below, nhwc
+from ml_collections import ConfigDict
 
 from picjax.losses import logistic
 from picjax.models.pixelcnn import (
@@ -31,6 +32,8 @@ from picjax.official import mapping
 from picjax.official import pixelcnn as official
 from picjax.sampling import cached, raster
 from picjax.sampling.raster import Noise
+from picjax.system import State, init_opt
+from picjax.systems import pixelcnn
 
 KEY = jax.random.key(0)
 Arrays = Mapping[str, Any]
@@ -512,6 +515,49 @@ def sampled(fixture: Fixture) -> None:
         assert_within(f"logits {name}", out, wanted, 1e-3)
 
 
+# ---- training ----
+
+
+def train_step(fixture: Fixture) -> None:
+    """Two steps in float64: likelihood, gradients' effect, rate and average."""
+    meta = fixture.meta
+    with jax.enable_x64():
+        module = network(fixture, dtype=jnp.float64)
+        config = ConfigDict({"steps": 10**9, "opt": OPT | {"b1": meta["adam"]["b1"]}})
+        config.opt.b2 = meta["adam"]["b2"]
+        opts = pixelcnn.optimisers(pixelcnn.adam(config))
+        hyper = pixelcnn.Hyper(form="official", ema=0.9995)
+        x = float_image(fixture.inputs["x_uint8/step1"], jnp.float64)
+        doubles = {n: np.float64(t) for n, t in fixture.params.items()}
+        params = {"net": ours(module, doubles, x)}
+        shadows = below(fixture.inputs, "ema/")
+        ema = {"net": ours(module, {n: np.float64(t) for n, t in shadows.items()}, x)}
+        zero = jnp.zeros([], jnp.int32)
+        state = State(zero, params, {}, init_opt(opts, params), ema)
+        for i in (1, 2):
+            x = float_image(fixture.inputs[f"x_uint8/step{i}"], jnp.float64)
+            batch = {"image": x, "mask": jnp.ones_like(x[..., :1])}
+            masks = below(fixture.inputs, f"dropout_keep/step{i}/")
+            with given_dropout(in_order(masks, module), module.dropout):
+                step = quick(partial(pixelcnn.step, module, hyper, opts))
+                state, metrics = step(state, batch, KEY)
+            expected = fixture.outputs[f"bits_per_dim/step{i}"]
+            assert_relative("bits", metrics["bits_per_dim"], expected, 1e-9)
+            for name, tree in (("param", state.params), ("ema", state.ema)):
+                wanted = official.dotted(below(fixture.outputs, f"{name}_step{i}/"))
+                found = theirs(module, tree["net"])
+                for tensor, value in wanted.items():
+                    grad = np.abs(official.dotted(fixture.grads)[tensor])
+                    # Gradients agree to 1e-9 of the largest element, and Adam divides
+                    # by the element: where it is small, that is 1e-6 of a step.
+                    small = grad < 1e-2 * grad.max()
+                    off = np.where(small, 0.1, 1.0) * (found[tensor] - value)
+                    assert_within(f"{name} {tensor}", off, 0 * off, 1e-9)
+
+
+OPT = {"lr": 1e-3, "fall": 0.999995, "decay": 0.0, "b2": 0.9995, "accumulate": 1}
+
+
 HANDLERS = {
     ("pixelcnn++", name): handler
     for name, handler in {
@@ -532,6 +578,7 @@ HANDLERS = {
         "grey_loss_sampler": grey_loss_sampler,
         "sampler": sampler,
         "released_cifar_logits": released_cifar_logits,
+        "train_step": train_step,
         "sample_8x8": sampled,
         "complete_lower_half": sampled,
     }.items()
