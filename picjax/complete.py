@@ -71,6 +71,7 @@ class Model:
         self.step = step
         self.translates = translates(config)
         self._mesh = sharding.make_mesh()
+        self._remarks = system.remarks
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
         def sample(
@@ -179,11 +180,27 @@ class Model:
             samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
             return paste(pixels, 0 * whole, np.asarray(samples[0]))
         known, said = as_known(mask, pixels, seed)
-        for warning in said:
+        for warning in (*said, *self.remarks(known)):
             warnings.warn(warning, stacklevel=2)
+        return self.fill(pixels, known, n, seed, of)
+
+    def fill(
+        self,
+        pixels: UInt8[np.ndarray, "h w 3"],
+        known: UInt8[np.ndarray, "h w"],
+        n: int,
+        seed: int,
+        of: int | None = None,
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """`complete` for arrays as the library has them, without a word."""
         small, small_known = fit(pixels, known, self.size)
         samples = self.sample(small[None], small_known[None, ..., None], n, seed, of)
         return paste(pixels, known, np.asarray(samples[0]))
+
+    def remarks(self, known: UInt8[np.ndarray, "h w"]) -> Sequence[str]:
+        """What the system says about completing this mask at its own size."""
+        blank = np.zeros((*known.shape, 3), np.uint8)
+        return self._remarks(fit(blank, known, self.size)[1])
 
 
 def best(
@@ -355,10 +372,11 @@ def complete_all(
             except UserError as error:
                 failed.append(error)
                 continue
-            for warning in set(about) - said:
+            about = {*about, *model.remarks(known)}
+            for warning in about - said:
                 console.print(f"picjax: {warning}", markup=False)
-            said.update(about)
-            samples = model.complete(image, known, args.num, args.seed, args.best_of)
+            said |= about
+            samples = model.fill(image, known, args.num, args.seed, args.best_of)
             write(out, job.image.stem, image, known, samples)
     if failed:
         raise UserError(

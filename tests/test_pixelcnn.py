@@ -1,6 +1,7 @@
 """PixelCNN++ as a system: turning, remarks, candidates, rates and averages."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,30 +54,24 @@ def test_halves_are_exact_with_the_turns_for_them(tiny):
     assert len(said) == 1 and said[0].startswith("100% of the known pixels")
 
 
-def test_images_completed_together_are_as_alone(tiny):
-    """Each with its own key, hole and turn, under vmap as picjax.complete has it."""
-    config, batch, state = tiny
-    system = systems.make(config)
-    variables = inference_variables(state)
-    keys = jax.random.split(KEY, 4)
-
-    def one(image, mask, key):
-        alone = {"image": image[None], "mask": mask[None]}
-        return system.complete(variables, alone, key, 2)[0]
-
-    together = jax.jit(jax.vmap(one))(batch["image"], batch["mask"], keys)
-    assert together.shape == (4, 2, 8, 8, 3)
-    single = jax.jit(one)
-    for i in (0, 3):
-        alone = single(batch["image"][i], batch["mask"][i], keys[i])
-        np.testing.assert_allclose(together[i], alone, atol=1e-5)
-    grid = (together + 1) * 127.5
-    np.testing.assert_allclose(grid, jnp.round(grid), atol=1e-3)
+def test_what_is_turned_is_turned_back(tiny):
+    config, batch, _ = tiny
+    turns = tuple(config.model.turns)
+    seen = pixelcnn.turned(
+        pixelcnn.network(config.model), turns, batch, jnp.array([1, 2, 3, 0])
+    )
+    assert float(jnp.abs(seen.image - batch["image"]).max()) > 0.1
+    np.testing.assert_array_equal(seen.condition, jnp.eye(4)[jnp.array([1, 2, 3, 0])])
+    back = pixelcnn.turned_back(turns, seen.image, seen.which)
+    np.testing.assert_array_equal(back, batch["image"])
+    held = pixelcnn.turned(pixelcnn.network(config.model), turns, batch, jnp.arange(4))
+    # Whichever half was known, the network gets it above.
+    assert held.known[:, :4].all() and not held.known[:, 4:].any()
 
 
 def test_candidates_are_chosen_by_what_is_known_after_the_hole(tiny):
     config, batch, state = tiny
-    net = make_net(config)
+    net = pixelcnn.network(config.model)
     params = state.params["net"]
     hyper = pixelcnn.Hyper(turns=tuple(config.model.turns), candidates=2)
     seen = pixelcnn.turned(net, hyper.turns, batch, jnp.zeros(4, jnp.int32))
@@ -84,9 +79,10 @@ def test_candidates_are_chosen_by_what_is_known_after_the_hole(tiny):
     right = jnp.broadcast_to(seen.image[:, None], (4, 3, 8, 8, 3))
     wrong = jnp.where(seen.known[:, None], 1.0, right)
     both = jnp.stack([right, wrong], 2).reshape(4, 6, 8, 8, 3)
-    picked = pixelcnn.choose(net, hyper, params, seen, both, KEY)
+    picked = jax.jit(partial(pixelcnn.choose, net, hyper))(params, seen, both, KEY)
     assert picked.shape == (4, 3, 8, 8, 3)
-    scores = [pixel_score(net, params, seen, x) for x in (right[:, 0], wrong[:, 0])]
+    score = jax.jit(partial(known_score, net))
+    scores = [np.asarray(score(params, seen, x[:, 0])) for x in (right, wrong)]
     sure = np.abs(scores[0] - scores[1]) > 30
     assert sure.any()
     for i in np.flatnonzero(sure):
@@ -94,15 +90,10 @@ def test_candidates_are_chosen_by_what_is_known_after_the_hole(tiny):
         np.testing.assert_array_equal(picked[i], better[i])
 
 
-def make_net(config):
-    model = config.model
-    return pixelcnn.PixelCNN(model.features, model.blocks, model.mixtures)
-
-
-def pixel_score(net, params, seen, image):
-    logits = net.apply({"params": params}, image, False, seen.condition)
+def known_score(net, params, seen, image):
+    logits = pixelcnn.look(net, params, image, seen.condition)
     each = pixelcnn.logistic.log_likelihood(image, logits)
-    return np.asarray(jnp.where(seen.known[..., 0], each, 0).sum((1, 2)))
+    return jnp.where(seen.known[..., 0], each, 0).sum((1, 2))
 
 
 def test_the_average_starts_from_the_first_batch_and_follows(tiny):
@@ -138,7 +129,7 @@ def test_the_hole_has_bits_of_its_own(tiny):
 def test_the_rate_falls_from_the_first_step():
     config = load_config("pixelcnn", "tiny")
     config.opt.update(fall=0.5, decay=0.0, lr=1.0)
-    tx = pixelcnn.adam(config)
+    tx: Any = pixelcnn.adam(config)
     params = jnp.zeros(1)
     state, values = tx.init(params), []
     for _ in range(3):

@@ -176,7 +176,7 @@ class Conv(_Normalised):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b i j d"]:
         x = x.astype(self.dtype)
-        self.sow("inputs", "x", x, init_fn=tuple, reduce_fn=lambda _, new: new)
+        self.sow("inputs", "x", x)
         rows, columns = self.kernel
         left, right = columns - 1, 0
         if not self.right:

@@ -178,8 +178,10 @@ def see_known(
 ) -> Rows:
     """The caches before rows 4 `first`, 4 `first` + 1, ..: zero at the top."""
 
+    network: Any = net  # `apply` gives what `mutable` says, which its type cannot
+
     def whole() -> Rows:
-        _, seen = net.apply(
+        _, seen = network.apply(
             {"params": params}, image, False, condition, mutable=["inputs"]
         )
         rows = {}
@@ -189,7 +191,7 @@ def see_known(
                     continue
                 row = first * (PERIOD >> level_of(name)) - 1
                 path = f"{name}/{part}".rstrip("/")
-                rows[path] = lax.dynamic_slice_in_dim(layer["x"], row, 1, 1)
+                rows[path] = lax.dynamic_slice_in_dim(layer["x"][0], row, 1, 1)
         return rows
 
     shapes = jax.eval_shape(whole)

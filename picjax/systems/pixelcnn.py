@@ -56,16 +56,7 @@ def make(config: Config) -> System:
     """
     check(config)
     model, opt = config.model, config.opt
-    net = PixelCNN(
-        features=model.features,
-        blocks=model.blocks,
-        mixtures=model.mixtures,
-        channels=model.channels,
-        nonlinearity=model.nonlinearity,
-        dropout=model.dropout,
-        dtype=jnp.dtype(model.dtype),
-        remat=model.remat,
-    )
+    net = network(model)
     hyper = Hyper(
         form=config.loss.form,
         ema=opt.ema ** (1 / opt.accumulate),
@@ -82,6 +73,20 @@ def make(config: Config) -> System:
         evaluate=partial(evaluate, net, hyper),
         show=lambda variables, batch, key: {},
         remarks=partial(remarks, hyper.turns),
+    )
+
+
+def network(model: Config) -> PixelCNN:
+    """The network of a config's `model`."""
+    return PixelCNN(
+        features=model.features,
+        blocks=model.blocks,
+        mixtures=model.mixtures,
+        channels=model.channels,
+        nonlinearity=model.nonlinearity,
+        dropout=model.dropout,
+        dtype=jnp.dtype(model.dtype),
+        remat=model.remat,
     )
 
 
@@ -151,13 +156,13 @@ class Turned(NamedTuple):
     """Images turned for the network.
 
     Attributes:
-      index: which of the turns, of each image.
+      which: of the turns, for each image.
       image: in the network's channels.
       known: what is not missing.
       condition: the turn as the network is told it; None where there is only one.
     """
 
-    index: Int[Array, " b"]
+    which: Int[Array, " b"]
     image: Float[Array, "b h w c"]
     known: Bool[Array, "b h w 1"]
     condition: Float[Array, "b t"] | None
@@ -178,6 +183,18 @@ def turned(
     known = choose(batch["mask"]) > 0.5
     condition = jax.nn.one_hot(index, len(turns)) if len(turns) > 1 else None
     return Turned(index, choose(image), known, condition)
+
+
+def look(
+    net: PixelCNN,
+    params: Tree,
+    image: Float[Array, "b h w c"],
+    condition: Float[Array, "b t"] | None,
+    dropout: dict[str, Array] | None = None,
+) -> Float[Array, "b h w m"]:
+    """The network's logits; in training, when it is given a key for `dropout`."""
+    run: Any = net.apply
+    return run({"params": params}, image, bool(dropout), condition, rngs=dropout)
 
 
 def best_turn(turns: tuple[str, ...], mask: Float[Array, "b h w 1"]) -> Array:
@@ -241,9 +258,7 @@ def step(
     seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
 
     def loss(params: Tree) -> Array:
-        logits = net.apply(
-            {"params": params}, seen.image, True, seen.condition, rngs=keys
-        )
+        logits = look(net, params, seen.image, seen.condition, keys)
         # Summed, not averaged: eps of Adam is meant for gradients of that size.
         return logistic.nll(seen.image, logits, hyper.form).sum()
 
@@ -283,7 +298,7 @@ def sample_fixed_point(
     condition = None if seen.condition is None else jnp.repeat(seen.condition, n, 0)
 
     def logits(x: Array) -> Array:
-        return net.apply({"params": params}, x, False, condition)
+        return look(net, params, x, condition)
 
     flat_noise = Noise(flat(noise.mixture), flat(noise.value))
     drawn, _ = raster.jacobi(logits, image, known, flat_noise, rounded)
@@ -317,7 +332,7 @@ def complete(
     if m > 1:
         drawn = choose(net, hyper, params, seen, drawn, keys["choice"])
     return jax.vmap(
-        lambda image: keep_known(batch, turned_back(hyper.turns, image, seen.index)),
+        lambda image: keep_known(batch, turned_back(hyper.turns, image, seen.which)),
         1,
         1,
     )(drawn)
@@ -348,7 +363,7 @@ def choose(
     b, m = len(drawn), hyper.candidates
 
     def score(images: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-        logits = net.apply({"params": params}, images, False, seen.condition)
+        logits = look(net, params, images, seen.condition)
         each = logistic.log_likelihood(images, logits, hyper.form)
         return jnp.where(seen.known[..., 0], each, 0).sum((1, 2))
 
@@ -376,8 +391,8 @@ def evaluate(
     these come before it, as `unused` = 0 says; else given the pixels before each.
     """
     seen = turned(net, hyper.turns, batch, best_turn(hyper.turns, batch["mask"]))
-    params = {"params": variables["params"]["net"]}
-    logits = net.apply(params, seen.image, False, seen.condition)
+    params = variables["params"]["net"]
+    logits = look(net, params, seen.image, seen.condition)
     bits = -logistic.bits(logistic.log_likelihood(seen.image, logits, hyper.form))
     bits = bits / net.channels
     missing = jnp.logical_not(seen.known[..., 0])
