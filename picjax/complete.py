@@ -92,6 +92,11 @@ class Model:
         self._sample = jax.jit(sample, static_argnames=("n", "of"))
         self._can_rank = system.score is not None
 
+        def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
+            return system.evaluate(variables, to_float(batch), key)
+
+        self._evaluate = jax.jit(evaluate)
+
     def sample(
         self,
         images: UInt8[np.ndarray, "b h w 3"],
@@ -138,6 +143,23 @@ class Model:
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
         return self._sample(self._variables, batch, key, n=n, of=of or n)
+
+    def evaluate(
+        self,
+        images: UInt8[np.ndarray, "b h w 3"],
+        known: UInt8[np.ndarray, "b h w 1"],
+        seed: int,
+    ) -> dict[str, Array]:
+        """What the system itself says of whole images: one number an image each."""
+        batch = {"image": images, "mask": known}
+        return self._evaluate(self._variables, batch, jax.random.key(seed % 2**32))
+
+    def says(self) -> set[str]:
+        """The names of what `evaluate` gives."""
+        blank = np.zeros((1, *self.size, 3), np.uint8)
+        batch = {"image": blank, "mask": blank[..., :1]}
+        key = jax.random.key(0)
+        return set(jax.eval_shape(self._evaluate, self._variables, batch, key))
 
     def complete(
         self,

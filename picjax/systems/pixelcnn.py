@@ -28,6 +28,7 @@ from picjax.system import (
     State,
     System,
     Tree,
+    check_choices,
     image_shape,
     init_opt,
     keep_known,
@@ -72,6 +73,7 @@ def make(config: Config) -> System:
         complete=partial(complete, net, hyper),
         evaluate=partial(evaluate, net, hyper),
         show=lambda variables, batch, key: {},
+        score=partial(score, net, hyper),
         remarks=partial(remarks, hyper.turns),
     )
 
@@ -99,17 +101,22 @@ def check(config: Config) -> None:
     height, width = image_shape(config)
     check_size(height, width)
     model = config.model
-    known = {
-        "model.nonlinearity": (model.nonlinearity, NONLINEARITIES),
-        "model.sampler": (model.sampler, SAMPLERS),
-        "model.channels": (model.channels, (1, 3)),
-        "loss.form": (config.loss.form, logistic.LOG_BIN),
-    }
-    known |= {f"model.turns[{i}]": (t, TURNS) for i, t in enumerate(model.turns)}
-    for key, (value, allowed) in known.items():
-        if value not in allowed:
-            names = ", ".join(map(str, allowed))
-            raise UserError(f"config.{key} '{value}' is none of {names}; give one")
+    check_choices(
+        config,
+        {
+            "model.nonlinearity": NONLINEARITIES,
+            "model.sampler": SAMPLERS,
+            "loss.form": logistic.LOG_BIN,
+        },
+    )
+    for name in model.turns:
+        if name not in TURNS:
+            names = ", ".join(TURNS)
+            raise UserError(f"config.model.turns: '{name}' is none of {names}")
+    if model.channels not in (1, 3):
+        raise UserError(
+            f"config.model.channels is {model.channels}; give 3, or 1: grey"
+        )
     if not model.turns or model.candidates < 1:
         raise UserError(
             "config.model.turns is empty or config.model.candidates below 1; "
@@ -380,6 +387,16 @@ def choose(
 
 
 # ---- evaluate ----
+
+
+def score(
+    net: PixelCNN, hyper: Hyper, variables: Tree, images: Float[Array, "n h w 3"]
+) -> Float[Array, " n"]:
+    """Log-likelihood of whole images, nats; upright, or as the first of the turns."""
+    batch = {"image": images, "mask": jnp.ones_like(images[..., :1])}
+    seen = turned(net, hyper.turns, batch, jnp.zeros(len(images), jnp.int32))
+    logits = look(net, variables["params"]["net"], seen.image, seen.condition)
+    return -logistic.nll(seen.image, logits, hyper.form)
 
 
 def evaluate(
