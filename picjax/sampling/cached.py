@@ -241,7 +241,7 @@ def make_rows(
         ready["stem"] = stem[1]
         if levels < LEVELS:
             ready["coarser"] = coarse_ul.pop(levels - 1)
-        here = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, row, 0, False), given)  # noqa: B023
+        here = at_row(given, row)
         made, rows_ul = ul_row(net, weights, ready, here, levels, rounded)
         for level in range(1, levels):
             name = f"grow{level}_ul"
@@ -251,6 +251,13 @@ def make_rows(
         above = jnp.concatenate([above[:, 1:], line], 1)
         image = lax.dynamic_update_index_in_dim(image, made, row, 0)
     return caches, above, image
+
+
+def at_row(given: Given, row: Array) -> Given:
+    """What is known of a row's pixels, columns first."""
+    return jax.tree.map(
+        lambda x: lax.dynamic_index_in_dim(x, row, 0, keepdims=False), given
+    )
 
 
 def stem_row(weights: Weights, above: Array, inside: Array) -> tuple[Array, Array]:
