@@ -60,8 +60,8 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     return pixelcnn.network(config.model), variables["params"]["net"], image
 
 
-def make_runs(net: Any, params: Any, image: Any, batch: int, rows: int) -> Runs:
-    """The runs for one batch size and number of known rows."""
+def make_runs(net: Any, params: Any, image: Any, batch: int) -> dict[str, Runs]:
+    """The runs of a batch size for each of KNOWN, compiled once for all of them."""
     import jax
     import jax.numpy as jnp
 
@@ -69,8 +69,6 @@ def make_runs(net: Any, params: Any, image: Any, batch: int, rows: int) -> Runs:
 
     image = jnp.tile(image, (-(-batch // len(image)), 1, 1, 1))[:batch]
     _, height, width, channels = image.shape
-    lines = jnp.arange(height)[None, :, None, None] < rows
-    known = jnp.broadcast_to(lines, (batch, height, width, 1))
     size = batch, height, width
     noise = raster.draw_noise(jax.random.key(2), size, net.mixtures, channels)
     each = jax.tree.map(lambda x: x[:, None], noise)
@@ -88,11 +86,16 @@ def make_runs(net: Any, params: Any, image: Any, batch: int, rows: int) -> Runs:
         logits = partial(net.apply, {"params": params}, train=False)
         return raster.jacobi(logits, image, known, noise, True)[1]
 
-    return Runs(
-        lambda: jax.block_until_ready(fast(params, known)),
-        lambda: jax.block_until_ready(one_pass(params)),
-        lambda: int(fixed_point(params, known)),
-    )
+    def runs(rows: int) -> Runs:
+        lines = jnp.arange(height)[None, :, None, None] < rows * height // SIZE
+        known = jnp.broadcast_to(lines, (*size, 1))
+        return Runs(
+            lambda: jax.block_until_ready(fast(params, known)),
+            lambda: jax.block_until_ready(one_pass(params)),
+            lambda: int(fixed_point(params, known)),
+        )
+
+    return {what: runs(rows) for what, rows in KNOWN.items()}
 
 
 def products(jaxpr: Any, loops: int) -> int:
@@ -188,10 +191,8 @@ def main() -> None:
     height, width = image.shape[1:3]
     rows = []
     for batch in map(int, args.batch.split(",")):
-        for what, share in KNOWN.items():
-            lines = share * height // SIZE
-            runs = make_runs(net, params, image, batch, lines)
-            missing = (height - lines) * width
+        for what, runs in make_runs(net, params, image, batch).items():
+            missing = (height - KNOWN[what] * height // SIZE) * width
             rows.append(row(what, batch, missing, runs, args.rounds, args.fixed_point))
     title = f"PixelCNN++, {net.features} filters, {net.blocks} blocks, {height} px"
     counted: list[table.Row] = [
