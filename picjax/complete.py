@@ -62,6 +62,7 @@ class Model:
       config: the run's config.
       size: height and width at which the system works.
       step: the training step of the variables.
+      has_likelihood: whether `evaluate` says how likely images are.
       translates: whether it makes whole pictures from others, without a mask.
     """
 
@@ -96,6 +97,7 @@ class Model:
             return system.evaluate(variables, to_float(batch), key)
 
         self._evaluate = jax.jit(evaluate)
+        self.has_likelihood = system.likelihood
 
     def sample(
         self,
@@ -154,13 +156,6 @@ class Model:
         batch = {"image": images, "mask": known}
         return self._evaluate(self._variables, batch, jax.random.key(seed % 2**32))
 
-    def says(self) -> set[str]:
-        """The names of what `evaluate` gives."""
-        blank = np.zeros((1, *self.size, 3), np.uint8)
-        batch = {"image": blank, "mask": blank[..., :1]}
-        key = jax.random.key(0)
-        return set(jax.eval_shape(self._evaluate, self._variables, batch, key))
-
     def complete(
         self,
         image: np.ndarray | Image.Image,
@@ -202,27 +197,11 @@ class Model:
             samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
             return paste(pixels, 0 * whole, np.asarray(samples[0]))
         known, said = as_known(mask, pixels, seed)
-        for warning in (*said, *self.remarks(known)):
-            warnings.warn(warning, stacklevel=2)
-        return self.fill(pixels, known, n, seed, of)
-
-    def fill(
-        self,
-        pixels: UInt8[np.ndarray, "h w 3"],
-        known: UInt8[np.ndarray, "h w"],
-        n: int,
-        seed: int,
-        of: int | None = None,
-    ) -> UInt8[np.ndarray, "n h w 3"]:
-        """`complete` for arrays as the library has them, without a word."""
         small, small_known = fit(pixels, known, self.size)
+        for warning in (*said, *self._remarks(small_known)):
+            warnings.warn(warning, stacklevel=2)
         samples = self.sample(small[None], small_known[None, ..., None], n, seed, of)
         return paste(pixels, known, np.asarray(samples[0]))
-
-    def remarks(self, known: UInt8[np.ndarray, "h w"]) -> Sequence[str]:
-        """What the system says about completing this mask at its own size."""
-        blank = np.zeros((*known.shape, 3), np.uint8)
-        return self._remarks(fit(blank, known, self.size)[1])
 
 
 def best(
@@ -394,11 +373,14 @@ def complete_all(
             except UserError as error:
                 failed.append(error)
                 continue
-            about = {*about, *model.remarks(known)}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                num, seed, best_of = args.num, args.seed, args.best_of
+                samples = model.complete(image, known, num, seed, best_of)
+            about = {*about, *(str(warning.message) for warning in caught)}
             for warning in about - said:
                 console.print(f"picjax: {warning}", markup=False)
             said |= about
-            samples = model.fill(image, known, args.num, args.seed, args.best_of)
             write(out, job.image.stem, image, known, samples)
     if failed:
         raise UserError(

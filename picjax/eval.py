@@ -66,7 +66,6 @@ def model_groups(
     batches = pipeline.eval_batches(
         model.config.data, model.size, batch_size, images, seed
     )
-    likely = "bits_per_dim" in model.says()
     pending: tuple[dict[str, Any], jax.Array] | None = None
     for batch in batches:
         given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
@@ -74,8 +73,9 @@ def model_groups(
         samples = model.sample(images, known, num, seed, best_of, given)
         if pending is not None:
             yield from _unpack(*pending)
-        own = model.evaluate(batch["image"], batch["mask"], seed) if likely else {}
-        pending = {**batch, **own}, samples
+        if model.has_likelihood:
+            batch |= model.evaluate(images, known, seed)
+        pending = batch, samples
     if pending is not None:
         yield from _unpack(*pending)
 
@@ -404,7 +404,7 @@ def evaluate_run(
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     known = data["name"] == "scenes" and list(data["masks"]) == ["center"]
-    names = applying(names, known, "bits_per_dim" in model.says())
+    names = applying(names, known, model.has_likelihood)
     protocol = {
         "what": f"{config['system']} ({args.workdir}, step {model.step})",
         "system": config["system"],

@@ -65,6 +65,8 @@ class System(NamedTuple):
         that are particular to the system (such as each component of a mixture).
       score: (variables, images [n h w 3]) -> float32 [n], higher for what the system
         itself holds more plausible; None where it cannot say.
+      likelihood: whether `evaluate` gives `bits_per_dim` of the image and
+        `bits_per_dim_hole` of its missing pixels.
       remarks: (mask uint8 [h w]) -> sentences that whoever completes it should read.
     """
 
@@ -74,6 +76,7 @@ class System(NamedTuple):
     evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     score: Callable[[Tree, Float[Array, "n h w 3"]], Float[Array, " n"]] | None = None
+    likelihood: bool = False
     remarks: Callable[[UInt8[np.ndarray, "h w"]], Sequence[str]] = lambda mask: ()
 
 

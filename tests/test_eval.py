@@ -256,7 +256,7 @@ def test_likelihood_where_the_system_says_it(tmp_path, model):
         bright = batch["image"].astype(jnp.float32).mean((1, 2, 3))
         return {"bits_per_dim": bright, "bits_per_dim_hole": 5 + 0 * bright}
 
-    model._evaluate = jax.jit(evaluate)
+    model._evaluate, model.has_likelihood = jax.jit(evaluate), True
     command("--workdir", tmp_path, "--num=1", "--images=3", "--metrics=likelihood")
     content = json.loads((tmp_path / "eval/metrics.json").read_text())
     found = content["results"]["likelihood"]

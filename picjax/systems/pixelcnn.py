@@ -74,6 +74,7 @@ def make(config: Config) -> System:
         evaluate=partial(evaluate, net, hyper),
         show=lambda variables, batch, key: {},
         score=partial(score, net, hyper),
+        likelihood=True,
         remarks=partial(remarks, hyper.turns),
     )
 
