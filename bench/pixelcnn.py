@@ -4,10 +4,10 @@
     python -m bench.pixelcnn --workdir=runs/pixelcnn [--batch 1,16]
 
 Whole images and lower halves of 32 x 32 pixels. With a workdir, its network completes
-held-out images; otherwise it is one of the published width, fitted to noise as the first
-batch of a training is. A naive sampler's time is that of one pass of the network, as
-measured, times the number of missing pixels: nobody waits for it. The fixed point's is
-measured where --fixed-point allows it (how many passes it takes is up to the network).
+held-out images; otherwise it is one of the published width with random parameters. A
+naive sampler's time is that of one pass of the network, as measured, times the number
+of missing pixels: nobody waits for it. The fixed point's is measured where --fixed-point
+allows it (how many passes it takes is up to the network).
 """
 
 from collections.abc import Callable
@@ -37,15 +37,22 @@ class Runs(NamedTuple):
 
 
 def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
-    """A network of the published kind, parameters fitted to noise, and images."""
+    """A network of the published kind with random parameters, and images of noise."""
     import jax
+    import jax.numpy as jnp
 
     from picjax.models.pixelcnn import PixelCNN
 
     net = PixelCNN(features=features, blocks=blocks, dropout=0.0)
-    image = jax.random.uniform(jax.random.key(0), (2, SIZE, SIZE, 3), minval=-1)
-    init = jax.jit(partial(net.init, train=False))
-    return net, init(jax.random.key(1), image)["params"], image
+    key = jax.random.key(0)
+    image = jax.random.uniform(key, (1, SIZE, SIZE, 3), minval=-1)
+    shapes = jax.eval_shape(partial(net.init, train=False), key, image)["params"]
+
+    def parameter(x: Any) -> Any:
+        ones = jnp.ones(x.shape)  # gains and biases
+        return ones if len(x.shape) == 1 else jax.random.normal(key, x.shape)
+
+    return net, jax.tree.map(parameter, shapes), image
 
 
 def trained_network(workdir: str) -> tuple[Any, Any, Any]:
