@@ -74,7 +74,7 @@ def model_groups(
         if pending is not None:
             yield from _unpack(*pending)
         if model.has_likelihood:
-            batch |= model.evaluate(images, known, seed)
+            batch |= model.evaluate(batch["image"], batch["mask"], seed)
         pending = batch, samples
     if pending is not None:
         yield from _unpack(*pending)
