@@ -56,7 +56,10 @@ def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
 
 
 def trained_network(workdir: str) -> tuple[Any, Any, Any]:
-    """The network of a run, its averaged parameters, and held-out images."""
+    """The network of a run, its averaged parameters, and held-out images.
+
+    A network that was told how images are turned is not told here.
+    """
     from picjax import checkpoints
     from picjax.data import pipeline
     from picjax.systems import pixelcnn
@@ -64,7 +67,8 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     config, variables, _ = checkpoints.restore_variables(workdir)
     batches = pipeline.eval_batches(config.data, config.image_size, 8, 8, 0)
     image = pipeline.to_float(next(iter(batches)))["image"]
-    return pixelcnn.network(config.model), variables["params"]["net"], image
+    net = pixelcnn.network(config.model)
+    return net, variables["params"]["net"], pixelcnn.in_channels(net, image)
 
 
 def make_runs(net: Any, params: Any, image: Any, batch: int) -> dict[str, Runs]:

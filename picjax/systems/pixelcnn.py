@@ -176,13 +176,20 @@ class Turned(NamedTuple):
     condition: Float[Array, "b t"] | None
 
 
+def in_channels(
+    net: PixelCNN, image: Float[Array, "b h w 3"]
+) -> Float[Array, "b h w c"]:
+    """Images in the network's channels: colour, or grey on the same 256 values."""
+    if net.channels == 3:
+        return image
+    return logistic.to_grid(image.mean(-1, keepdims=True))
+
+
 def turned(
     net: PixelCNN, turns: tuple[str, ...], batch: Batch, index: Int[Array, " b"]
 ) -> Turned:
     """The batch with each image turned by one of `turns`."""
-    image = batch["image"]
-    if net.channels == 1:
-        image = logistic.to_grid(image.mean(-1, keepdims=True))
+    image = in_channels(net, batch["image"])
 
     def choose(x: Array) -> Array:
         each = jnp.stack([raster.turn(x, name) for name in turns])
