@@ -62,6 +62,7 @@ class Model:
       config: the run's config.
       size: height and width at which the system works.
       step: the training step of the variables.
+      has_likelihood: whether `evaluate` says how likely images are.
       translates: whether it makes whole pictures from others, without a mask.
     """
 
@@ -71,6 +72,7 @@ class Model:
         self.step = step
         self.translates = translates(config)
         self._mesh = sharding.make_mesh()
+        self._remarks = system.remarks
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
         def sample(
@@ -90,6 +92,12 @@ class Model:
 
         self._sample = jax.jit(sample, static_argnames=("n", "of"))
         self._can_rank = system.score is not None
+
+        def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
+            return system.evaluate(variables, to_float(batch), key)
+
+        self._evaluate = jax.jit(evaluate)
+        self.has_likelihood = system.likelihood
 
     def sample(
         self,
@@ -138,6 +146,16 @@ class Model:
         batch = jax.device_put(batch, place(self._mesh))
         return self._sample(self._variables, batch, key, n=n, of=of or n)
 
+    def evaluate(
+        self,
+        images: UInt8[np.ndarray, "b h w 3"],
+        known: UInt8[np.ndarray, "b h w 1"],
+        seed: int,
+    ) -> dict[str, Array]:
+        """What the system itself says of whole images: one number an image each."""
+        batch = {"image": images, "mask": known}
+        return self._evaluate(self._variables, batch, jax.random.key(seed % 2**32))
+
     def complete(
         self,
         image: np.ndarray | Image.Image,
@@ -179,9 +197,9 @@ class Model:
             samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
             return paste(pixels, 0 * whole, np.asarray(samples[0]))
         known, said = as_known(mask, pixels, seed)
-        for warning in said:
-            warnings.warn(warning, stacklevel=2)
         small, small_known = fit(pixels, known, self.size)
+        for warning in (*said, *self._remarks(small_known)):
+            warnings.warn(warning, stacklevel=2)
         samples = self.sample(small[None], small_known[None, ..., None], n, seed, of)
         return paste(pixels, known, np.asarray(samples[0]))
 
@@ -355,10 +373,14 @@ def complete_all(
             except UserError as error:
                 failed.append(error)
                 continue
-            for warning in set(about) - said:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                num, seed, best_of = args.num, args.seed, args.best_of
+                samples = model.complete(image, known, num, seed, best_of)
+            about = {*about, *(str(warning.message) for warning in caught)}
+            for warning in about - said:
                 console.print(f"picjax: {warning}", markup=False)
-            said.update(about)
-            samples = model.complete(image, known, args.num, args.seed, args.best_of)
+            said |= about
             write(out, job.image.stem, image, known, samples)
     if failed:
         raise UserError(

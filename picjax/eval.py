@@ -73,6 +73,8 @@ def model_groups(
         samples = model.sample(*pair, num, seed, best_of, given)
         if pending is not None:
             yield from _unpack(*pending)
+        if model.has_likelihood:
+            batch |= model.evaluate(batch["image"], batch["mask"], seed)
         pending = batch, samples
     if pending is not None:
         yield from _unpack(*pending)
@@ -402,7 +404,7 @@ def evaluate_run(
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     known = data["name"] == "scenes" and list(data["masks"]) == ["center"]
-    names = applying(names, known_posterior=known)
+    names = applying(names, known, model.has_likelihood)
     protocol = {
         "what": f"{config['system']} ({args.workdir}, step {model.step})",
         "system": config["system"],
@@ -442,7 +444,7 @@ def evaluate_folders(
     """Measures the completions in one folder against the images in another."""
     if args.best_of:
         raise UserError("--best-of goes with --workdir; leave it out")
-    names = applying(names, known_posterior=False)
+    names = applying(names, known_posterior=False, known_likelihood=False)
     pairs = find_pairs(args.real, args.fake, args.num, args.mask)[: args.images]
     protocol = {
         "what": f"{args.fake} against {args.real}",
@@ -456,20 +458,26 @@ def evaluate_folders(
     return evaluate(groups, len(pairs), names, protocol, out), out
 
 
-def applying(names: list[str], known_posterior: bool) -> list[str]:
-    """The metrics to measure; the posterior only where it is known.
+def applying(
+    names: list[str], known_posterior: bool, known_likelihood: bool
+) -> list[str]:
+    """The metrics to measure; posterior and likelihood only where they are known.
 
     Raises:
-      UserError: when it is asked for elsewhere.
+      UserError: when one is asked for elsewhere.
     """
     if "posterior" in names and not known_posterior:
         raise UserError(
             "--metrics posterior needs a run on the data set scenes with centre masks; "
             "leave it out"
         )
-    if names:
-        return names
-    return [name for name in METRICS if known_posterior or name != "posterior"]
+    if "likelihood" in names and not known_likelihood:
+        raise UserError(
+            "--metrics likelihood needs a run of a system that has one, such as "
+            "pixelcnn; leave it out"
+        )
+    known = {"posterior": known_posterior, "likelihood": known_likelihood}
+    return names or [name for name in METRICS if known.get(name, True)]
 
 
 def common_protocol(seed: int) -> dict[str, Any]:

@@ -5,14 +5,15 @@ never mentions devices, files or logging: `picjax.train` supplies those for all.
 """
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from picjax.cli import UserError
 
@@ -64,6 +65,9 @@ class System(NamedTuple):
         that are particular to the system (such as each component of a mixture).
       score: (variables, images [n h w 3]) -> float32 [n], higher for what the system
         itself holds more plausible; None where it cannot say.
+      likelihood: whether `evaluate` gives `bits_per_dim` of the image and
+        `bits_per_dim_hole` of its missing pixels.
+      remarks: (mask uint8 [h w]) -> sentences that whoever completes it should read.
     """
 
     init: Callable[[PRNGKeyArray, Batch], State]
@@ -72,6 +76,8 @@ class System(NamedTuple):
     evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     score: Callable[[Tree, Float[Array, "n h w 3"]], Float[Array, " n"]] | None = None
+    likelihood: bool = False
+    remarks: Callable[[UInt8[np.ndarray, "h w"]], Sequence[str]] = lambda mask: ()
 
 
 def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:

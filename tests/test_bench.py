@@ -4,21 +4,25 @@ import importlib
 import json
 import subprocess
 import sys
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import complete, data, step, table
+from bench import complete, data, pixelcnn, step, table
+from picjax.models.pixelcnn import PixelCNN
 
 
 def test_benchmarks_import_without_torch_or_a_device():
-    names = ("complete", "data", "step", "table", "train")
+    names = ("complete", "data", "pixelcnn", "step", "table", "train")
     code = "import sys\n" + "".join(f"import bench.{name}\n" for name in names)
     code += "assert not {'jax', 'torch'} & sys.modules.keys(), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["complete", "data", "train"])
+@pytest.mark.parametrize("name", ["complete", "data", "pixelcnn", "train"])
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
@@ -82,3 +86,23 @@ def test_one_more_completion_is_compared_with_the_decoder():
     assert [row["x torch"] for row in rows] == [2.0, 2.0]
     assert shares[0]["ms"] == pytest.approx(1000)
     assert shares[0]["x decoder alone"] == pytest.approx(1.25)
+
+
+def test_a_cached_sample_takes_the_products_of_one_pass():
+    net, image = PixelCNN(32, 2, 5, dropout=0.0), jnp.zeros((1, 16, 16, 3))
+    init = partial(net.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), image)["params"]
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape), shapes)
+    assert 0.9 < pixelcnn.work(net, params, 16) < 1.1
+
+
+def test_products_are_counted_through_loops():
+    def f(x, w):
+        def body(c, _):
+            return c @ w, None
+
+        y, _ = jax.lax.scan(body, x, None, length=5)
+        return jax.lax.fori_loop(0, y[0, 0].astype(int), lambda i, c: c @ w, y)
+
+    jaxpr = jax.make_jaxpr(f)(jnp.zeros((2, 3)), jnp.zeros((3, 3))).jaxpr
+    assert pixelcnn.products(jaxpr, loops=7) == (5 + 7) * 2 * 3 * 3

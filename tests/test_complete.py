@@ -376,6 +376,20 @@ def test_warnings_are_said_once(mask, word, tmp_path, model, capsys):
         model.complete(picture(0), Image.fromarray(mask), n=1)
 
 
+def test_what_the_system_says_of_a_mask_is_said_once(tmp_path, model, capsys):
+    def remarks(known):
+        assert known.shape == model.size and set(np.unique(known)) == {0, 1}
+        return [f"{known.mean():.0%} is known"]
+
+    model._remarks = remarks
+    for name in ("a", "b"):
+        save(tmp_path / "in" / f"{name}.png", picture(0))
+    command("--workdir", tmp_path, "--image", tmp_path / "in", "--mask=top", "--num=1")
+    assert capsys.readouterr().err == "picjax: 50% is known\n"
+    with pytest.warns(UserWarning, match="50% is known"):
+        model.complete(picture(0), "top", n=1)
+
+
 def test_a_damaged_image_in_a_folder_is_left_out(tmp_path, model):
     for name in ("a", "b", "c"):
         save(tmp_path / "in" / f"{name}.png", picture(0))

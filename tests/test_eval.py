@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_system import SIZE, make_model
@@ -250,6 +251,22 @@ def test_other_masks_than_the_runs(tmp_path, model):
         command(*words, "--invert-mask")
 
 
+def test_likelihood_where_the_system_says_it(tmp_path, model):
+    def evaluate(variables, batch, key):
+        bright = batch["image"].astype(jnp.float32).mean((1, 2, 3))
+        return {"bits_per_dim": bright, "bits_per_dim_hole": 5 + 0 * bright}
+
+    model._evaluate, model.has_likelihood = jax.jit(evaluate), True
+    command("--workdir", tmp_path, "--num=1", "--images=3", "--metrics=likelihood")
+    content = json.loads((tmp_path / "eval/metrics.json").read_text())
+    found = content["results"]["likelihood"]
+    bright = np.mean([picture(i) for i in range(3)])
+    assert found["whole"]["all"]["value"] == pytest.approx(bright, rel=1e-5)
+    assert found["hole"]["all"]["value"] == 5
+    assert found["hole"]["all"]["unit"] == "bits/dim"
+    assert content["protocol"]["data_source"] == "held-out part of photos"
+
+
 def test_posterior_of_scenes(tmp_path, model, monkeypatch):
     """A perfect sampler has a distance of its floor; noise is never valid."""
 
@@ -350,6 +367,7 @@ def test_one_completion_of_the_same_name(tmp_path):
         ("--images=-1", "--images"),
         ("--real=real", "either"),
         ("--metrics=l1,posterior", "scenes"),
+        ("--metrics=likelihood", "pixelcnn"),
         ("--speed=3", "--speed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Where images come from: photos, folders, pairs, TFDS, packed shards, scenes.
+"""Where images come from: photos, digits, folders, pairs, TFDS, shards, scenes.
 
 A source has a length and `read(index, rng)`, which gives an image at its final size, a
 name and perhaps more. The generator decides augmentation and nothing else, so a source
@@ -370,6 +370,20 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
     return Pictures(load, names, size, how)
 
 
+# ---- digits ----
+
+
+def digits(size: Size, how: Augment | None) -> Pictures:
+    """scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, 17 greys."""
+    from sklearn.datasets import load_digits
+
+    found: Any = load_digits()
+    greys = np.round(found.images * (255 / 16)).astype(np.uint8)
+    pixels = np.repeat(greys[..., None], 3, -1)
+    names = [f"digit{label}_{i:04}" for i, label in enumerate(found.target)]
+    return Pictures(lambda index: (pixels[index], names[index]), names, size, how)
+
+
 # ---- by config ----
 
 
@@ -418,6 +432,8 @@ def _own_held_out(config: DataConfig) -> bool:
 def _stored(
     config: DataConfig, path: str, key: str, part: str, size: Size, how: Augment | None
 ) -> Pictures | Pairs:
+    if config.name == "digits":
+        return digits(size, how)
     if config.name == "folder":
         return folder(path, key, size, how)
     if config.name == "aligned":
@@ -429,7 +445,7 @@ def _stored(
         # Its splits are in one folder: `eval_path` is the name of the held-out one.
         split = path if part == "eval" else config.get("split", "train")
         return tfds(config.path, "config.data.path", split, size, how)
-    names = ("photos", "folder", "aligned", "tfds", "arrayrecord", "scenes")
+    names = ("photos", "digits", "folder", "aligned", "tfds", "arrayrecord", "scenes")
     near = difflib.get_close_matches(config.name, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "give one of them"
     raise UserError(

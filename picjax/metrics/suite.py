@@ -7,7 +7,7 @@ it in METRICS.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -227,6 +227,32 @@ class Posterior:
         ]
 
 
+class Likelihood:
+    """How likely the truth is, where the system can say."""
+
+    about = (
+        "of the truth, bits a pixel and channel; hole: of its missing pixels, given "
+        "those that are drawn or known before them"
+    )
+    of: ClassVar = {"whole": "bits_per_dim", "hole": "bits_per_dim_hole"}
+
+    def __init__(self) -> None:
+        self.running = {region: Running() for region in self.of}
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """Counts what the system says of the image; no column."""
+        for region, name in self.of.items():
+            self.running[region].add(float(group.extra[name]))
+        return {}
+
+    def results(self) -> list[Result]:
+        """For both regions."""
+        return [
+            running.result("likelihood", region, "all", "bits/dim")
+            for region, running in self.running.items()
+        ]
+
+
 def regions(name: str, group: Group) -> list[tuple[str, str, np.ndarray | None]]:
     """(region, column of the table, mask to measure with) of a group."""
     whole = ("whole", name, None)
@@ -268,6 +294,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     ),
     "diversity": Diversity,
     "posterior": Posterior,
+    "likelihood": Likelihood,
 }
 
 

@@ -15,6 +15,7 @@ MODULES = (
     "handlers_masks",
     "handlers_steps",
     "handlers_pix2pix",
+    "handlers_pixelcnn",
 )
 
 

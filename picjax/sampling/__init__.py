@@ -1,0 +1,1 @@
+"""How to draw from autoregressive networks: naive, by fixed point, with caches."""

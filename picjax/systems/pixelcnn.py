@@ -1,0 +1,429 @@
+"""PixelCNN++ (arXiv 1701.05517): the exact likelihood of an image, pixel by pixel.
+
+Training maximises the likelihood of whole images; masks play no part. Completion draws
+the missing pixels in raster order, each given all before it. That is a draw from the
+model's own posterior where no known pixel comes after the hole. `turns` lets one model
+learn several orders: it is told how each image is turned, and a completion takes the
+turn that puts the least behind the hole.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from picjax.cli import UserError
+from picjax.losses import logistic
+from picjax.models.pixelcnn import NONLINEARITIES, PixelCNN, check_size
+from picjax.sampling import cached, raster
+from picjax.sampling.raster import TURNS, Noise
+from picjax.system import (
+    Batch,
+    Config,
+    Opt,
+    State,
+    System,
+    Tree,
+    check_choices,
+    image_shape,
+    init_opt,
+    keep_known,
+    learning_rate,
+    split_keys,
+    update,
+)
+
+
+class Hyper(NamedTuple):
+    """What is not the network's; the comments of configs/pixelcnn.py explain."""
+
+    form: str = "stable"
+    ema: float = 0.9995
+    turns: tuple[str, ...] = ("upright",)
+    sampler: str = "cached"
+    candidates: int = 1
+    rounded: bool = True
+
+
+def make(config: Config) -> System:
+    """The system of a config (configs/pixelcnn.py).
+
+    Raises:
+      UserError: for a size, an order or a name that cannot work.
+    """
+    check(config)
+    model, opt = config.model, config.opt
+    net = network(model)
+    hyper = Hyper(
+        form=config.loss.form,
+        ema=opt.ema ** (1 / opt.accumulate),
+        turns=tuple(model.turns),
+        sampler=model.sampler,
+        candidates=model.candidates,
+        rounded=model.rounded,
+    )
+    opts = optimisers(adam(config))
+    return System(
+        init=partial(init, net, hyper, opts),
+        step=partial(step, net, hyper, opts),
+        complete=partial(complete, net, hyper),
+        evaluate=partial(evaluate, net, hyper),
+        show=lambda variables, batch, key: {},
+        score=partial(score, net, hyper),
+        likelihood=True,
+        remarks=partial(remarks, hyper.turns),
+    )
+
+
+def network(model: Config) -> PixelCNN:
+    """The network of a config's `model`."""
+    return PixelCNN(
+        features=model.features,
+        blocks=model.blocks,
+        mixtures=model.mixtures,
+        channels=model.channels,
+        nonlinearity=model.nonlinearity,
+        dropout=model.dropout,
+        dtype=jnp.dtype(model.dtype),
+        remat=model.remat,
+    )
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot work, before anything is compiled.
+
+    Raises:
+      UserError: naming the key.
+    """
+    height, width = image_shape(config)
+    check_size(height, width)
+    model = config.model
+    check_choices(
+        config,
+        {
+            "model.nonlinearity": NONLINEARITIES,
+            "model.sampler": SAMPLERS,
+            "loss.form": logistic.LOG_BIN,
+        },
+    )
+    for name in model.turns:
+        if name not in TURNS:
+            names = ", ".join(TURNS)
+            raise UserError(f"config.model.turns: '{name}' is none of {names}")
+    if model.channels not in (1, 3):
+        raise UserError(
+            f"config.model.channels is {model.channels}; give 3, or 1: grey"
+        )
+    if not model.turns or model.candidates < 1:
+        raise UserError(
+            "config.model.turns is empty or config.model.candidates below 1; "
+            "give at least one of each"
+        )
+    if height != width and any(TURNS[t][0] for t in model.turns):
+        raise UserError(
+            f"config.model.turns has one that exchanges the sides of {height}x{width} "
+            "images; use square images, or upright, mirrored, upside_down, half_turn"
+        )
+
+
+def adam(config: Config) -> optax.GradientTransformation:
+    """Adam with eps inside the root, and a rate that falls a little every step.
+
+    Update t, from 1, has rate lr fall^t, and the run's last share `decay` brings it to 0
+    (specification, section 11).
+    """
+    opt = config.opt
+    last = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
+    slope = float(np.log(opt.fall))  # a power of fall itself is 3 % off in float32
+
+    def rate(count: Any) -> Any:
+        return last(count) * jnp.exp(slope * (count + 1))
+
+    tx = optax.chain(
+        optax.scale_by_adam(b1=opt.b1, b2=opt.b2, eps=0.0, eps_root=1e-8),
+        optax.scale_by_learning_rate(rate),
+    )
+    if opt.accumulate > 1:
+        tx = optax.MultiSteps(tx, opt.accumulate).gradient_transformation()
+    return tx
+
+
+def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
+    """One optimiser, one net."""
+    return {"adam": Opt(tx, ("net",))}
+
+
+# ---- images as the network sees them ----
+
+
+class Turned(NamedTuple):
+    """Images turned for the network.
+
+    Attributes:
+      which: of the turns, for each image.
+      image: in the network's channels.
+      known: what is not missing.
+      condition: the turn as the network is told it; None where there is only one.
+    """
+
+    which: Int[Array, " b"]
+    image: Float[Array, "b h w c"]
+    known: Bool[Array, "b h w 1"]
+    condition: Float[Array, "b t"] | None
+
+
+def in_channels(
+    net: PixelCNN, image: Float[Array, "b h w 3"]
+) -> Float[Array, "b h w c"]:
+    """Images in the network's channels: colour, or grey on the same 256 values."""
+    if net.channels == 3:
+        return image
+    return logistic.to_grid(image.mean(-1, keepdims=True))
+
+
+def turned(
+    net: PixelCNN, turns: tuple[str, ...], batch: Batch, index: Int[Array, " b"]
+) -> Turned:
+    """The batch with each image turned by one of `turns`."""
+    image = in_channels(net, batch["image"])
+
+    def choose(x: Array) -> Array:
+        each = jnp.stack([raster.turn(x, name) for name in turns])
+        return each[index, jnp.arange(len(index))]
+
+    known = choose(batch["mask"]) > 0.5
+    condition = jax.nn.one_hot(index, len(turns)) if len(turns) > 1 else None
+    return Turned(index, choose(image), known, condition)
+
+
+def look(
+    net: PixelCNN,
+    params: Tree,
+    image: Float[Array, "b h w c"],
+    condition: Float[Array, "b t"] | None,
+    dropout: dict[str, Array] | None = None,
+) -> Float[Array, "b h w m"]:
+    """The network's logits; in training, when it is given a key for `dropout`."""
+    run: Any = net.apply
+    return run({"params": params}, image, bool(dropout), condition, rngs=dropout)
+
+
+def best_turn(turns: tuple[str, ...], mask: Float[Array, "b h w 1"]) -> Array:
+    """The turn after which the fewest known pixels come after the hole's first."""
+    each = [raster.unused(raster.turn(mask, name) > 0.5) for name in turns]
+    return jnp.argmin(jnp.stack(each), 0)
+
+
+def remarks(turns: tuple[str, ...], mask: UInt8[np.ndarray, "h w"]) -> list[str]:
+    """What a user should know about completing this mask: nothing if it is exact."""
+    known = jnp.asarray(mask, jnp.float32)[None, ..., None]
+    least = min(int(raster.unused(raster.turn(known, t) > 0.5)[0]) for t in turns)
+    if not least:
+        return []
+    share = least / max(int(mask.sum()), 1)
+    said = (
+        f"{share:.0%} of the known pixels come after the hole's first pixel in every "
+        f"order that this PixelCNN++ learnt ({', '.join(turns)}), so the completion "
+        "does not fit itself to them; a hole at the end, as with --mask=top, is exact"
+    )
+    return [said]
+
+
+# ---- init and step ----
+
+
+def init(
+    net: PixelCNN, hyper: Hyper, opts: dict[str, Opt], key: Array, batch: Batch
+) -> State:
+    """Gains and biases from the first batch; the average starts from what they make."""
+    keys = split_keys(key, "params", "dropout", "turn")
+    seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
+    made = net.init(keys, seen.image, True, seen.condition)
+    params = {"net": made["params"]}
+    return State(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        stats={},
+        opt=init_opt(opts, params),
+        ema=jax.tree.map(jnp.copy, params),  # donated apart from the parameters
+    )
+
+
+def turned_at_random(net: PixelCNN, hyper: Hyper, batch: Batch, key: Array) -> Turned:
+    """Each image turned by any of the turns, all equally likely."""
+    b = batch["image"].shape[0]
+    index = jax.random.randint(key, (b,), 0, len(hyper.turns))
+    return turned(net, hyper.turns, batch, index)
+
+
+def step(
+    net: PixelCNN,
+    hyper: Hyper,
+    opts: dict[str, Opt],
+    state: State,
+    batch: Batch,
+    key: Array,
+) -> tuple[State, dict[str, Array]]:
+    """One update on the summed negative log-likelihood, then the average."""
+    keys = split_keys(key, "dropout", "turn")
+    seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
+
+    def loss(params: Tree) -> Array:
+        logits = look(net, params, seen.image, seen.condition, keys)
+        # Summed, not averaged: eps of Adam is meant for gradients of that size.
+        return logistic.nll(seen.image, logits, hyper.form).sum()
+
+    nats, grads = jax.value_and_grad(loss)(state.params["net"])
+    state = update(opts, "adam", state, {"net": grads})
+    ema = jax.tree.map(
+        lambda mean, new: hyper.ema * mean + (1 - hyper.ema) * new,
+        state.ema,
+        state.params,
+    )
+    bits = logistic.bits(nats) / seen.image.size
+    return state.replace(step=state.step + 1, ema=ema), {"bits_per_dim": bits}
+
+
+# ---- complete ----
+
+
+def sample_cached(
+    net: PixelCNN, params: Tree, seen: Turned, noise: Noise, rounded: bool
+) -> Float[Array, "b n h w c"]:
+    """n completions an image, every feature computed once."""
+    return cached.sample(
+        net, params, seen.image, seen.known, noise, seen.condition, rounded
+    )
+
+
+def sample_fixed_point(
+    net: PixelCNN, params: Tree, seen: Turned, noise: Noise, rounded: bool
+) -> Float[Array, "b n h w c"]:
+    """n completions an image, all pixels again and again until nothing changes."""
+    b, n = noise.value.shape[:2]
+
+    def flat(x: Array) -> Array:
+        return x.reshape(b * n, *x.shape[2:])
+
+    image, known = (jnp.repeat(x, n, 0) for x in (seen.image, seen.known))
+    condition = None if seen.condition is None else jnp.repeat(seen.condition, n, 0)
+
+    def logits(x: Array) -> Array:
+        return look(net, params, x, condition)
+
+    flat_noise = Noise(flat(noise.mixture), flat(noise.value))
+    drawn, _ = raster.jacobi(logits, image, known, flat_noise, rounded)
+    return drawn.reshape(b, n, *drawn.shape[1:])
+
+
+SAMPLERS = {"cached": sample_cached, "fixed_point": sample_fixed_point}
+
+
+def complete(
+    net: PixelCNN, hyper: Hyper, variables: Tree, batch: Batch, key: Array, n: int
+) -> Float[Array, "b n h w 3"]:
+    """n completions an image; the i-th does not depend on n."""
+    keys = split_keys(key, "draws", "choice")
+    params, m = variables["params"]["net"], hyper.candidates
+    seen = turned(net, hyper.turns, batch, best_turn(hyper.turns, batch["mask"]))
+    b, height, width, channels = seen.image.shape
+
+    def uniforms(i: Array) -> Noise:
+        own = jax.random.fold_in(keys["draws"], i)
+        size = (b, m, height, width)
+        return raster.draw_noise(own, size, net.mixtures, channels)
+
+    def flat(x: Array) -> Array:
+        """[n b m ..] as [b nm ..]."""
+        return x.swapaxes(0, 1).reshape(b, n * m, *x.shape[3:])
+
+    each = jax.vmap(uniforms)(jnp.arange(n))
+    noise = Noise(flat(each.mixture), flat(each.value))
+    drawn = SAMPLERS[hyper.sampler](net, params, seen, noise, hyper.rounded)
+    if m > 1:
+        drawn = choose(net, hyper, params, seen, drawn, keys["choice"])
+    return jax.vmap(
+        lambda image: keep_known(batch, turned_back(hyper.turns, image, seen.which)),
+        1,
+        1,
+    )(drawn)
+
+
+def turned_back(
+    turns: tuple[str, ...], image: Float[Array, "b h w c"], index: Int[Array, " b"]
+) -> Float[Array, "b i j 3"]:
+    """The inverse of `turned`, in colour."""
+    each = jnp.stack([raster.turn_back(image, name) for name in turns])
+    image = each[index, jnp.arange(len(index))]
+    return jnp.broadcast_to(image, (*image.shape[:-1], 3))
+
+
+def choose(
+    net: PixelCNN,
+    hyper: Hyper,
+    params: Tree,
+    seen: Turned,
+    drawn: Float[Array, "b nm h w c"],
+    key: Array,
+) -> Float[Array, "b n h w c"]:
+    """One of each m candidates, by how likely it makes the known pixels after the hole.
+
+    With m growing, this becomes a draw from the posterior given all known pixels
+    (sampling, importance resampling).
+    """
+    b, m = len(drawn), hyper.candidates
+
+    def score(images: Float[Array, "b h w c"]) -> Float[Array, " b"]:
+        logits = look(net, params, images, seen.condition)
+        each = logistic.log_likelihood(images, logits, hyper.form)
+        return jnp.where(seen.known[..., 0], each, 0).sum((1, 2))
+
+    scores = jax.lax.map(score, drawn.swapaxes(0, 1)).T.reshape(b, -1, m)
+    n = scores.shape[1]
+
+    def pick(i: Array) -> Array:
+        own = jax.random.fold_in(key, i)
+        return jax.random.categorical(own, scores[:, i])
+
+    picked = jax.vmap(pick)(jnp.arange(n)).T
+    groups = drawn.reshape(b, n, m, *drawn.shape[2:])
+    return groups[jnp.arange(b)[:, None], jnp.arange(n)[None], picked]
+
+
+# ---- evaluate ----
+
+
+def score(
+    net: PixelCNN, hyper: Hyper, variables: Tree, images: Float[Array, "n h w 3"]
+) -> Float[Array, " n"]:
+    """Log-likelihood of whole images, nats; upright, or as the first of the turns."""
+    batch = {"image": images, "mask": jnp.ones_like(images[..., :1])}
+    seen = turned(net, hyper.turns, batch, jnp.zeros(len(images), jnp.int32))
+    logits = look(net, variables["params"]["net"], seen.image, seen.condition)
+    return -logistic.nll(seen.image, logits, hyper.form)
+
+
+def evaluate(
+    net: PixelCNN, hyper: Hyper, variables: Tree, batch: Batch, key: Array
+) -> dict[str, Array]:
+    """Bits per dimension of the whole image and of the missing pixels alone.
+
+    The latter is the negative log-likelihood of the hole given the known pixels where
+    these come before it, as `unused` = 0 says; else given the pixels before each.
+    """
+    seen = turned(net, hyper.turns, batch, best_turn(hyper.turns, batch["mask"]))
+    params = variables["params"]["net"]
+    logits = look(net, params, seen.image, seen.condition)
+    bits = -logistic.bits(logistic.log_likelihood(seen.image, logits, hyper.form))
+    bits = bits / net.channels
+    missing = jnp.logical_not(seen.known[..., 0])
+    return {
+        "bits_per_dim": bits.mean((1, 2)),
+        "bits_per_dim_hole": jnp.where(missing, bits, 0).sum((1, 2))
+        / jnp.maximum(missing.sum((1, 2)), 1),
+        "unused": raster.unused(seen.known).astype(jnp.float32),
+    }
