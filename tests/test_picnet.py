@@ -129,3 +129,11 @@ def test_no_spread_decodes_to_the_mean(tiny):
 def test_unknown_names_are_refused(key, value):
     with pytest.raises(UserError, match=f"config.{key} '{value}' is none of"):
         make(tiny_config(**{key: value}))
+
+
+@pytest.mark.parametrize("system", ["picnet", "picmm"])
+def test_widths_that_cannot_work_are_refused(system):
+    config = load_config(system, "tiny")
+    config.model.ndf = 16
+    with pytest.raises(UserError, match="config.model.ndf 16 does not lie between"):
+        make(config)

@@ -35,7 +35,12 @@ from picjax.system import (
     split_keys,
     update,
 )
-from picjax.systems.picnet import attention_mask, score, visible_features
+from picjax.systems.picnet import (
+    attention_mask,
+    check_widths,
+    score,
+    visible_features,
+)
 
 
 class Hyper(NamedTuple):
@@ -129,7 +134,12 @@ def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
 
 
 def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The four nets; how often they halve follows from the image size."""
+    """The four nets; how often they halve follows from the image size.
+
+    Raises:
+      UserError: for widths or a size that cannot work.
+    """
+    check_widths(model)
     layers = picnet.halvings(image_size)
     poolings = picnet.poolings(image_size)
     shared: Any = {"layers": layers, "dtype": model.dtype, "remat": model.remat}

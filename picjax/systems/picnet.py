@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from picjax.cli import UserError
 from picjax.layers.residual import UPSAMPLE
 from picjax.losses import adversarial, gaussian, reconstruction
 from picjax.models import picnet
@@ -115,8 +116,27 @@ def optimisers(tx: Any) -> dict[str, Opt]:
     }
 
 
+def check_widths(model: Config) -> None:
+    """Refuses nets whose widest part is narrower than their first.
+
+    Raises:
+      UserError: naming both keys.
+    """
+    for key in ("ngf", "ndf"):
+        if not 0 < model[key] <= model.img_f:
+            raise UserError(
+                f"config.model.{key} {model[key]} does not lie between 1 and "
+                f"config.model.img_f {model.img_f}; change one of them"
+            )
+
+
 def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
-    """The four nets; how often they halve follows from the image size."""
+    """The four nets; how often they halve follows from the image size.
+
+    Raises:
+      UserError: for widths or a size that cannot work.
+    """
+    check_widths(model)
     layers = picnet.halvings(image_size)
     shared: Any = {"layers": layers, "dtype": model.dtype, "remat": model.remat}
     generator = picnet.ResGenerator(
