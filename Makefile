@@ -26,7 +26,7 @@ test: .venv/installed  ## ruff, pyright and the test suite
 demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
-	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=center --num=6
+	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6
 	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
 	@echo
 	@echo "picture grid: $(RUN)/eval/grid.png"
