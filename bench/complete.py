@@ -30,10 +30,10 @@ def jax_runs(
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(key, batch))
     complete = jax.jit(system.complete, static_argnums=3)
-    see, decode = halves(setting, config)
-    see = jax.jit(lambda variables: see(variables, batch))
+    encoder, decoder = halves(setting, config)
+    see = jax.jit(lambda variables: encoder(variables, batch))
     visible, z = see(variables)
-    decode = jax.jit(lambda variables, z: decode(variables, batch, visible, z))
+    decode = jax.jit(lambda variables, z: decoder(variables, batch, visible, z))
 
     def completing(n: int) -> Callable[[], object]:
         return lambda: jax.block_until_ready(complete(variables, batch, key, n))

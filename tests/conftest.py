@@ -11,9 +11,17 @@ from jaxtyping import install_import_hook
 install_import_hook("picjax", "beartype.beartype")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=2, help="kills in test_resume.py")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled():
+    """What a module compiled goes with it: the suite would hold 6 GB a process."""
+    yield
+    jax.clear_caches()
