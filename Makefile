@@ -2,8 +2,6 @@
 PYTHON ?= python3
 SYSTEM ?= picmm
 BIN := .venv/bin
-# Large memory pages: the system spends a tenth of a training step on small ones.
-export GLIBC_TUNABLES = glibc.malloc.hugetlb=1
 RUN := runs/demo-$(SYSTEM)
 
 .PHONY: help test demo lint types kill-test full-parity clean
