@@ -85,6 +85,18 @@ def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree
     return {name: o.tx.init({n: params[n] for n in o.nets}) for name, o in opts.items()}
 
 
+def first_state(opts: Mapping[str, Opt], made: Mapping[str, Tree]) -> State:
+    """Step 0 of nets just made: net -> {"params", perhaps "stats"}; no averages."""
+    params = {name: variables["params"] for name, variables in made.items()}
+    return State(
+        step=jnp.zeros([], jnp.int32),
+        params=params,
+        stats={name: variables.get("stats", {}) for name, variables in made.items()},
+        opt=init_opt(opts, params),
+        ema={},
+    )
+
+
 def update(
     opts: Mapping[str, Opt], name: str, state: State, grads: dict[str, Tree]
 ) -> State:
@@ -157,6 +169,15 @@ def apply(
 def put_stats(state: State, net: str, stats: Tree) -> State:
     """The state with the stats of one net replaced."""
     return state.replace(stats=state.stats | {net: stats})
+
+
+def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3"]:
+    """The completions draw(0) .. draw(n - 1) of a batch, each [b h w 3].
+
+    Ten side by side fill a device; all of them at once would not fit it.
+    """
+    images = jax.lax.map(draw, jnp.arange(n), batch_size=min(n, 10))
+    return images.swapaxes(0, 1)
 
 
 def keep_known(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

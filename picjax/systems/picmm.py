@@ -28,8 +28,9 @@ from picjax.system import (
     apply,
     by_net,
     check_choices,
+    draw_many,
+    first_state,
     image_shape,
-    init_opt,
     keep_known,
     put_stats,
     split_keys,
@@ -192,14 +193,7 @@ def init(
         keys["discriminator"], image, False
     )
     made["mixture"] = nets["mixture"].init(keys["mixture"], z, False)
-    params = {name: variables["params"] for name, variables in made.items()}
-    return State(
-        step=jnp.zeros([], jnp.int32),
-        params=params,
-        stats={name: variables.get("stats", {}) for name, variables in made.items()},
-        opt=init_opt(opts, params),
-        ema={},
-    )
+    return first_state(opts, made)
 
 
 # ---- step ----
@@ -551,9 +545,7 @@ def complete(
         z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
         return decode(nets, variables, batch, visible, z_c)
 
-    # Ten decodes side by side fill a device; all of them at once would not fit it.
-    images = jax.lax.map(draw, jnp.arange(n), batch_size=min(n, 10))
-    return images.swapaxes(0, 1)
+    return draw_many(draw, n)
 
 
 def evaluate(

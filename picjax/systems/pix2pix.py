@@ -29,8 +29,9 @@ from picjax.system import (
     apply,
     by_net,
     check_choices,
+    draw_many,
+    first_state,
     image_shape,
-    init_opt,
     keep_known,
     put_stats,
     split_keys,
@@ -171,17 +172,10 @@ def init(
         "generator": nets["generator"].init(keys["generator"], given, (), False),
         "discriminator": nets["discriminator"].init(keys["discriminator"], pair, False),
     }
-    params = {name: variables["params"] for name, variables in made.items()}
-    stats = {name: variables.get("stats", {}) for name, variables in made.items()}
+    state = first_state(opts, made)
     if hyper.pool:
-        stats["pool"] = empty_pool(hyper.pool, pair.shape[1:])
-    return State(
-        step=jnp.zeros([], jnp.int32),
-        params=params,
-        stats=stats,
-        opt=init_opt(opts, params),
-        ema={},
-    )
+        state = put_stats(state, "pool", empty_pool(hyper.pool, pair.shape[1:]))
+    return state
 
 
 def condition(hyper: Hyper, batch: Batch) -> Float[Array, "b h w c"]:
@@ -409,9 +403,7 @@ def complete(
             keep = draw_keep(nets, jax.random.fold_in(key, i), (b, h, w))
         return keep_known(batch, infer(nets, hyper, variables, given, keep))
 
-    # Ten side by side fill a device and share all that no dropout has touched.
-    images = jax.lax.map(draw, jnp.arange(n), batch_size=min(n, 10))
-    return images.swapaxes(0, 1)
+    return draw_many(draw, n)
 
 
 def infer(
