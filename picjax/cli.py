@@ -1,8 +1,9 @@
 """How every command ends: 0 done, 2 with one line the user can act on, 1 a defect."""
 
 import argparse
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NoReturn
 
 
@@ -21,6 +22,24 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"picjax: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+
+
+def check_choice(what: str, value: str, choices: Collection[str]) -> None:
+    """Refuses a value that is none of the choices.
+
+    Args:
+      what: what the value is of, such as `mask` or `config.data.name`.
+      value: what the user gave.
+      choices: the names there are.
+
+    Raises:
+      UserError: with the choices, and the nearest.
+    """
+    if value in choices:
+        return
+    near = difflib.get_close_matches(value, choices, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "give one of them"
+    raise UserError(f"{what} '{value}' is none of {', '.join(choices)}; {hint}")
 
 
 class Parser(argparse.ArgumentParser):

@@ -13,7 +13,6 @@ start from, and there is no mask.
 
 import argparse
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
@@ -39,7 +38,8 @@ from rich.text import Text
 
 from picjax import checkpoints, masks, report, sharding, systems
 from picjax.cli import Parser, UserError, run
-from picjax.data.pipeline import to_float, to_uint8
+from picjax.data.pipeline import to_float
+from picjax.draw import Drawn, make_draw, visible
 from picjax.inputs import (
     as_known,
     as_pixels,
@@ -75,22 +75,7 @@ class Model:
         self._remarks = system.remarks
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
-        def sample(
-            variables: Tree, batch: dict[str, Array], key: Array, n: int, of: int
-        ):
-            def one(example: dict[str, Array], content: Array) -> Array:
-                alone = {name: x[None] for name, x in example.items()}
-                own = jax.random.fold_in(key, content)
-                images = system.complete(variables, alone, own, of)[0]
-                return images if n == of else best(system, variables, images, n)
-
-            floats = to_float(batch)
-            content = floats.pop("content")
-            # What the hole hides never reaches the system.
-            floats["image"] = floats["image"] * floats["mask"]
-            return to_uint8(jax.vmap(one)(floats, content))
-
-        self._sample = jax.jit(sample, static_argnames=("n", "of"))
+        self._sample = jax.jit(make_draw(system), static_argnames=("n", "of"))
         self._can_rank = system.score is not None
 
         def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
@@ -107,12 +92,10 @@ class Model:
         seed: int,
         of: int | None = None,
         given: Mapping[str, np.ndarray] | None = None,
-    ) -> UInt8[Array, "b n h w 3"]:
+    ) -> Drawn:
         """n completions an image at the model's size, on the device, not waited for.
 
-        Compiled once a batch size and n. The draws of an image depend on the seed and
-        on what can be seen of it: neither on its file's name, nor on its place in a
-        folder or batch, nor on what its hole hides.
+        Compiled once a batch size and n.
 
         Args:
           images: what lies in the hole has no influence.
@@ -132,15 +115,8 @@ class Model:
                 f"{self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
-        visible = {"image": images * known, "mask": known, **(given or {})}
-        content = np.zeros(len(images), np.uint32)
-        for arrays in visible.values():
-            content[:] = [
-                zlib.crc32(array.tobytes(), before)
-                for array, before in zip(arrays, content.tolist(), strict=True)
-            ]
         key = jax.random.key(seed % 2**32)
-        batch = {**visible, "content": content}
+        batch = visible(images, known, given or {})
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
@@ -183,7 +159,8 @@ class Model:
           uint8 [n h w 3]; known pixels are the input's.
 
         Raises:
-          UserError: when the image or the mask is none of the above, n < 1 or of < n.
+          UserError: when the image or the mask is none of the above, n < 1 or of < n,
+            or the model makes numbers that are not finite.
         """
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
@@ -194,38 +171,43 @@ class Model:
             picture, _ = fit(pixels, whole, self.size)
             nothing = np.zeros_like(picture[None])
             given = {"condition": picture[None]}
-            samples = self.sample(nothing, nothing[..., :1], n, seed, of, given)
-            return paste(pixels, 0 * whole, np.asarray(samples[0]))
+            drawn = self.sample(nothing, nothing[..., :1], n, seed, of, given)
+            refuse_nan(drawn, ["the image"])
+            return paste(pixels, 0 * whole, np.asarray(drawn.pixels[0]))
         known, said = as_known(mask, pixels, seed)
         small, small_known = fit(pixels, known, self.size)
         for warning in (*said, *self._remarks(small_known)):
             warnings.warn(warning, stacklevel=2)
-        samples = self.sample(small[None], small_known[None, ..., None], n, seed, of)
-        return paste(pixels, known, np.asarray(samples[0]))
+        drawn = self.sample(small[None], small_known[None, ..., None], n, seed, of)
+        refuse_nan(drawn, ["the image"])
+        return paste(pixels, known, np.asarray(drawn.pixels[0]))
 
 
-def best(
-    system: System, variables: Tree, images: Float[Array, "of h w 3"], n: int
-) -> Float[Array, "n h w 3"]:
-    """The n images that the system scores highest, best first."""
-    score = system.score
-    assert score is not None
-    # Ten at a time, as they were made.
-    scores = jax.lax.map(
-        lambda image: score(variables, image[None])[0],
-        images,
-        batch_size=min(len(images), 10),
-    )
-    return images[jax.lax.top_k(scores, n)[1]]
-
-
-def load(workdir: str | Path) -> Model:
-    """The model of a workdir, at its newest checkpoint.
+def refuse_nan(drawn: Drawn, names: Sequence[str]) -> None:
+    """Completions whose numbers are not finite would be black pixels, silently.
 
     Raises:
-      UserError: when the folder is no workdir or holds no checkpoint.
+      UserError: naming the first of these images.
     """
-    config, variables, step = checkpoints.restore_variables(workdir)
+    for name, finite in zip(names, np.asarray(drawn.finite), strict=True):
+        if not finite:
+            raise UserError(
+                f"the completions of {name} hold numbers that are not finite; the "
+                "run's networks are spoilt: train again with a lower config.opt.lr"
+            )
+
+
+def load(workdir: str | Path, best: bool = False) -> Model:
+    """The model of a workdir, at its newest checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      best: take the checkpoint kept by `config.best` instead.
+
+    Raises:
+      UserError: when the folder is no workdir or holds no such checkpoint.
+    """
+    config, variables, step = checkpoints.restore_variables(workdir, best)
     return Model(config, systems.make(config), variables, step)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from picjax import masks
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.data.decode import BadImage, decode, to_rgb
 
 DRAWN_AT = 256  # pixels a side, of named masks
@@ -38,7 +38,7 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
                 f"--mask '{mask}' does not exist; give a file, a folder, or one of "
                 f"{', '.join(masks.NAMES)}"
             )
-        masks.check_name(mask)
+        check_choice("mask", mask, masks.NAMES)
         return [mask] * len(stems)
     found = find_images(path, "--mask")
     by_stem = {file.stem: file for file in found}

@@ -4,7 +4,6 @@
 mask. The official shapes are those of PICNet's code (Zheng et al., CVPR 2019).
 """
 
-import difflib
 import random
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -16,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageOps
 
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 
 Mask = UInt8[np.ndarray, "h w"]
 Size = tuple[int, int]
@@ -42,7 +41,7 @@ def make(
       UserError: for a name that there is none of, a size too small for it, or a ratio
         outside 0 < low < high < 1.
     """
-    check_name(name)
+    check_choice("mask", name, NAMES)
     if name == "irregular" and min(size) < IRREGULAR_LEAST:
         raise UserError(
             f"mask 'irregular' needs {IRREGULAR_LEAST} pixels a side, not {min(size)}: "
@@ -56,18 +55,6 @@ def make(
             f"hole_ratio {low}, {high} is no range between 0 and 1; give (0.2, 0.6)"
         )
     return freeform(rng, *size, low, high)
-
-
-def check_name(name: str) -> None:
-    """Refuses what no mask is called.
-
-    Raises:
-      UserError: with the names there are, and the nearest.
-    """
-    if name not in MASKS:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "give one of them"
-        raise UserError(f"mask '{name}' is none of {', '.join(NAMES)}; {hint}")
 
 
 # ---- simple ----
@@ -97,6 +84,22 @@ def half(rng: np.random.Generator, h: int, w: int) -> Mask:
     """Half the image is known, which one is drawn."""
     sides = ("left", "right", "top", "bottom")
     return side(sides[rng.integers(4)], rng, h, w)
+
+
+def expand(rng: np.random.Generator, h: int, w: int) -> Mask:
+    """Only the middle is known, a quarter of each side (RePaint's "ex64" at 256)."""
+    mask = np.zeros((h, w), np.uint8)
+    mask[h * 3 // 8 : h * 5 // 8, w * 3 // 8 : w * 5 // 8] = 1
+    return mask
+
+
+def every_second(
+    step: tuple[int, int], rng: np.random.Generator, h: int, w: int
+) -> Mask:
+    """Every second row is known (RePaint's "ev2li"), or pixel ("nn2")."""
+    mask = np.zeros((h, w), np.uint8)
+    mask[:: step[0], :: step[1]] = 1
+    return mask
 
 
 def outpaint(rng: np.random.Generator, h: int, w: int) -> Mask:
@@ -329,6 +332,9 @@ MASKS: dict[str, Callable[[np.random.Generator, int, int], Mask]] = {
     "irregular": _from_numpy(irregular),
     "freeform": freeform,
     "outpaint": outpaint,
+    "expand": expand,
+    "rows": partial(every_second, (2, 1)),
+    "pixels": partial(every_second, (2, 2)),
 }
 NAMES = tuple(MASKS)
 

@@ -1,6 +1,5 @@
 """Pictures and pages for people: image grids, Markdown and HTML, written atomically."""
 
-import base64
 import contextlib
 import html
 import io
@@ -70,7 +69,10 @@ def _draw_titles(grid: np.ndarray, titles: Sequence[str], width: int) -> None:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table, its columns aligned for reading as plain text too."""
-    cells = [[c.replace("|", "\\|") for c in row] for row in [header, *rows]]
+    cells = [
+        [c.replace("|", "\\|").replace("\n", " ") for c in row]
+        for row in [header, *rows]
+    ]
     widths = [max(3, *(len(c) for c in column)) for column in zip(*cells, strict=True)]
 
     def line(row: Sequence[str]) -> str:
@@ -82,47 +84,40 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The same table in HTML."""
+    """The same table in HTML; what follows a line break in a cell is set small."""
+
+    def cell(text: str) -> str:
+        first, _, rest = text.partition("\n")
+        return html.escape(first) + (
+            f"<small>{html.escape(rest)}</small>" if rest else ""
+        )
 
     def line(row: Sequence[str], tag: str) -> str:
-        cells = "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in row)
+        cells = "".join(f"<{tag}>{cell(text)}</{tag}>" for text in row)
         return f"<tr>{cells}</tr>"
 
     body = "\n".join(line(row, "td") for row in rows)
-    return f"<table>\n{line(header, 'th')}\n{body}\n</table>\n"
+    head = f"<thead>{line(header, 'th')}</thead>"
+    return f"<table>\n{head}\n<tbody>{body}</tbody>\n</table>\n"
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem;
-       padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; } th { text-align: left; }
-td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem .25rem 0; }
-td + td { font-variant-numeric: tabular-nums; }
-img { max-width: 100%; image-rendering: pixelated; }
-"""
-
-
-def html_page(title: str, parts: Sequence[str]) -> str:
-    """One self-contained page: no script, no style sheet or picture from elsewhere."""
+def html_page(
+    title: str, parts: Sequence[str], style: str = "", script: str = ""
+) -> str:
+    """One self-contained page: nothing in it is fetched from elsewhere."""
     title = html.escape(title)
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{_STYLE}</style>\n<h1>{title}</h1>\n"
+        f"<title>{title}</title>\n<style>{style}</style>\n<h1>{title}</h1>\n"
         + "\n".join(parts)
-        + "\n</html>\n"
+        + f"\n<script>{script}</script>\n</html>\n"
     )
 
 
-def html_paragraph(text: str) -> str:
-    """A paragraph of plain text."""
-    return f"<p>{html.escape(text)}</p>\n"
-
-
-def html_image(array: np.ndarray, alt: str) -> str:
-    """An image [h w 3] uint8 inside the page."""
-    data = base64.b64encode(png_bytes(array)).decode()
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+def html_text(text: str) -> str:
+    """Plain text inside a page."""
+    return html.escape(text)
 
 
 def png_bytes(array: np.ndarray) -> bytes:

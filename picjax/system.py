@@ -4,7 +4,6 @@ A system is a set of pure functions closed over its modules and hyper-parameters
 never mentions devices, files or logging: `picjax.train` supplies those for all.
 """
 
-import difflib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from picjax.cli import UserError
+from picjax.cli import check_choice
 
 Batch = Mapping[str, Array]
 Tree = Any
@@ -206,9 +205,4 @@ def check_choices(config: Config, choices: Mapping[str, Collection[str]]) -> Non
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
-        if value not in names:
-            near = difflib.get_close_matches(str(value), names, 1)
-            hint = f"did you mean '{near[0]}'?" if near else "give one of them"
-            raise UserError(
-                f"config.{key} '{value}' is none of {', '.join(names)}; {hint}"
-            )
+        check_choice(f"config.{key}", value, names)

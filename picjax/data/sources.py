@@ -5,7 +5,6 @@ name and perhaps more. The generator decides augmentation and nothing else, so a
 is a function of index and generator.
 """
 
-import difflib
 import os
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.data import scenes
 from picjax.data.decode import BadImage, decode, list_images, say
 from picjax.data.transforms import (
@@ -432,6 +431,8 @@ def _own_held_out(config: DataConfig) -> bool:
 def _stored(
     config: DataConfig, path: str, key: str, part: str, size: Size, how: Augment | None
 ) -> Pictures | Pairs:
+    names = ("photos", "digits", "folder", "aligned", "tfds", "arrayrecord", "scenes")
+    check_choice("config.data.name", config.name, names)
     if config.name == "digits":
         return digits(size, how)
     if config.name == "folder":
@@ -441,16 +442,9 @@ def _stored(
         return Pairs(folder(path, key, size, how), direction)
     if config.name == "arrayrecord":
         return packed(path, key, size, how)
-    if config.name == "tfds":
-        # Its splits are in one folder: `eval_path` is the name of the held-out one.
-        split = path if part == "eval" else config.get("split", "train")
-        return tfds(config.path, "config.data.path", split, size, how)
-    names = ("photos", "digits", "folder", "aligned", "tfds", "arrayrecord", "scenes")
-    near = difflib.get_close_matches(config.name, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "give one of them"
-    raise UserError(
-        f"config.data.name '{config.name}' is none of {', '.join(names)}; {hint}"
-    )
+    # TFDS: its splits are in one folder, `eval_path` is the name of the held-out one.
+    split = path if part == "eval" else config.get("split", "train")
+    return tfds(config.path, "config.data.path", split, size, how)
 
 
 def _share(source: Pictures | Pairs, held_out: bool) -> list[int]:

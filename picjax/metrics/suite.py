@@ -1,8 +1,8 @@
 """The metrics that `picjax.eval` knows by name, as streams over groups of completions.
 
 A metric sees one group at a time and keeps running sums only, so memory does not grow
-with the number of images. To add one, write a class with `add` and `results` and name
-it in METRICS.
+with the number of images. To add one, write a class as `Metric` says and name it in
+METRICS and, where one end is better, in BETTER.
 """
 
 import math
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from picjax.cli import UserError, check_choice
 from picjax.data import scenes
 from picjax.metrics import diversity, image, posterior
 
@@ -22,6 +23,19 @@ MEANING = {  # of Result.samples, in the order of the columns of a table
     "best": "best sample for this very metric",
     "picnet": "sample of least L1 - PSNR + TV against the truth (PICNet's rule)",
     "all": "all samples together",
+}
+
+
+BETTER = {  # which end, by Result.metric; where neither is, the name is absent
+    "l1": "min",
+    "psnr": "max",
+    "ssim": "max",
+    "likelihood": "min",
+    "posterior/valid": "max",
+    "posterior/modes_found": "max",
+    "posterior/modes_found_raw": "max",
+    "posterior/total_variation": "min",
+    "posterior/image_total_variation": "min",
 }
 
 
@@ -88,12 +102,21 @@ class Metric(Protocol):
         """The numbers over all groups so far."""
         ...
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What was counted, as arrays to be kept while an evaluation is interrupted."""
+        ...
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from what `state` gave."""
+        ...
+
 
 class Running:
     """Mean and standard error of a stream (Welford, 1962); NaN values are left out."""
 
-    def __init__(self) -> None:
-        self.count, self.mean, self._square = 0, 0.0, 0.0
+    def __init__(self, numbers: Sequence[float] = (0, 0, 0)) -> None:
+        count, self.mean, self.square = map(float, numbers)
+        self.count = int(count)
 
     def add(self, value: float) -> None:
         """Counts one value."""
@@ -102,34 +125,70 @@ class Running:
         self.count += 1
         before = value - self.mean
         self.mean += before / self.count
-        self._square += before * (value - self.mean)
+        self.square += before * (value - self.mean)
 
     def result(self, metric: str, region: str, samples: str, unit: str) -> Result:
         """What was counted, under these names; NaN where nothing was."""
         n = self.count
-        error = math.sqrt(self._square / (n - 1) / n) if n > 1 else math.nan
+        error = math.sqrt(self.square / (n - 1) / n) if n > 1 else math.nan
         mean = self.mean if n else math.nan
         return Result(metric, region, samples, mean, error, n, unit)
+
+
+class Averaged:
+    """A metric whose results are means over images, by region and choice of samples.
+
+    Args:
+      name: the metric's.
+      unit: of its values.
+      about: how it is measured.
+    """
+
+    def __init__(self, name: str, unit: str, about: str):
+        self.name, self.unit, self.about = name, unit, about
+        self.running: dict[tuple[str, str], Running] = {}
+
+    def count(self, region: str, samples: str, value: float) -> None:
+        """Counts an image's value."""
+        self.running.setdefault((region, samples), Running()).add(float(value))
+
+    def results(self) -> list[Result]:
+        """The means so far."""
+        return [
+            running.result(self.name, region, samples, self.unit)
+            for (region, samples), running in self.running.items()
+        ]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Three numbers a mean."""
+        return {
+            "/".join(key): np.array([r.count, r.mean, r.square], np.float64)
+            for key, r in self.running.items()
+        }
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from what `state` gave."""
+        for key, numbers in state.items():
+            region, samples = key.split("/")
+            self.running[region, samples] = Running(numbers.tolist())
 
 
 Distance = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
-class ToTruth:
+class ToTruth(Averaged):
     """A number for every sample, by comparison with the truth (or of its own).
 
     Args:
-      name: the metric's.
+      name: the metric's; BETTER says which end is better.
       unit: of its values.
       distance: (samples, truths, masks or None) -> [n].
-      best: `min` or `max`; empty where neither end is better.
       about: how it is measured.
     """
 
-    def __init__(self, name: str, unit: str, distance: Distance, best: str, about: str):
-        self.name, self.unit, self.distance, self.best = name, unit, distance, best
-        self.about = about
-        self.running: dict[tuple[str, str], Running] = {}
+    def __init__(self, name: str, unit: str, distance: Distance, about: str):
+        super().__init__(name, unit, about)
+        self.distance = distance
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """Both regions; without a mask the whole image only."""
@@ -139,33 +198,22 @@ class ToTruth:
             masks = None if mask is None else _repeat(mask, len(truth))
             values = self.distance(group.samples, truth, masks)
             columns[column] = np.asarray(values)
-            chosen = {
-                "mean": values.mean(),
-                "first": values[0],
-                "picnet": values[group.chosen],
-            }
-            if self.best:
-                chosen["best"] = values.min() if self.best == "min" else values.max()
-            for which, value in chosen.items():
-                key = region, which
-                self.running.setdefault(key, Running()).add(float(value))
+            self.count(region, "mean", values.mean())
+            self.count(region, "first", values[0])
+            self.count(region, "picnet", values[group.chosen])
+            best = BETTER.get(self.name)
+            if best:
+                extreme = values.min() if best == "min" else values.max()
+                self.count(region, "best", extreme)
         return columns
 
-    def results(self) -> list[Result]:
-        """For every region: mean, first, best for this metric, chosen by PICNet."""
-        return [
-            running.result(self.name, region, which, self.unit)
-            for (region, which), running in self.running.items()
-        ]
 
-
-class Diversity:
+class Diversity(Averaged):
     """How much the samples of an image differ from each other."""
 
-    about = "mean L1 distance over all pairs of an image's samples"
-
     def __init__(self) -> None:
-        self.running: dict[str, Running] = {}
+        about = "mean L1 distance over all pairs of an image's samples"
+        super().__init__("diversity", GREY, about)
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """One number an image, repeated for its samples."""
@@ -173,15 +221,8 @@ class Diversity:
         for region, column, mask in regions("diversity", group):
             value = float(diversity.pixel_diversity(group.samples, mask))
             columns[column] = np.full(len(group.samples), value)
-            self.running.setdefault(region, Running()).add(value)
+            self.count(region, "all", value)
         return columns
-
-    def results(self) -> list[Result]:
-        """For every region, over all pairs of samples."""
-        return [
-            running.result("diversity", region, "all", GREY)
-            for region, running in self.running.items()
-        ]
 
 
 class Posterior:
@@ -226,31 +267,32 @@ class Posterior:
             if name != "protocol"
         ]
 
+    def state(self) -> dict[str, np.ndarray]:
+        """A row of counts an image."""
+        return {"counts": np.asarray(self.counts), "scenes": np.asarray(self.scenes)}
 
-class Likelihood:
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Goes on from what `state` gave."""
+        self.counts, self.scenes = list(state["counts"]), state["scenes"].tolist()
+
+
+class Likelihood(Averaged):
     """How likely the truth is, where the system can say."""
 
-    about = (
-        "of the truth, bits a pixel and channel; hole: of its missing pixels, given "
-        "those that are drawn or known before them"
-    )
     of: ClassVar = {"whole": "bits_per_dim", "hole": "bits_per_dim_hole"}
 
     def __init__(self) -> None:
-        self.running = {region: Running() for region in self.of}
+        about = (
+            "of the truth, bits a pixel and channel; hole: of its missing pixels, "
+            "given those that are drawn or known before them"
+        )
+        super().__init__("likelihood", "bits/dim", about)
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """Counts what the system says of the image; no column."""
         for region, name in self.of.items():
-            self.running[region].add(float(group.extra[name]))
+            self.count(region, "all", float(group.extra[name]))
         return {}
-
-    def results(self) -> list[Result]:
-        """For both regions."""
-        return [
-            running.result("likelihood", region, "all", "bits/dim")
-            for region, running in self.running.items()
-        ]
 
 
 def regions(name: str, group: Group) -> list[tuple[str, str, np.ndarray | None]]:
@@ -274,28 +316,46 @@ def choose(
 
 
 METRICS: dict[str, Callable[[], Metric]] = {
-    "l1": lambda: ToTruth("l1", GREY, image.l1, "min", "mean absolute difference"),
+    "l1": lambda: ToTruth("l1", GREY, image.l1, "mean absolute difference"),
     "psnr": lambda: ToTruth(
-        "psnr", "dB", image.psnr, "max", "of each sample; 100 where it is the truth"
+        "psnr", "dB", image.psnr, "of each sample; 100 where it is the truth"
     ),
     "ssim": lambda: ToTruth(
         "ssim",
         "1 = equal",
         image.ssim,
-        "max",
         "11x11 gaussian windows, sigma 1.5, mean over RGB; hole: windows centred in it",
     ),
     "tv": lambda: ToTruth(
         "tv",
         GREY,
         lambda samples, truths, masks: image.tv(samples, masks),
-        "",
         "mean length of the sample's gradient, wrapping around (PICNet)",
     ),
     "diversity": Diversity,
     "posterior": Posterior,
     "likelihood": Likelihood,
 }
+
+
+def parse_names(text: str, what: str) -> list[str]:
+    """The metrics that `l1,psnr` or `all` names.
+
+    Args:
+      text: names with commas between.
+      what: where it was said, such as `--metrics`.
+
+    Raises:
+      UserError: for a name that is none, and when there is none.
+    """
+    if text == "all":
+        return list(METRICS)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        check_choice(what, name, METRICS)
+    if not names:
+        raise UserError(f"{what} is empty; give some of {', '.join(METRICS)}")
+    return list(dict.fromkeys(names))
 
 
 # ---- results as JSON and as a table ----
