@@ -133,6 +133,12 @@ def published() -> ConfigDict:
         "b2": 0.999,
         "accumulate": 1,  # steps whose gradients are averaged for one update
     }
+    watch = {  # evaluation during training, as picjax.eval, with averaged weights
+        "every": 0,  # steps; 0: off
+        "metrics": "l1,psnr,ssim,diversity",
+        "images": 64,  # held-out ones
+        "num": 4,  # completions of each
+    }
     return ConfigDict(
         {
             "system": "picmm",
@@ -145,7 +151,8 @@ def published() -> ConfigDict:
             "sample_every": 1_000,  # 0: no grids
             "samples": 6,  # completions a row in the grids
             "keep": 3,  # newest checkpoints kept
-            "best": "",  # a logged metric: the step where it was lowest is kept too
+            "best": "",  # a logged metric: the step where it was best is kept too
+            "eval": watch,
             "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
             "data": data,
             "model": model,

@@ -6,6 +6,7 @@ but the steps since the last save.
 """
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -18,12 +19,13 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import systems
 from picjax.cli import UserError
+from picjax.metrics.suite import BETTER
 from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the
 # numbers, so that going on would be neither the old run nor a new one.
 FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "samples", "keep")
-FREE_KEYS += ("best", "mesh")
+FREE_KEYS += ("best", "eval", "mesh")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -105,14 +107,16 @@ def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkp
     Args:
       workdir: the run's folder.
       keep: how many of the newest steps to keep.
-      best: a metric; the step where it was lowest is kept as well. Empty: none.
+      best: a logged metric; the step where it was best is kept as well. That is
+        lowest, unless the metrics' suite says otherwise. Empty: none.
     """
     policies: Any = ocp.training.preservation_policies
     kept: list[Any] = [policies.LatestN(keep)]
     if best:
         kept.append(
             policies.BestN(
-                get_metric_fn=lambda metrics: metrics[best],
+                # A save without it, as after SIGTERM, is no candidate.
+                get_metric_fn=lambda metrics: badness(best, metrics),
                 reverse=True,
                 n=1,
                 keep_checkpoints_without_metrics=False,
@@ -170,7 +174,7 @@ def restore_variables(
 
     Args:
       workdir: the run's folder.
-      best: take the step with the lowest `config.best` metric instead of the newest.
+      best: take the step with the best `config.best` metric instead of the newest.
 
     Raises:
       UserError: when the folder is no workdir or holds no whole checkpoint.
@@ -220,14 +224,21 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def badness(best: str, metrics: Mapping[str, float]) -> float:
+    """How a checkpoint is ranked: lower is better; without the metric it is last."""
+    metric = best.removeprefix("eval/").removesuffix("_hole")
+    sign = -1 if BETTER.get(metric) == "max" else 1
+    return sign * metrics[best] if best in metrics else math.inf
+
+
 def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
     if not best:
         raise UserError("this run kept no best checkpoint; train it with --config.best")
     scored: dict[int, Any] = {c.step: c.metrics for c in checkpoints.checkpoints}
-    scored = {step: m[best] for step, m in scored.items() if m and best in m}
+    scored = {step: m for step, m in scored.items() if m and best in m}
     if not scored:
         raise UserError(f"no checkpoint of this run has the metric '{best}'; mend it")
-    return min(scored, key=lambda step: scored[step])
+    return min(scored, key=lambda step: badness(best, scored[step]))
 
 
 def check_match(

@@ -189,8 +189,8 @@ def run_subject(
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     num, images = args.num or NUM, args.images or IMAGES
-    on_scenes = data["name"] == "scenes" and list(data["masks"]) == ["center"]
-    metrics, left_out = pick(args, preset, on_scenes, model.has_likelihood)
+    missing = suite.not_applying(model.config.data, model.has_likelihood)
+    metrics, left_out = pick(args, preset, missing)
     protocol = {
         "what": f"{config['system']} ({workdir}, step {model.step})",
         "system": config["system"],
@@ -244,7 +244,8 @@ def folder_subject(
     out: Path,
 ) -> Subject:
     """The completions in one folder against the images in another."""
-    metrics, left_out = pick(args, preset, on_scenes=False, likelihood=False)
+    no_run = ConfigDict({"name": "", "masks": ()})
+    metrics, left_out = pick(args, preset, suite.not_applying(no_run, likelihood=False))
     num = args.num
     pairs = groups.find_pairs(args.real, fake, num, args.mask, args.pattern)
     if manifest is not None:
@@ -289,19 +290,18 @@ def in_order(pairs: Sequence[groups.Pair], names: Sequence[str]) -> list[groups.
 def pick(
     args: argparse.Namespace,
     preset: protocols.Preset | None,
-    on_scenes: bool,
-    likelihood: bool,
+    missing: dict[str, str],
 ) -> tuple[dict[str, suite.Metric], dict[str, str]]:
     """The metrics to measure, and why others are left out.
+
+    Args:
+      args: of the command.
+      preset: a paper's, which says which.
+      missing: those that cannot be measured here, and why.
 
     Raises:
       UserError: when one that is asked for by name cannot be measured.
     """
-    missing: dict[str, str] = {}
-    if not on_scenes:
-        missing["posterior"] = "needs a run on the data set scenes with centre masks"
-    if not likelihood:
-        missing["likelihood"] = "needs a run of a system that has one, such as pixelcnn"
     if preset is not None or args.metrics == "all":
         names = list(METRICS if preset is None else preset.metrics)
         left_out = {name: missing[name] for name in names if name in missing}

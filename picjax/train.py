@@ -29,6 +29,7 @@ from ml_collections import config_flags
 
 from picjax import checkpoints as ckpt
 from picjax import cli, report, sharding, systems
+from picjax import watch as watching
 from picjax.cli import UserError
 from picjax.data import pipeline
 from picjax.log import Log
@@ -48,6 +49,7 @@ def train(config: Config, workdir: Path) -> State:
     if (workdir / "checkpoints").exists():
         refuse_other_config(config, workdir)
     system = systems.make(config)
+    watching.check(config, system)
 
     # ---- data ----
     def batches():
@@ -99,9 +101,10 @@ def train(config: Config, workdir: Path) -> State:
             if saved.latest is not None:
                 log.say(f"going on from step {int(state.step)}")
         sample = make_sampler(config, system, mesh)
+        watch = watching.make_watcher(config, system, mesh)
         asked_to_stop = stack.enter_context(stop_on_sigterm())
         state = loop(
-            config, state, step_fn, data, mesh, saved, log, sample, asked_to_stop
+            config, state, step_fn, data, mesh, saved, log, sample, watch, asked_to_stop
         )
     return state
 
@@ -115,6 +118,7 @@ def loop(
     saved: Any,
     log: Log | None,
     sample: Callable[[State], np.ndarray],
+    watch: Callable[[State], dict[str, float]],
     asked_to_stop: Callable[[int], bool],
 ) -> State:
     """Steps from `state.step` to `config.steps`.
@@ -127,15 +131,19 @@ def loop(
     waited, since = 0.0, time.perf_counter()
     last_saved = start if saved.latest is not None else -1
 
-    def look() -> dict[str, float]:
-        """The numbers of the pending step, checked, and logged when it is its turn."""
+    def look(found: dict[str, float]) -> dict[str, float]:
+        """The numbers of the pending step, checked, and logged when it is its turn.
+
+        What an evaluation found is among them, and makes it their turn.
+        """
         nonlocal waited, since
         if pending is None:
             return {}
         step, metrics = pending
         values = {name: float(value) for name, value in metrics.items()}
         refuse_nan(step, values, last_saved)
-        if log and (step % config.log_every == 0 or step == config.steps):
+        values |= found
+        if log and (found or step % config.log_every == 0 or step == config.steps):
             now = time.perf_counter()
             share = waited / (now - since)
             log.metrics(step, values | {"data_wait": round(share, 4)})
@@ -150,16 +158,24 @@ def loop(
         state, metrics = step_fn(state, batch)
         if log and step == start + 1:  # compiles
             log.leave_out(time.perf_counter() - called)
-        look()
+        look({})
         pending = (step, metrics)
+        found: dict[str, float] = {}
+        every = config.eval.every
+        if every and (step % every == 0 or step == config.steps):
+            began = time.perf_counter()
+            found = watch(state)
+            if log:
+                log.leave_out(time.perf_counter() - began)
         stopping = asked_to_stop(step)
         last = step == config.steps or stopping
-        if last or step % config.save_every == 0:
-            values = look()
+        if found or last or step % config.save_every == 0:
+            values = look(found)
             pending = None
-            refuse_nan_state(step, state, last_saved)
-            ckpt.save(saved, state, data, values)
-            last_saved = step
+            if last or step % config.save_every == 0:
+                refuse_nan_state(step, state, last_saved)
+                ckpt.save(saved, state, data, values)
+                last_saved = step
         if config.sample_every and (last or step % config.sample_every == 0):
             began = time.perf_counter()
             grid = sample(state)

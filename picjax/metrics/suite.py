@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, UInt8
 
 from picjax.cli import UserError, check_choice
 from picjax.data import scenes
+from picjax.data.sources import DataConfig
 from picjax.metrics import diversity, image, posterior
 
 GREY = "grey levels of 255"
@@ -336,6 +337,21 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "posterior": Posterior,
     "likelihood": Likelihood,
 }
+
+
+def not_applying(data: DataConfig, likelihood: bool) -> dict[str, str]:
+    """Metrics that a run cannot have, and why.
+
+    Args:
+      data: of the run's config.
+      likelihood: whether its system has one.
+    """
+    missing: dict[str, str] = {}
+    if data.name != "scenes" or list(data.masks) != ["center"]:
+        missing["posterior"] = "needs a run on the data set scenes with centre masks"
+    if not likelihood:
+        missing["likelihood"] = "needs a run of a system that has one, such as pixelcnn"
+    return missing
 
 
 def parse_names(text: str, what: str) -> list[str]:
