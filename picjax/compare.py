@@ -82,7 +82,9 @@ def read(folder: Path, label: str) -> Evaluation:
     images = [(entry["truth"], str(entry["mask"])) for entry in entries]
     values = per_image(folder / "samples.csv", list(results))
     text = (folder / "report.html").read_text()
-    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)[:FIRST]
+    # Those of the first shelf, which holds the first images.
+    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
+    figures = figures[: min(FIRST, len(images))]
     return Evaluation(label, content["protocol"], results, images, values, figures)
 
 

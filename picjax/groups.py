@@ -146,7 +146,7 @@ def find_pairs(
     names = {path.stem.removesuffix("_truth"): path for path in truths or reals}
     root = Path(fake)
     if not root.is_dir():
-        raise UserError(f"--fake '{fake}' is no folder; give one of images")
+        raise UserError(f"--fake '{fake}' does not exist as a folder; give one")
     files = list_images(fake, "--fake")
     known = {path.resolve() for path in names.values()} if truths else set()
     files = [path for path in files if path.resolve() not in known]

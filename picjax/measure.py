@@ -1,7 +1,7 @@
 """One pass over groups: metrics, a table of samples, pictures and a manifest.
 
 Memory does not grow with the number of images, and an interrupted pass goes on: every
-SAVE_EVERY images all that was counted is written to `OUT/.partial/state.npz`, at once,
+SAVE_EVERY images or more all that was counted is written to `OUT/.partial/state.npz`, at once,
 together with how long the tables beside it were by then.
 """
 
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,8 @@ from picjax.gallery import Gallery
 from picjax.groups import size
 from picjax.metrics.suite import Group, Metric, Result
 
-SAVE_EVERY = 50  # images
+SAVE_EVERY = 64  # images
+SHARE = 0.05  # of the time that saving may take
 PARTIAL = ".partial"
 STATE, TABLE, IMAGES = "state.npz", "samples.csv", "images.jsonl"
 
@@ -81,6 +83,7 @@ class Pass:
         self.sizes: list[str] = []
         self.header: list[str] = []
         self.gallery = Gallery()
+        self.saved, self.saving = 0.0, 0.0  # seconds: when last, and how long it took
         lengths = self.restore()
         if not lengths:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -116,6 +119,14 @@ class Pass:
         if size(group.truth) not in self.sizes:
             self.sizes.append(size(group.truth))
         self.count, self.samples = self.count + 1, len(group.samples)
+
+    def save_now_and_then(self) -> None:
+        """Saves, unless saving would take more than a share of all the time."""
+        began = time.monotonic()
+        if began - self.saved > self.saving / SHARE:
+            self.save()
+            self.saved = time.monotonic()
+            self.saving = self.saved - began
 
     def save(self) -> None:
         """Writes the state; a kill before it is whole leaves the one before."""
@@ -161,9 +172,20 @@ class Pass:
         return content["lengths"]
 
     def close(self) -> None:
-        """Closes the tables."""
+        """Closes the tables; without a saved state they are of no use."""
         self.table.close()
         self.images.close()
+        if not (self.folder / STATE).exists():
+            shutil.rmtree(self.folder)
+
+    def publish(self, subject: Subject) -> None:
+        """Gives both tables their final names, and removes the rest."""
+        self.table.flush()
+        self.images.flush()
+        protocol = subject.protocol | self.facts()
+        write_manifest(subject.out / "manifest.json", protocol, self.folder / IMAGES)
+        os.replace(self.folder / TABLE, subject.out / TABLE)
+        (self.folder / STATE).unlink(missing_ok=True)
 
     def facts(self) -> dict[str, Any]:
         """What was seen."""
@@ -190,24 +212,28 @@ def measure(subject: Subject) -> Measured:
                 state.add(group)
                 bar.advance(task)
                 if state.count % SAVE_EVERY == 0:
-                    state.save()
+                    state.save_now_and_then()
+        refuse_too_few(state.count, subject.expected)
+        results = [r for metric in subject.metrics.values() for r in metric.results()]
+        state.publish(subject)
     finally:
         state.close()
-    if not state.count:
+    return Measured(results, state.facts(), state.gallery)
+
+
+def refuse_too_few(count: int, expected: Sequence[Any] | None) -> None:
+    """There is an image, and all those of a manifest.
+
+    Raises:
+      UserError: when it is otherwise.
+    """
+    if not count:
         raise UserError("there is no held-out image; see config.data.eval_path")
-    if subject.expected is not None and state.count < len(subject.expected):
+    if expected is not None and count < len(expected):
         raise UserError(
-            f"the manifest has {len(subject.expected)} images, but only {state.count} "
-            "were found; give all of its data"
+            f"the manifest has {len(expected)} images, but only {count} were found; "
+            "give all of its data"
         )
-    results = [r for metric in subject.metrics.values() for r in metric.results()]
-    facts = state.facts()
-    os.replace(state.folder / TABLE, subject.out / TABLE)
-    write_manifest(
-        subject.out / "manifest.json", subject.protocol | facts, state.folder / IMAGES
-    )
-    shutil.rmtree(state.folder)
-    return Measured(results, facts, state.gallery)
 
 
 def open_at(path: Path, length: int) -> io.TextIOWrapper:

@@ -4,9 +4,6 @@ import csv
 import json
 import math
 import os
-import re
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +13,7 @@ from fake_system import SIZE, make_model
 from PIL import Image
 
 from picjax import eval as module
+from picjax import gallery, groups, measure
 from picjax.cli import UserError, run
 from picjax.data import scenes
 from picjax.metrics import image as measures
@@ -58,19 +56,21 @@ def test_pairs_are_given_and_shown_their_condition(monkeypatch):
             condition = np.full_like(batch["image"], 77)
             yield batch | {"condition": condition, "mask": 0 * batch["mask"]}
 
-    monkeypatch.setattr(module.pipeline, "eval_batches", pairs)
+    monkeypatch.setattr(groups.pipeline, "eval_batches", pairs)
     model = make_model(scale=0.0, data="aligned")
-    (found,) = module.model_groups(model, 2, 1, 0, 1)
+    (found,) = groups.model_groups(model, 2, 1, 0, 1)
     assert (found.samples == 77).all() and found.samples.shape[0] == 2
-    shown = module.pictures(found)
-    assert (shown[1] == 77).all() and (shown[0][:: len(shown[0]) // SIZE] != 77).any()
+    shown = {name: gallery.pixels(uri) for name, uri in gallery.frames(found).items()}
+    assert list(shown) == ["input", "0", "1", "truth"]
+    assert (shown["input"] == 77).all()
+    np.testing.assert_array_equal(shown["truth"], picture(0))
 
 
 @pytest.fixture
 def model(monkeypatch):
     fake = make_model()
-    monkeypatch.setattr(module, "load", lambda workdir: fake)
-    monkeypatch.setattr(module.pipeline, "eval_batches", held_out)
+    monkeypatch.setattr(module, "load", lambda *_: fake)
+    monkeypatch.setattr(groups.pipeline, "eval_batches", held_out)
     return fake
 
 
@@ -107,11 +107,11 @@ def test_number_of_digits():
 
 def test_which_sample_counts():
     metric = METRICS["psnr"]()
-    groups = [group(0), group(1)]
-    for g in groups:
+    both = [group(0), group(1)]
+    for g in both:
         metric.add(g)
     by_hand = {"mean": [], "first": [], "best": [], "picnet": []}
-    for g in groups:
+    for g in both:
         values = [float(measures.psnr(s, g.truth, g.mask)) for s in g.samples]
         score = [
             float(measures.l1(s, g.truth) - measures.psnr(s, g.truth) + measures.tv(s))
@@ -166,8 +166,8 @@ def test_diversity():
 def test_files_of_a_run(tmp_path, model, capsys):
     command("--workdir", tmp_path, "--num=3", "--images=10", "--seed=5")
     out = tmp_path / "eval"
-    names = ["grid.png", "metrics.json", "report.html", "report.md", "samples.csv"]
-    assert sorted(os.listdir(out)) == names
+    names = ["grid.png", "manifest.json", "metrics.json", "report.html", "report.md"]
+    assert sorted(os.listdir(out)) == [*names, "samples.csv"]
     content = json.loads((out / "metrics.json").read_text())
     protocol = content["protocol"]
     expected = {
@@ -207,16 +207,20 @@ def test_files_of_a_run(tmp_path, model, capsys):
 
 def test_a_run_gives_what_complete_gives(model):
     """Same seed, image and mask: same pixels, alone or in a batch."""
-    groups = list(module.model_groups(model, 2, 3, seed=4, batch_size=2))
-    assert [g.name for g in groups] == ["image0", "image1", "image2"]
-    for i, g in enumerate(groups):
+    found = list(groups.model_groups(model, 2, 3, seed=4, batch_size=2))
+    assert [g.name for g in found] == ["image0", "image1", "image2"]
+    for i, g in enumerate(found):
         expected = model.complete(picture(i), center(), n=2, seed=4)
         np.testing.assert_array_equal(g.samples, expected)
+    for start in (1, 2):  # within a batch, and after one
+        later = list(groups.model_groups(model, 2, 3, 4, 2, start=start))
+        assert [g.name for g in later] == ["image0", "image1", "image2"][start:]
+        np.testing.assert_array_equal(later[0].samples, found[start].samples)
 
 
 def test_memory_does_not_grow(model):
     """No more than two batches of groups are alive, however many images there are."""
-    alive: list[jax.Array] = []
+    alive = []
     sample = model.sample
 
     def counted(*args):
@@ -224,9 +228,17 @@ def test_memory_does_not_grow(model):
         return alive[-1]
 
     model.sample = counted
-    groups = module.model_groups(model, 1, 64, seed=0, batch_size=2)
-    for i, _ in enumerate(groups):
+    for i, _ in enumerate(groups.model_groups(model, 1, 32, seed=0, batch_size=2)):
         assert len(alive) <= i // 2 + 2  # one batch ahead of what is looked at
+
+
+def test_numbers_that_are_not_finite_are_no_black_pixels(monkeypatch):
+    monkeypatch.setattr(groups.pipeline, "eval_batches", held_out)
+    spoilt = make_model(scale=math.nan)
+    with pytest.raises(UserError, match="'image0' hold numbers that are not finite"):
+        list(groups.model_groups(spoilt, 1, 2, 0, 2))
+    with pytest.raises(UserError, match="not finite"):
+        spoilt.complete(picture(0), center(), n=1)
 
 
 def test_metrics_can_be_chosen(tmp_path, model):
@@ -282,7 +294,7 @@ def test_posterior_of_scenes(tmp_path, model, monkeypatch):
             extra = {"name": ["x"] * batch_size, "valid": np.ones(batch_size, bool)}
             yield batch | {"mask": mask} | extra
 
-    monkeypatch.setattr(module.pipeline, "eval_batches", batches)
+    monkeypatch.setattr(groups.pipeline, "eval_batches", batches)
     model.config.data.name = "scenes"
     command("--workdir", tmp_path, "--num=2", "--images=16", "--metrics=posterior")
     content = json.loads((tmp_path / "eval/metrics.json").read_text())
@@ -291,7 +303,7 @@ def test_posterior_of_scenes(tmp_path, model, monkeypatch):
 
     perfect = METRICS["posterior"]()
     rng = np.random.default_rng(0)
-    for i in range(200):
+    for i in range(60):
         d = scenes.sample(1, scenes.EVAL[i], SIZE)
         extra = {"scene": np.asarray(d["scene"]), "scene_attributes": d["attributes"]}
         true = scenes.complete_true(d["scene"], d["attributes"], SIZE, 4, rng)
@@ -343,18 +355,74 @@ def test_completions_against_their_own_truths(tmp_path):
     save(tmp_path / "x_grid.png", picture(0, 9, 9))
     for i in range(11):  # in numerical order: 10 comes last
         save(tmp_path / f"x_out_{i}.png", g.samples[0] if i < 10 else g.truth)
-    pairs = module.find_pairs(str(tmp_path), str(tmp_path), None, None)
+    pairs = groups.find_pairs(str(tmp_path), str(tmp_path))
     assert [p.stem for p in pairs] == ["x"]
     assert [p.name for p in pairs[0].fakes] == [f"x_out_{i}.png" for i in range(11)]
 
 
-def test_one_completion_of_the_same_name(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "pattern"),
+    [
+        (["{}_out_0", "{}_out_10", "{}_out_9"], None),
+        (["{}_0", "{}_1"], None),
+        (["{}/0", "{}/1"], None),
+        (["{}/img_0", "{}/img_1"], None),
+        (["{}_fake_B"], None),
+        (["{}"], None),
+        (["try1-{}"], "try{i}-{stem}.png"),
+    ],
+)
+def test_completions_are_found_by_their_names(names, pattern, tmp_path):
+    for stem in ("a", "a_1"):  # the second looks like a completion of the first
+        save(tmp_path / f"real/{stem}.png", picture(0))
+        for name in names:
+            save(tmp_path / f"fake/{name.format(stem)}.png", picture(1))
+    real, fake = str(tmp_path / "real"), str(tmp_path / "fake")
+    pairs = groups.find_pairs(real, fake, pattern=pattern)
+    assert [p.stem for p in pairs] == ["a", "a_1"]
+    ordered = [names[i] for i in (0, 2, 1)] if len(names) == 3 else names
+    for p in pairs:
+        expected = [tmp_path / f"fake/{name.format(p.stem)}.png" for name in ordered]
+        assert p.fakes == expected
+
+
+def test_files_that_belong_to_no_image_are_named(tmp_path, capsys):
+    for stem in ("a", "b"):
+        save(tmp_path / f"fake/{stem}_out_0.png", picture(1))
     save(tmp_path / "real/a.png", picture(0))
-    save(tmp_path / "fake/a.png", picture(1))
-    (pair,) = module.find_pairs(
-        str(tmp_path / "real"), str(tmp_path / "fake"), None, None
-    )
-    assert pair.fakes == [tmp_path / "fake/a.png"]
+    groups.find_pairs(str(tmp_path / "real"), str(tmp_path / "fake"))
+    assert "1 of 2 files" in (said := capsys.readouterr().err) and "b_out_0" in said
+
+
+def test_known_pixels_are_pasted_unless_raw(tmp_path):
+    """Composites obey L1 whole = hole share x L1 hole; raw outputs do not."""
+    save(tmp_path / "real/a.png", picture(0))
+    grey = np.full((SIZE, SIZE), 90, np.uint8)  # another mode than the truth's
+    save(tmp_path / "fake/a.png", grey)
+    words = ("--real", tmp_path / "real", "--fake", tmp_path / "fake")
+    ratio = {}
+    for raw in ((), ("--raw",)):
+        command(*words, "--mask=center", "--metrics=l1", *raw)
+        content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
+        l1 = {r: x["mean"]["value"] for r, x in content["results"]["l1"].items()}
+        ratio[raw] = l1["whole"] / l1["hole"]
+        assert ("pasted" in content["protocol"]["pixels"]) == (not raw)
+    assert ratio[()] == pytest.approx(0.25) and ratio["--raw",] > 0.5
+    truth = picture(0)[8:24, 8:24].astype(float)
+    assert l1["hole"] == pytest.approx(np.abs(truth - 90).mean())
+
+
+def test_equal_images_and_a_single_one(tmp_path):
+    """Documented: L1 0, PSNR 100, SSIM 1, no error of a mean of one."""
+    for folder in ("real", "fake"):
+        save(tmp_path / f"{folder}/a.png", picture(0))
+    command("--real", tmp_path / "real", "--fake", tmp_path / "fake")
+    results = json.loads((tmp_path / "fake/eval/metrics.json").read_text())["results"]
+    expected = {"l1": 0, "psnr": 100, "ssim": 1, "diversity": 0}
+    for name, value in expected.items():
+        (found,) = {x["value"] for x in results[name]["whole"].values()}
+        assert found == pytest.approx(value)
+        assert {x["standard_error"] for x in results[name]["whole"].values()} == {None}
 
 
 @pytest.mark.parametrize(
@@ -365,15 +433,20 @@ def test_one_completion_of_the_same_name(tmp_path):
         ("--metrics=", "empty"),
         ("--num=0", "--num"),
         ("--images=-1", "--images"),
-        ("--real=real", "either"),
+        ("--fake=real", "either"),
+        ("--raw", "keep known pixels"),
+        ("--pattern={stem}", "--fake"),
+        ("--metrics=paper:picnett", "did you mean 'paper:picnet'"),
+        ("--manifest=nowhere", "cannot be read"),
+        ("--checkpoint=worst", "none of newest, best"),
         ("--metrics=l1,posterior", "scenes"),
         ("--metrics=likelihood", "pixelcnn"),
         ("--speed=3", "--speed"),
     ],
 )
 def test_bad_words_are_one_line(words, what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "load", lambda _: make_model())
-    monkeypatch.setattr(module, "evaluate", lambda *_: pytest.fail("not refused"))
+    monkeypatch.setattr(module, "load", lambda *_: make_model())
+    monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("not refused"))
     with pytest.raises(SystemExit) as caught:
         run(lambda: module.main([f"--workdir={tmp_path}", *words.split()]))
     assert caught.value.code == 2
@@ -392,19 +465,152 @@ def test_bad_folders(tmp_path):
     with pytest.raises(UserError, match="16x16"):
         command(real, fake)
     assert not (tmp_path / "fake/eval/metrics.json").exists()
+    assert not list((tmp_path / "fake/eval").glob("*.*"))
     with pytest.raises(UserError, match="together"):
-        command(real)
+        command(fake)
+    with pytest.raises(UserError, match="has no {stem}"):
+        command(real, fake, "--pattern=out_{i}")
     with pytest.raises(UserError, match="does not exist"):
         command(real, "--fake=nowhere")
 
 
-def test_help_fits_a_screen():
-    done = subprocess.run(
-        [sys.executable, "-m", "picjax.eval", "--help"],
-        check=True,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"COLUMNS": "80"},
+def test_help_fits_a_screen(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        command("--help")
+    said = capsys.readouterr().out
+    assert "example: python -m picjax.eval" in said
+    assert len(said.splitlines()) <= 30
+
+
+# ---- going on, repeating, comparing, papers ----
+
+
+def folders(top, names=("fake",), images=5, size=SIZE) -> list[object]:
+    """Writes images and two completions of each; the words of a command on them."""
+    for k in range(images):
+        save(top / f"real/{k}.png", picture(k, size, size))
+        for j, fake in enumerate(names):
+            noise = np.random.default_rng(k).normal(0, 20 + 30 * j, (2, size, size, 3))
+            for i, sample in enumerate(picture(k, size, size) + noise):
+                save(top / f"{fake}/{k}_{i}.png", sample.clip(0, 255).astype(np.uint8))
+    words = [f"--real={top / 'real'}", *(f"--fake={top / name}" for name in names)]
+    return [*words, "--mask=center", "--metrics=l1,diversity"]
+
+
+class Interrupted(Exception):
+    """Stands for a kill."""
+
+
+def test_an_interrupted_evaluation_ends_like_an_undisturbed_one(
+    tmp_path, monkeypatch, capsys
+):
+    words = folders(tmp_path)
+    command(*words, "--out", tmp_path / "whole")
+    monkeypatch.setattr(measure, "SAVE_EVERY", 2)
+    monkeypatch.setattr(measure, "SHARE", math.inf)
+    add, seen = measure.Pass.add, []
+
+    def killed(self, group):
+        if len(seen) == 3:  # one image after the last save
+            raise Interrupted
+        seen.append(group.name)
+        add(self, group)
+
+    monkeypatch.setattr(measure.Pass, "add", killed)
+    with pytest.raises(Interrupted):
+        command(*words, "--out", tmp_path / "out")
+    assert os.listdir(tmp_path / "out") == [".partial"]
+    monkeypatch.setattr(measure.Pass, "add", add)
+    capsys.readouterr()
+    command(*words, "--out", tmp_path / "out")
+    assert "going on after 2 images" in capsys.readouterr().err
+    for name in os.listdir(tmp_path / "whole"):
+        ours, whole = ((tmp_path / d / name).read_bytes() for d in ("out", "whole"))
+        assert ours == whole, name
+    assert not (tmp_path / "out/.partial").exists()
+
+
+def test_a_partial_evaluation_of_another_protocol_is_dropped(tmp_path, monkeypatch):
+    words = folders(tmp_path)
+    monkeypatch.setattr(measure, "SAVE_EVERY", 1)
+    monkeypatch.setattr(measure, "SHARE", math.inf)
+    finish = module.page.write
+    monkeypatch.setattr(measure, "write_manifest", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        command(*words)
+    monkeypatch.undo()
+    assert module.page.write is finish
+    command(*words, "--num=1")
+    content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
+    assert content["protocol"]["images"] == 5
+    assert content["protocol"]["samples_per_image"] == 1
+    assert len((tmp_path / "fake/eval/samples.csv").read_text().splitlines()) == 6
+
+
+def test_a_manifest_repeats_an_evaluation(tmp_path, model):
+    command("--workdir=run", "--num=2", "--images=3", "--seed=7", "--out", tmp_path)
+    first = json.loads((tmp_path / "manifest.json").read_text())
+    assert [entry["name"] for entry in first["images"]] == [
+        "image0",
+        "image1",
+        "image2",
+    ]
+    again = ("--workdir=run", "--manifest", tmp_path / "manifest.json")
+    command(*again, "--out", tmp_path / "again")
+    second = json.loads((tmp_path / "again/manifest.json").read_text())
+    assert second == first  # the completions' checksums, too
+    with pytest.raises(UserError, match="--manifest says what --num is"):
+        command(*again, "--num=3")
+    other = first | {"images": first["images"][::-1]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match="image 2 of the manifest is 'image2', but the"):
+        command("--workdir=run", "--manifest", tmp_path / "other.json")
+
+
+def test_systems_side_by_side(tmp_path, capsys):
+    words = folders(tmp_path, ("good", "bad"))
+    command(*words, "--out", tmp_path / "out")
+    content = json.loads((tmp_path / "out/metrics.json").read_text())
+    mean, low, high = content["differences"]["l1/hole/mean"]["bad"]
+    texts = [(tmp_path / f"out/{x}/samples.csv").read_text() for x in ("good", "bad")]
+    tables = [csv.DictReader(text.splitlines()) for text in texts]
+    good, bad = (np.array([float(r["l1_hole"]) for r in table]) for table in tables)
+    paired = (bad - good).reshape(5, 2).mean(1)
+    assert mean == pytest.approx(paired.mean(), rel=1e-4)
+    assert paired.min() <= low < mean < high <= paired.max() and low > 0
+    said = capsys.readouterr()
+    assert "worse" in said.out and not content["notes"]
+    text = (tmp_path / "out/report.html").read_text()
+    assert text.count("<figure") == 10 and "good: 0" in text
+    # What is measured already is not measured again; other images do not compare.
+    save(tmp_path / "real/0.png", picture(9))
+    command(*words[:2], words[3], words[4], "--out", tmp_path / "out/good")
+    capsys.readouterr()
+    command(*words, "--out", tmp_path / "out")
+    assert "good is measured already" in capsys.readouterr().err
+
+
+def test_other_images_do_not_compare(tmp_path):
+    from picjax import compare
+
+    for name, images in (("a", 3), ("b", 2)):
+        command(*folders(tmp_path / name, images=images), "--out", tmp_path / name)
+    compare.write([tmp_path / "a", tmp_path / "b"], ["a", "b"], tmp_path)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["notes"] == [
+        "b was measured on other images or masks than a: the two do not compare"
+    ]
+    assert not content["differences"]
+
+
+def test_a_papers_protocol_says_what_is_not_its_own(tmp_path, model, capsys):
+    command(
+        "--workdir=run", "--metrics=paper:halfimage", "--images=2", "--out", tmp_path
     )
-    assert re.search("example: python -m picjax.eval", done.stdout)
-    assert len(done.stdout.splitlines()) <= 24
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert content["protocol"]["masks"] == "top" and content["protocol"]["num"] == 1
+    assert "2 images, not 50000" in content["protocol"]["unlike_the_paper"]
+    assert "without likelihood" in content["protocol"]["unlike_the_paper"]
+    assert set(content["results"]["l1"]["hole"]) == {"first"}
+    assert "2 images, not 50000" in capsys.readouterr().out

@@ -1,18 +1,18 @@
 """Grids keep every image's pixels; pages are self-contained; files are atomic."""
 
-import base64
-import io
+import json
 import os
-import re
 import subprocess
 import sys
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import picjax
-from picjax import complete, report
+from picjax import complete, gallery, page, report
+from picjax.metrics import suite
 
 
 def picture(seed: int, h: int = 12, w: int = 12) -> np.ndarray:
@@ -92,15 +92,69 @@ def test_tables():
     assert "<td>&lt;b&gt;</td>" in report.html_table(["x"], [["<b>"]])
 
 
-def test_page_carries_its_pictures():
-    image = picture(0)
-    page = report.html_page("a < b", [report.html_image(image, "grid")])
-    assert "<h1>a &lt; b</h1>" in page
-    (data,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
-    np.testing.assert_array_equal(
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), image
+def test_page_is_whole_in_itself():
+    """Every picture is inside, what a name holds is text, and nothing is fetched."""
+    truth = picture(0, 16, 16)
+    samples = np.stack([picture(1, 16, 16), picture(2, 16, 16)])
+    name = "<b>'x'&quot;"
+    group = suite.Group(name, truth, None, samples, 0, {})
+    shelves = gallery.Gallery()
+    shelves.add(0, group, {"psnr": np.array([1.0, 3.0])})
+    body = page.shelf("best", shelves)
+    found = Page()
+    found.feed(page.document("a < b", "lead", [page.STAGE, body]))
+    assert (
+        found.text["h1"] == "a < b" and found.attributes["figure"]["data-name"] == name
     )
-    assert "http" not in page
+    assert json.loads(found.attributes["figure"]["data-numbers"]) == [["psnr", "2"]]
+    sources = [uri for uri in found.sources if uri]
+    assert all(uri.startswith("data:image/png;base64,") for uri in sources)
+    shown = [gallery.pixels(uri) for uri in sources]
+    np.testing.assert_array_equal(shown, [*samples, truth])
+    assert "http" not in page.STYLE + page.SCRIPT
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.text, self.attributes, self.sources, self.open = {}, {}, [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.open, self.attributes[tag] = tag, dict(attrs)
+        if tag == "img":
+            self.sources.append(dict(attrs).get("src"))
+
+    def handle_data(self, data):
+        self.text.setdefault(self.open, data)
+
+
+def test_shelves_hold_the_extremes_of_all():
+    shelves = gallery.Gallery()
+    values = np.random.default_rng(0).permutation(40).astype(float)
+    image = picture(0)
+    for i, value in enumerate(values):
+        group = suite.Group(str(i), image, None, image[None], 0, {})
+        shelves.add(
+            i, group, {"psnr": np.array([value]), "diversity": np.array([-value])}
+        )
+    shelves.restore(json.loads(json.dumps(shelves.state())))
+
+    def shown(title):
+        return [shot.numbers["psnr"] for shot in shelves.shots(title)]
+
+    assert shown("best") == [39, 38, 37, 36] and shown("worst") == [0, 1, 2, 3]
+    assert shown("most diverse") == [0, 1, 2, 3]
+    assert [shot.index for shot in shelves.shots("first")] == list(range(8))
+
+
+def test_histograms_count_every_number(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "image,sample,l1,picnet\na,0,1,1\na,1,5,0\nb,0,nan,1\n"
+    )
+    svg = page.histograms(tmp_path / "t.csv")
+    assert svg.count("<rect") == 2 and "mean 3" in svg and svg.count("<svg") == 1
 
 
 def test_importing_picjax_does_not_import_jax():
