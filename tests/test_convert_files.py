@@ -101,7 +101,7 @@ REFUSED = {
     "numbers": (lambda: {"epoch": 3}, r"but a dict of 1 entries \('epoch'\)"),
     "two": (
         lambda: {key: {"a": torch.ones(1)} for key in files.WRAPPERS},
-        "under each of state_dict, model",
+        "under each of state_dict, model, params",
     ),
     "nan": (lambda: {"a": torch.tensor([torch.nan])}, "a holds numbers that are not"),
     "complex": (lambda: {"a": torch.ones(1) * 1j}, "a is no plain tensor"),

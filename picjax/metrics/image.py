@@ -46,6 +46,14 @@ def psnr(
     return np.where(error == 0, 100.0, np.where(error > 0, finite, np.nan))
 
 
+def psnr_eps(
+    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
+) -> Float[np.ndarray, "*b"]:
+    """10 log10(1 / (mean squared difference on 0..1 + 1e-8)), at most 80: pyiqa's."""
+    difference = np.subtract(image, truth, dtype=np.float64) / 255
+    return -10 * np.log10(hole_mean(np.square(difference), None) + 1e-8)
+
+
 def tv(
     image: Real[np.ndarray, "*b h w c"],
     mask: Real[np.ndarray, "*b h w 1"] | None = None,
@@ -75,6 +83,15 @@ def ssim(
     return hole_mean(luminance * structure, centre)
 
 
+def ssim_uniform(
+    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
+) -> Float[np.ndarray, "*b"]:
+    """SSIM over 7x7 uniform windows with sample covariances: scikit-image's default."""
+    window = np.full(7, 1 / 7)
+    luminance, structure = ssim_maps(image, truth, window, 49 / 48)
+    return hole_mean(luminance * structure, None)
+
+
 def ssim_luma(
     image: Real[np.ndarray, "*b h w 3"], truth: Real[np.ndarray, "*b h w 3"]
 ) -> Float[np.ndarray, "*b"]:
@@ -84,9 +101,11 @@ def ssim_luma(
 
 
 def ms_ssim(
-    image: Real[np.ndarray, "*b h w 3"], truth: Real[np.ndarray, "*b h w 3"]
+    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
 ) -> Float[np.ndarray, "*b"]:
-    """Multi-scale SSIM of the rounded luma, five scales (Wang et al., 2003), as pyiqa's.
+    """Multi-scale SSIM, five scales (Wang et al., 2003); of `luma` it is pyiqa's.
+
+    Every channel by itself, then the mean.
 
     Raises:
       ValueError: when a side is below 176 pixels.
@@ -96,15 +115,15 @@ def ms_ssim(
             f"MS-SSIM needs sides of {SMALLEST_MS_SSIM} pixels or more, not "
             f"{image.shape[-3]}x{image.shape[-2]}; use ssim"
         )
-    x, y = luma(image), luma(truth)
-    result = np.ones(x.shape[:-3])
+    x, y = np.asarray(image, np.float64), np.asarray(truth, np.float64)
+    result = np.ones((*x.shape[:-3], x.shape[-1]))
     last = len(SCALE_WEIGHTS) - 1
     for scale, weight in enumerate(SCALE_WEIGHTS):
         luminance, structure = ssim_maps(x, y)
-        value = hole_mean(luminance * structure if scale == last else structure, None)
-        result = result * np.maximum(value, 0) ** weight
+        value = luminance * structure if scale == last else structure
+        result = result * np.maximum(value.mean((-3, -2)), 0) ** weight
         x, y = halve(x), halve(y)
-    return np.asarray(result)
+    return np.asarray(result.mean(-1))
 
 
 def best_of(
@@ -134,23 +153,34 @@ def halve(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b _ _ c"]:
     return (rows[..., ::2, :] + rows[..., 1::2, :]) / 4
 
 
+WINDOW = np.exp(-0.5 * np.square(np.arange(-5, 6) / 1.5))
+WINDOW /= WINDOW.sum()
+
+
 def ssim_maps(
-    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
+    image: Real[np.ndarray, "*b h w c"],
+    truth: Real[np.ndarray, "*b h w c"],
+    window: Float[np.ndarray, " k"] = WINDOW,
+    scale: float = 1.0,
 ) -> tuple[Float[np.ndarray, "*b y x c"], Float[np.ndarray, "*b y x c"]]:
-    """SSIM's luminance term and its contrast-structure term, (h - 10) x (w - 10)."""
+    """SSIM's luminance term and its contrast-structure term, over whole windows only.
+
+    Args:
+      image, truth: 0..255.
+      window: weights along either axis, by default a gaussian of sigma 1.5.
+      scale: of the covariances, n / (n - 1) for those of a sample.
+    """
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        for axis in (-3, -2):
+            view = np.lib.stride_tricks.sliding_window_view(x, len(window), axis)
+            x = view @ window
+        return x
+
     x, y = np.asarray(image, np.float64), np.asarray(truth, np.float64)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
+    covariance = scale * (blur(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance, (2 * covariance + c2) / (var_x + var_y + c2)
-
-
-def blur(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b y x c"]:
-    """11x11 gaussian of sigma 1.5 over whole windows only."""
-    window = np.exp(-0.5 * np.square(np.arange(-5, 6) / 1.5))
-    window /= window.sum()
-    for axis in (-3, -2):
-        x = np.lib.stride_tricks.sliding_window_view(x, 11, axis) @ window
-    return x
+    return luminance, (2 * covariance + c2) / (scale * (var_x + var_y) + c2)

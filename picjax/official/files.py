@@ -12,7 +12,8 @@ import numpy as np
 
 from picjax.cli import UserError
 
-WRAPPERS = ("state_dict", "model")  # keys under which trainers keep a state_dict
+# Keys under which trainers keep a state_dict.
+WRAPPERS = ("state_dict", "model", "params")
 # A hostile file could run code through `weights_only` before 2.6 (CVE-2025-32434), and
 # spoil memory before 2.10 (CVE-2026-24747).
 SAFE = (2, 10)
@@ -21,13 +22,13 @@ SAFE = (2, 10)
 def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file that holds one network's state_dict, zipped or legacy.
 
-    The state_dict may lie under a key "state_dict" or "model". Nothing that the file
-    says is executed: PyTorch reads it with `weights_only`, which knows tensors and
-    containers and refuses all else. Floating-point tensors come as float32.
+    X Nothing that the file
+       says is executed: PyTorch reads it with `weights_only`, which knows tensors and
+       containers and refuses all else. Floating-point tensors come as float32.
 
-    Raises:
-      UserError: for anything else: a damaged file, another program's, a whole pickled
-        network, an optimiser's state, numbers that are not finite.
+       Raises:
+         UserError: for anything else: a damaged file, another program's, a whole pickled
+           network, an optimiser's state, numbers that are not finite.
     """
     torch = _torch()
     try:

@@ -206,51 +206,6 @@ def eval_metrics(fixture: Fixture) -> None:
     assert metrics.best_of(images, fixture.inputs["gt"]) == expected["best"]
 
 
-def best_of_many(fixture: Fixture) -> None:
-    truth, images = fixture.inputs["gt"], fixture.inputs["pred"]
-    truths = np.broadcast_to(truth[:, None], images.shape)
-    each = (
-        metrics.l1(images, truths),
-        metrics.psnr(images, truths),
-        metrics.tv(images),
-    )
-    expected = fixture.outputs
-    fixture.assert_close("l1_psnr_tv", np.stack(each, -1), expected["l1_psnr_tv"])
-    best = metrics.best_of(images, truth)
-    np.testing.assert_array_equal(best, expected["best_correct"])
-    # The original's loop never looks at the last sample.
-    official = metrics.best_of(images[:, :-1], truth)
-    np.testing.assert_array_equal(official, expected["best_official"])
-
-
-def image_pair(fixture: Fixture) -> None:
-    """All but the conventions that we do not offer (luma PSNR, uniform windows)."""
-    given, expected = fixture.inputs, fixture.outputs
-    truth, image, mask = given["gt"], given["pred"], given["mask"][..., None]
-    composite = np.where(mask > 0, truth, image)
-    l1, psnr, ssim = (f(image, truth) for f in (metrics.l1, metrics.psnr, metrics.ssim))
-    hole_psnr = metrics.psnr(image, truth, mask)
-    exact, single = 1e-6, 1e-5
-    checks = {
-        "picnet_l1": (l1, single),
-        "picnet_psnr": (psnr, single),
-        "picnet_tv": (metrics.tv(image), single),
-        "mat_l1": (l1 / 255, exact),
-        "mat_psnr": (psnr, exact),
-        "mat_ssim": (ssim, exact),
-        "skimage_ssim_gaussian": (ssim, exact),
-        "pyiqa_ssim_y": (metrics.ssim_luma(image, truth), 2e-5),
-        "hole_l1_255": (metrics.l1(image, truth, mask), exact),
-        "hole_mse_255": (255**2 / 10 ** (hole_psnr / 10), exact),
-        "composite_l1_255": (metrics.l1(composite, truth), exact),
-    }
-    if "pyiqa_msssim_y" in expected:
-        checks["pyiqa_msssim_y"] = metrics.ms_ssim(image, truth), 2e-5
-    for name, (actual, rtol) in checks.items():
-        value = expected[name].reshape(())
-        fixture.assert_close(name, actual, value, rtol, 0.0)
-
-
 HANDLERS: dict[tuple[str, str], Callable[[Fixture], None]] = {
     ("picmm", "bm_loss"): bm_loss,
     ("picmm", "component_selection"): component_selection,
@@ -261,7 +216,4 @@ HANDLERS: dict[tuple[str, str], Callable[[Fixture], None]] = {
     ("picnet", "adam"): adam,
     ("picnet", "scale_pyramid"): scale_pyramid,
     ("picnet", "eval_metrics"): eval_metrics,
-    ("metrics", "picnet_best_of_many"): best_of_many,
-    ("metrics", "image_pair_64"): image_pair,
-    ("metrics", "image_pair_192"): image_pair,
 }

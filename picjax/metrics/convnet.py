@@ -1,0 +1,163 @@
+"""The layers of the networks that measure: forward only, float32, PyTorch's numerics.
+
+Parameters are a flat dict from the layer's name in the original (`Mixed_5b.branch1x1`)
+to its `Weights`; `fold` makes it from the tensors of the released file.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+Shapes = Mapping[str, tuple[int, ...]]  # of a PyTorch state_dict
+Tensors = Mapping[str, np.ndarray]
+HIGHEST = lax.Precision.HIGHEST
+
+
+class Weights(NamedTuple):
+    """Of one layer.
+
+    Attributes:
+      kernel: [kh kw in out] of a convolution, [in out] of a linear layer.
+      bias: [out].
+    """
+
+    kernel: Any
+    bias: Any
+
+
+Params = Mapping[str, Weights]
+
+
+def fold(tensors: Tensors, norms: Mapping[str, str], eps: float = 1e-5) -> Params:
+    """A state_dict as parameters, every batch norm folded into its convolution.
+
+    Args:
+      tensors: name -> array as PyTorch keeps it.
+      norms: convolution's name -> that of the batch norm behind it.
+      eps: of the batch norms.
+    """
+    params = {}
+    behind = set(norms.values())
+    for name, tensor in tensors.items():
+        layer, _, kind = name.rpartition(".")
+        if kind != "weight" or layer in behind:
+            continue
+        kernel = np.asarray(tensor, np.float64)
+        bias = tensors.get(f"{layer}.bias", np.zeros(len(kernel)))
+        if layer in norms:
+            weight, shift, mean, variance = (
+                np.asarray(tensors[f"{norms[layer]}.{x}"], np.float64)
+                for x in ("weight", "bias", "running_mean", "running_var")
+            )
+            scale = weight / np.sqrt(variance + eps)
+            kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+            bias = shift + (bias - mean) * scale
+        axes = (2, 3, 1, 0) if kernel.ndim == 4 else (1, 0)
+        params[layer] = Weights(
+            jnp.asarray(kernel.transpose(axes), jnp.float32),
+            jnp.asarray(bias, jnp.float32),
+        )
+    return params
+
+
+def conv(
+    x: Float[Array, "b h w c"],
+    weights: Weights,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Float[Array, "b y x d"]:
+    """A convolution with its bias; `padding` is that of rows and of columns."""
+    kernel, bias = weights
+    if kernel.shape[:2] == (1, 1) and stride == 1:
+        y = jnp.dot(x, kernel[0, 0], precision=HIGHEST)
+    else:
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(n, n) for n in padding],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=HIGHEST,
+        )
+    return y + bias.reshape(1, 1, 1, -1)
+
+
+def linear(x: Float[Array, "b c"], weights: Weights) -> Float[Array, "b d"]:
+    """x W + b."""
+    y = jnp.dot(x, weights.kernel, precision=HIGHEST)
+    return y + weights.bias.reshape(1, -1)
+
+
+def max_pool(
+    x: Float[Array, "b h w c"],
+    window: int = 3,
+    stride: int = 2,
+    padding: int = 0,
+    ceil: bool = False,
+) -> Float[Array, "b y x c"]:
+    """Largest of each window; with `ceil` a last incomplete window counts, too."""
+    ends = [(padding, padding)] * 2
+    if ceil:
+        ends = [(padding, -(n + 2 * padding - window) % stride) for n in x.shape[1:3]]
+    return lax.reduce_window(
+        x,
+        -np.inf,
+        lax.max,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), *ends, (0, 0)],
+    )
+
+
+def mean_pool(
+    x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
+) -> Float[Array, "b y x c"]:
+    """Mean of each window, zeros of the padding included."""
+    total = lax.reduce_window(
+        x,
+        0.0,
+        lax.add,
+        (1, window, window, 1),
+        (1, stride, stride, 1),
+        [(0, 0), (padding, padding), (padding, padding), (0, 0)],
+    )
+    return total / window**2
+
+
+def smooth(x: Float[Array, "b h w c"], count_padding: bool) -> Float[Array, "b h w c"]:
+    """3 x 3 means at stride 1; at the edge over 9 values, or over those that exist."""
+    y = mean_pool(x, 3, 1, 1)
+    if count_padding:
+        return y
+    rows, columns = (
+        (1 + np.minimum(np.arange(n), 1) + np.minimum(np.arange(n)[::-1], 1)) / 3
+        for n in x.shape[1:3]
+    )
+    share = rows[:, None] * columns
+    return y / share.astype(np.float32)[None, :, :, None]
+
+
+def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray]:
+    """A state_dict that was never trained: He's initialisation, norms that do nothing.
+
+    For tests and rehearsals; what is measured with it means nothing.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if len(shape) > 1:
+            x = rng.normal(size=shape) * np.sqrt(2 / np.prod(shape[1:]))
+        else:
+            ones = name.endswith(("running_var", "weight"))
+            x = np.full(shape, float(ones))
+        return x.astype(np.float32)
+
+    return {name: draw(name, shape) for name, shape in shapes.items()}
+
+
+relu = jax.nn.relu
