@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from picjax import page, report
 from picjax.gallery import FIRST
-from picjax.metrics.suite import BETTER, Result, number
+from picjax.metrics.suite import BETTER, Result, column_of, number
 from picjax.report import html_text
 
 RESAMPLES = 2000
@@ -99,7 +99,7 @@ def per_image(table: Path, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
 
     def close() -> None:
         for metric, region, samples in keys:
-            column = metric if region == "whole" else f"{metric}_hole"
+            column = column_of(metric, region)
             if rows and column in rows[0]:
                 own = np.array([float(row[column]) for row in rows])
                 chosen = [row["picnet"] for row in rows].index("1")

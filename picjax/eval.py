@@ -29,9 +29,11 @@ from picjax.cli import Parser, UserError, check_choice, run
 from picjax.complete import load
 from picjax.data import pipeline
 from picjax.data.decode import say
+from picjax.inputs import read_image
 from picjax.measure import Measured, Subject, fingerprint, measure, read_manifest
-from picjax.metrics import suite
-from picjax.metrics.suite import METRICS, Result
+from picjax.metrics import fid, select, suite
+from picjax.metrics.feature_suite import Fid, Settings
+from picjax.metrics.suite import Result
 
 IMAGES = 100  # of a run, where nothing else is said
 NUM = 10
@@ -64,7 +66,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--best-of", type=int, metavar="M", help="of a run: as in picjax.complete")
     add("--images", type=int, metavar="N", help="how many (100 of a run, or all found)")
     add("--seed", type=int, help="of masks and completions (0)")
-    add("--metrics", metavar="A,B", help="names, paper:NAME, or all (all that apply)")
+    add(
+        "--metrics", metavar="A,B", help="names, all, paper:NAME; without: no networks'"
+    )
+    add("--weights", metavar="DIR", help="of the networks that measure (docs)")
+    add("--allow-random-features", action="store_true", help="untrained ones will do")
+    add(
+        "--feature",
+        metavar="K=V,..",
+        help="pipeline, net, version, pairs, luma of them",
+    )
+    add("--stats", metavar="FILE", help="FID against these statistics, not the truths'")
+    add("--save-stats", metavar="FILE", help="write the truths' statistics")
     add("--manifest", metavar="FILE", help="repeat the evaluation that wrote it")
     add("--out", metavar="DIR", help="where it goes (WORKDIR/eval, or FAKE/eval)")
     return parser.parse_args(argv)
@@ -89,7 +102,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(sources) > 1 and is_finished(subject):
             say(f"{label} is measured already, in {out}")
             continue
-        finish(subject, measure(subject), preset)
+        if args.save_stats and "fid" not in subject.metrics:
+            raise UserError("--save-stats goes with --metrics=fid; name it")
+        finish(args, subject, measure(subject), preset)
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")
         print(f"all of it: {outs[0].parent}/report.html")
@@ -110,6 +125,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("give either --workdir, or --real and --fake")
     if args.fake and not args.real:
         raise UserError("--real and --fake go together; give both folders")
+    if args.stats and args.save_stats:
+        raise UserError("--stats and --save-stats exclude each other; give one")
     for option in ("invert_mask", "raw", "pattern") if args.workdir else ("best_of",):
         if getattr(args, option):
             other = "--fake" if args.workdir else "--workdir"
@@ -143,7 +160,7 @@ def settle(
         args.num, args.images = before["num"], len(manifest["images"])
         args.seed, args.best_of = before["seed"], before.get("best_of")
         args.metrics = args.metrics or before["asked"]
-    args.metrics = args.metrics if args.metrics is not None else "all"
+    args.metrics = args.metrics if args.metrics is not None else "basic"
     preset = None
     if args.metrics.startswith(protocols.PREFIX):
         preset = protocols.find(args.metrics)
@@ -151,7 +168,8 @@ def settle(
         args.images = args.images or preset.images
         if args.mask is None and args.workdir and preset.masks and manifest is None:
             args.mask = preset.masks
-    suite.parse_names(args.metrics if preset is None else "all", "--metrics")
+    if preset is None:
+        select.parse_names(args.metrics, "--metrics")
     args.seed = args.seed or 0
     return preset
 
@@ -189,7 +207,9 @@ def run_subject(
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     num, images = args.num or NUM, args.images or IMAGES
-    missing = suite.not_applying(model.config.data, model.has_likelihood)
+    missing = select.not_applying(
+        model.config.data, model.has_likelihood, model.size, num
+    )
     metrics, left_out = pick(args, preset, missing)
     protocol = {
         "what": f"{config['system']} ({workdir}, step {model.step})",
@@ -207,15 +227,16 @@ def run_subject(
     made = partial(
         groups.model_groups, model, num, images, args.seed, batch_size, args.best_of
     )
-    expected = manifest and manifest["images"]
+    expected = manifest["images"] if manifest else None
     return Subject(label, made, images, metrics, protocol, out, expected)
 
 
 def use_images(config: ConfigDict, folder: str) -> None:
     """Sets a config's held-out images to those of a folder."""
     name = "aligned" if config.data.name == "aligned" else "folder"
-    with config.ignore_type(), config.unlocked():
-        config.data.update(name=name, path=folder, eval_path=folder)
+    change = {"data.name": name, "data.path": folder, "data.eval_path": folder}
+    with config.ignore_type():
+        config.update_from_flattened_dict(change)
 
 
 def use_masks(config: ConfigDict, mask: str | Sequence[str]) -> None:
@@ -244,13 +265,13 @@ def folder_subject(
     out: Path,
 ) -> Subject:
     """The completions in one folder against the images in another."""
-    no_run = ConfigDict({"name": "", "masks": ()})
-    metrics, left_out = pick(args, preset, suite.not_applying(no_run, likelihood=False))
-    num = args.num
-    pairs = groups.find_pairs(args.real, fake, num, args.mask, args.pattern)
+    pairs = groups.find_pairs(args.real, fake, args.num, args.mask, args.pattern)
     if manifest is not None:
         pairs = in_order(pairs, [entry["name"] for entry in manifest["images"]])
     pairs = pairs[: args.images]
+    num, size = len(pairs[0].fakes), read_image(pairs[0].real).shape[:2]
+    missing = select.not_applying(None, False, size, num)
+    metrics, left_out = pick(args, preset, missing)
     raw = args.raw or args.mask is None
     protocol = {
         "what": f"{fake} against {args.real}",
@@ -259,10 +280,10 @@ def folder_subject(
         "masks": args.mask or "not given",
         "pixels": "8-bit files "
         + ("as they are" if raw else "with the truth's known pixels pasted"),
-        **common_protocol(args, len(pairs[0].fakes), metrics, left_out),
+        **common_protocol(args, num, metrics, left_out),
     }
     made = partial(_folder_from, pairs, args, raw)
-    expected = manifest and manifest["images"]
+    expected = manifest["images"] if manifest else None
     return Subject(label, made, len(pairs), metrics, protocol, out, expected)
 
 
@@ -302,16 +323,40 @@ def pick(
     Raises:
       UserError: when one that is asked for by name cannot be measured.
     """
-    if preset is not None or args.metrics == "all":
-        names = list(METRICS if preset is None else preset.metrics)
-        left_out = {name: missing[name] for name in names if name in missing}
-        names = [name for name in names if name not in missing]
-    else:
-        names, left_out = suite.parse_names(args.metrics, "--metrics"), {}
-        for name in names:
-            if name in missing:
-                raise UserError(f"--metrics {name} {missing[name]}; leave it out")
-    return {name: METRICS[name]() for name in names}, left_out
+    settings = feature_settings(args, preset)
+    if preset is not None or args.metrics in ("all", "basic"):
+        names = preset.metrics if preset else select.parse_names(args.metrics, "")
+        able = [name for name in names if name not in missing]
+        metrics, left_out = select.make_available(able, settings)
+        if args.metrics != "basic":
+            left_out |= {name: missing[name] for name in names if name in missing}
+        return metrics, left_out
+    names = select.parse_names(args.metrics, "--metrics")
+    for name in names:
+        if name in missing:
+            raise UserError(f"--metrics {name} {missing[name]}; leave it out")
+    return select.make(names, settings), {}
+
+
+def feature_settings(
+    args: argparse.Namespace, preset: protocols.Preset | None
+) -> Settings:
+    """How metrics with networks are measured.
+
+    Raises:
+      UserError: for a setting that there is none of.
+    """
+    given: dict[str, Any] = dict(preset.settings) if preset else {}
+    for word in (args.feature or "").split(","):
+        key, _, value = word.partition("=")
+        if word:
+            check_choice(
+                "--feature", key, ("pipeline", "net", "version", "pairs", "luma")
+            )
+            given[key] = value
+    return Settings(
+        args.weights, args.allow_random_features, reference=args.stats, **given
+    )
 
 
 def common_protocol(
@@ -344,12 +389,25 @@ def is_finished(subject: Subject) -> bool:
     return content.get("fingerprint") == fingerprint(subject.protocol)
 
 
+def save_stats(metric: suite.Metric, path: Path) -> None:
+    """Writes the statistics of the true images that FID counted."""
+    assert isinstance(metric, Fid)
+    with report.open_atomic(path) as file:
+        fid.save(file, metric.real.stats())
+    print(f"statistics of the true images: {path}")
+
+
 def finish(
-    subject: Subject, measured: Measured, preset: protocols.Preset | None
+    args: argparse.Namespace,
+    subject: Subject,
+    measured: Measured,
+    preset: protocols.Preset | None,
 ) -> None:
     """Writes metrics.json and the reports of an evaluation, and prints its table."""
     protocol = subject.protocol | measured.facts
     results = measured.results
+    if args.save_stats:
+        save_stats(subject.metrics["fid"], Path(args.save_stats))
     if preset is not None:
         results = [r for r in results if counts(r, preset)]
         protocol["paper"] = preset.about

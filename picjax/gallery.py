@@ -27,13 +27,13 @@ class Shot(NamedTuple):
     """An image that is shown.
 
     Attributes:
-      index: its place in the evaluation.
+      place: in the evaluation, from 0.
       name: the image's.
       numbers: column -> mean over its samples.
       frames: title -> data URI: input, completions by number, truth.
     """
 
-    index: int
+    place: int
     name: str
     numbers: dict[str, float]
     frames: dict[str, str]
@@ -53,7 +53,11 @@ class Gallery:
 
     def add(self, index: int, group: Group, columns: Mapping[str, np.ndarray]) -> None:
         """Keeps the group where it is among the highest."""
-        numbers = {name: float(column.mean()) for name, column in columns.items()}
+        numbers = {
+            name: float(finite.mean())
+            for name, column in columns.items()
+            if len(finite := column[np.isfinite(column)])
+        }
         ranks = self.ranks(index, numbers)
         wanted = [title for title, rank in ranks.items() if self.admits(title, rank)]
         if not wanted:

@@ -255,13 +255,13 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
 
 def manifest_entry(index: int, group: Group) -> dict[str, Any]:
     """What identifies an image of an evaluation and what was measured of it."""
-    masked = group.mask is not None
+    mask = group.mask
     return {
         "index": index,
         "name": group.name,
         "truth": checksum(group.truth),
-        "mask": checksum(group.mask) if masked else None,
-        "hole": 1 - float(group.mask.mean()) if masked else None,
+        "mask": None if mask is None else checksum(mask),
+        "hole": None if mask is None else 1 - float(mask.mean()),
         "completions": checksum(group.samples),
     }
 

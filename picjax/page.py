@@ -197,8 +197,11 @@ def notes(protocol: Mapping[str, Any]) -> list[str]:
             found.append(f"Otherwise than the paper: {'; '.join(unlike)}")
     left_out = protocol["left_out"]
     if left_out:
-        why = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-        found.append(f"Left out: {why}")
+        same: dict[str, list[str]] = {}
+        for name, reason in left_out.items():
+            same.setdefault(reason, []).append(name)
+        why = [f"{', '.join(names)} ({reason})" for reason, names in same.items()]
+        found.append(f"Left out: {'; '.join(why)}")
     return found
 
 
@@ -224,7 +227,7 @@ def shelf(title: str, gallery: Gallery) -> str:
 def figure(shot: Shot, by: str | None) -> str:
     """An image's pictures side by side: input, completions, truth."""
     numbers = [[name, f"{value:.4g}"] for name, value in shot.numbers.items()]
-    caption = f"{shot.index}: {shot.name}"
+    caption = f"{shot.place}: {shot.name}"
     if by:
         caption += f" ({by} {shot.numbers[by]:.4g})"
     cells = "".join(

@@ -5,6 +5,8 @@ evaluation cannot fulfil of it (fewer images, another size, no weights) is liste
 every number.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from picjax.cli import check_choice
@@ -23,6 +25,7 @@ class Preset(NamedTuple):
       regions: of the numbers that are reported.
       samples: which of an image's completions count, keys of suite.MEANING.
       unlike: what is known to differ from the paper's own numbers.
+      settings: of feature_suite.Settings, where they are not the usual ones.
     """
 
     about: str
@@ -34,6 +37,7 @@ class Preset(NamedTuple):
     regions: tuple[str, ...] = ("whole",)
     samples: tuple[str, ...] = ("first",)
     unlike: tuple[str, ...] = ()
+    settings: Mapping[str, str] = MappingProxyType({})
 
 
 PRESETS = {
@@ -54,19 +58,17 @@ PRESETS = {
         images=20_000,
         size=(256, 256),
         masks=("center",),
-        regions=("whole", "hole"),
-        samples=("picnet",),
+        regions=("whole", "hole", "hole box"),
+        samples=("picnet", "first"),
         unlike=(
             "the published loop never considers the last sample; here it is",
             (
                 "the paper's Inception score is of the first 10,000 images in chunks of "
                 "1,000, its input normalised twice; here it is the usual one"
             ),
-            (
-                "the paper's diversity is of 1,000 images and 50 random pairs each; here "
-                "of all images and pairs"
-            ),
+            "the paper's diversity is of 1,000 images; here of all",
         ),
+        settings={"pairs": "50"},
     ),
     "painter": Preset(
         about="Intelligent Painter: composed pictures; no metric code was published",
@@ -96,11 +98,11 @@ PRESETS = {
         images=None,
         size=None,
         masks=None,
-        samples=("first",),
         unlike=(
             "the paper's reference is the training set: give its statistics by --stats",
             "its diversity script is not published; mCSD and mOCD are left out",
         ),
+        settings={"pipeline": "pytorch_fid"},
     ),
     "halfimage": Preset(
         about="Half-image completion with Pix2Pix and PixelCNN++, 32 pixels",

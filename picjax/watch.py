@@ -6,6 +6,7 @@ numbers compare over a run; nothing of it touches the run's own data or randomne
 
 import math
 from collections.abc import Callable, Collection
+from functools import cache
 
 import jax
 import numpy as np
@@ -16,7 +17,8 @@ from picjax.complete import refuse_nan
 from picjax.data import pipeline
 from picjax.draw import make_draw, visible
 from picjax.groups import batch_groups
-from picjax.metrics import suite
+from picjax.metrics import select, suite
+from picjax.metrics.feature_suite import Settings
 from picjax.system import Config, State, System, image_shape, inference_variables
 
 PREFIX = "eval/"
@@ -36,9 +38,11 @@ def check(config: Config, system: System) -> None:
         if watch[key] < 1:
             raise UserError(f"config.eval.{key} is below 1; make it at least 1")
     names = (
-        suite.parse_names(watch.metrics, "config.eval.metrics") if watch.every else []
+        select.parse_names(watch.metrics, "config.eval.metrics") if watch.every else []
     )
-    for name, reason in suite.not_applying(config.data, system.likelihood).items():
+    for name, reason in select.not_applying(
+        config.data, system.likelihood, image_shape(config), watch.num
+    ).items():
         if name in names:
             raise UserError(f"config.eval.metrics {name} {reason}; leave it out")
     if config.best.startswith(PREFIX):
@@ -79,7 +83,7 @@ def make_watcher(
     out. Memory does not grow with `config.eval.images`.
     """
     num, images = config.eval.num, config.eval.images
-    names = suite.parse_names(config.eval.metrics, "config.eval.metrics")
+    names = select.parse_names(config.eval.metrics, "config.eval.metrics")
     batch_size = min(BATCH * mesh.size, images)
     even = batch_size % mesh.size == 0
     layout = sharding.batch_sharding(mesh) if even else sharding.replicated(mesh)
@@ -98,9 +102,17 @@ def make_watcher(
             for name, x in batch.items()
         }
 
+    @cache
+    def made() -> list[tuple[suite.Metric, dict[str, np.ndarray]]]:
+        """Every metric with what it is when nothing was counted; networks load once."""
+        found = select.make(names, Settings()).values()
+        return [(metric, metric.state()) for metric in found]
+
     def watch(state: State) -> dict[str, float]:
         variables = inference_variables(state)
-        metrics = [suite.METRICS[name]() for name in names]
+        for metric, empty in made():
+            metric.restore(empty)
+        metrics = [metric for metric, _ in made()]
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
             given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
             seen = place(visible(batch["image"], batch["mask"], given))
@@ -118,11 +130,15 @@ def make_watcher(
 
 
 def columns(results: list[suite.Result]) -> dict[str, float]:
-    """What is logged of an evaluation: one number a metric and region."""
-    found = {}
-    for r in results:
-        if r.samples in ("mean", "all") and math.isfinite(r.value):
-            # Posterior's numbers are of the hole alone, and are not called so.
-            hole = r.region == "hole" and "/" not in r.metric
-            found[f"{PREFIX}{r.metric}{'_hole' if hole else ''}"] = r.value
+    """What is logged of an evaluation: one number a metric and region.
+
+    The mean over an image's samples, or that of all together, or else of the first.
+    """
+    found: dict[str, float] = {}
+    for samples in ("first", "all", "mean"):  # the last there is, counts
+        for r in results:
+            if r.samples == samples and math.isfinite(r.value):
+                # Posterior's numbers are of the hole alone, and are not called so.
+                region = "whole" if "/" in r.metric else r.region
+                found[PREFIX + suite.column_of(r.metric, region)] = r.value
     return found

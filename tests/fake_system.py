@@ -41,6 +41,8 @@ def make_model(
                 "name": data,
                 "masks": ("center",) if data == "photos" else (),
                 "mask_path": "",
+                "path": "",
+                "eval_path": "",
             },
         }
     )

@@ -6,6 +6,7 @@ and P/U-IDS see one pass of Inception, LPIPS and its diversity one pass of its b
 """
 
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,7 +28,7 @@ from picjax.metrics import (
     resize,
     weights,
 )
-from picjax.metrics.suite import Group, Metric, Result, Running, ToTruth
+from picjax.metrics.suite import Averaged, Group, Metric, Result, ToTruth, column_of
 
 MANY = 2048  # images; with fewer, FID's covariances have no full rank
 ENOUGH = 2000  # images for P-IDS and U-IDS
@@ -67,13 +68,20 @@ class Shared:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self._failed: dict[str, UserError] = {}
         self._inception: InceptionStream | None = None
         self._lpips: LpipsTaps | None = None
 
     def load(self, network: str) -> weights.Loaded:
-        """A network's weights; see `weights.load`."""
+        """A network's weights; see `weights.load`. What failed is not tried again."""
         given = self.settings
-        return weights.load(network, given.weights, given.allow_random)
+        if network in self._failed:
+            raise self._failed[network]
+        try:
+            return weights.load(network, given.weights, given.allow_random)
+        except UserError as error:
+            self._failed[network] = error
+            raise
 
     @property
     def inception(self) -> "InceptionStream":
@@ -99,12 +107,17 @@ def make(names: Sequence[str], settings: Settings) -> dict[str, Metric]:
     Raises:
       UserError: for a setting that is none, or weights that are not to be had.
     """
-    _check(settings)
+    check(settings)
     shared = Shared(settings)
     return {name: FEATURE_METRICS[name](shared) for name in names}
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
+    """Refuses settings that are none.
+
+    Raises:
+      UserError: naming it.
+    """
     known = {
         "pipeline": resize.PIPELINES,
         "net": lpips.ARCHITECTURES,
@@ -223,6 +236,22 @@ class InceptionMetric:
             for name, value, unit in self._numbers()
         ]
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What was counted, as arrays; of every image that was added."""
+        self.stream.flush()
+        return {"count": np.array(self.count), **self._kept()}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Puts what `state` gave in the place of what was counted."""
+        self.count = int(state["count"])
+        self._put(state)
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def _put(self, state: dict[str, np.ndarray]) -> None:
+        raise NotImplementedError
+
     def _take(self, real: Rows, fake: Rows) -> None:
         self.count += len(real[self.tap])
         self._keep(real[self.tap], fake[self.tap])
@@ -254,6 +283,15 @@ class Fid(InceptionMetric):
             self.real.add(real)
         self.fake.add(fake)
 
+    def _kept(self) -> dict[str, np.ndarray]:
+        both = {"real": self.real, "fake": self.fake}
+        return {f"{k}/{x}": v for k, m in both.items() for x, v in m.state().items()}
+
+    def _put(self, state: dict[str, np.ndarray]) -> None:
+        for name, moments in (("real/", self.real), ("fake/", self.fake)):
+            own = {k: x for k, x in state.items() if k.startswith(name)}
+            moments.restore({k.removeprefix(name): x for k, x in own.items()})
+
     def _numbers(self) -> list[tuple[str, float, str]]:
         if self.count < 2:
             self._say("left out: it needs two images or more")
@@ -281,6 +319,14 @@ class _Collecting(InceptionMetric):
     def _keep(self, real: np.ndarray, fake: np.ndarray) -> None:
         self.reals.append(real)
         self.fakes.append(fake)
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        both = {"reals": self.reals, "fakes": self.fakes}
+        return {name: np.concatenate(rows) for name, rows in both.items() if rows}
+
+    def _put(self, state: dict[str, np.ndarray]) -> None:
+        self.reals = [state["reals"]] if "reals" in state else []
+        self.fakes = [state["fakes"]] if "fakes" in state else []
 
     def _both(self) -> tuple[np.ndarray, np.ndarray]:
         return np.concatenate(self.reals), np.concatenate(self.fakes)
@@ -394,7 +440,7 @@ class Lpips:
         self.about = f"{self.taps.about}; hole: mean of the spatial map over it"
         unit = branded("distance", self.taps.source)
         self._values: dict[bool, np.ndarray] = {}
-        self._truth = ToTruth("lpips", unit, self._look_up, "min", self.about)
+        self._truth = ToTruth("lpips", unit, self._look_up, self.about)
 
         @jax.jit
         def distances(model: lpips.Lpips, a: Any, b: Any, hole: Any) -> Any:
@@ -420,36 +466,46 @@ class Lpips:
         """As those of every distance to the truth."""
         return self._truth.results()
 
+    def state(self) -> dict[str, np.ndarray]:
+        """Three numbers a mean."""
+        return self._truth.state()
 
-class LpipsDiversity:
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Puts what `state` gave in the place of what was counted."""
+        self._truth.restore(state)
+
+
+class LpipsDiversity(Averaged):
     """LPIPS between the samples of an image."""
 
     def __init__(self, shared: Shared):
         self.taps, settings = shared.lpips, shared.settings
-        self.kind = settings.pairs
-        self.rng = np.random.default_rng(settings.seed)
-        self.unit = branded("distance", self.taps.source)
+        self.kind, self.seed = settings.pairs, settings.seed
         kind = f"{self.kind} pairs" + (" at random" if self.kind.isdigit() else "")
-        self.about = (
+        about = (
             f"{self.taps.about}, {kind} of an image's samples; hole: mean of the map "
             "over it; hole box: of the crop, where the hole is one rectangle"
         )
-        self.running: dict[str, Running] = {}
+        unit = branded("distance", self.taps.source)
+        super().__init__("lpips_diversity", unit, about)
         self._distances = jax.jit(lpips.pair_distances)
 
-    def _pairs(self, n: int) -> np.ndarray:
+    def _pairs(self, group: Group) -> np.ndarray:
+        n = len(group.samples)
         if self.kind == "all":
             return lpips.all_pairs(n)
         if self.kind == "consecutive":
             return lpips.consecutive(n)
-        return lpips.random_pairs(n, int(self.kind), self.rng)
+        # Its own pairs for an image, wherever an evaluation begins.
+        rng = np.random.default_rng([self.seed, zlib.crc32(group.name.encode())])
+        return lpips.random_pairs(n, int(self.kind), rng)
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """One number an image, repeated for its samples; none with a single sample."""
         n = len(group.samples)
         if n < 2:
             return {}
-        pairs, hole = self._pairs(n), _hole(group)
+        pairs, hole = self._pairs(group), _hole(group)
         whole, inside = self._mean(self.taps.of_samples(group), pairs, hole)
         found = {"whole": whole}
         if group.mask is not None:
@@ -461,9 +517,8 @@ class LpipsDiversity:
                 found["hole box"], _ = self._mean(taps, pairs, hole[crop])
         columns = {}
         for region, value in found.items():
-            self.running.setdefault(region, Running()).add(value)
-            end = "" if region == "whole" else f"_{region.replace(' ', '_')}"
-            columns[f"lpips_diversity{end}"] = np.full(n, value)
+            self.count(region, "all", value)
+            columns[column_of(self.name, region)] = np.full(n, value)
         return columns
 
     def _mean(
@@ -478,13 +533,6 @@ class LpipsDiversity:
     def _smallest(self) -> int:
         return lpips.SMALLEST[self.taps.model.net]
 
-    def results(self) -> list[Result]:
-        """For every region, mean over images."""
-        return [
-            running.result("lpips_diversity", region, "all", self.unit)
-            for region, running in self.running.items()
-        ]
-
 
 def _hole(group: Group) -> Float[np.ndarray, "h w"]:
     """1 = hole, float32; zeros where the hole is not known."""
@@ -496,14 +544,13 @@ def _hole(group: Group) -> Float[np.ndarray, "h w"]:
 # ---- without reference ----
 
 
-class NoReference:
+class NoReference(ToTruth):
     """A number that a sample has by itself, of the whole image.
 
     Args:
       name: the metric's.
       unit: of its values.
       score: [h w 3] uint8 -> number.
-      best: `min` or `max`.
       every: measure every sample, or sample 0 alone.
       about: how it is measured.
     """
@@ -513,35 +560,22 @@ class NoReference:
         name: str,
         unit: str,
         score: Callable[[np.ndarray], float],
-        best: str,
         every: bool,
         about: str,
     ):
-        self.name, self.score, self.every = name, score, every
-        self.about = about
-        self._truth = ToTruth(name, unit, self._look_up, best, about)
-        self._values = np.zeros(0)
-        self._first = Running()
-        self.unit = unit
+        def of_all(samples: Any, truths: Any, masks: Any) -> np.ndarray:
+            return np.array([score(x) for x in samples])
 
-    def _look_up(self, samples: Any, truths: Any, masks: np.ndarray | None) -> Any:
-        return self._values
+        super().__init__(name, unit, of_all, about)
+        self.score, self.every = score, every
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """A column; NaN for samples that are not measured."""
-        n = len(group.samples)
-        if not self.every:
-            value = self.score(group.samples[0])
-            self._first.add(value)
-            return {self.name: np.array([value] + [math.nan] * (n - 1))}
-        self._values = np.array([self.score(x) for x in group.samples])
-        return self._truth.add(group._replace(mask=None))
-
-    def results(self) -> list[Result]:
-        """Of sample 0, or as those of every distance to the truth."""
         if self.every:
-            return self._truth.results()
-        return [self._first.result(self.name, "whole", "first", self.unit)]
+            return super().add(group._replace(mask=None))
+        value = self.score(group.samples[0])
+        self.count("whole", "first", value)
+        return {self.name: np.array([value] + [math.nan] * (len(group.samples) - 1))}
 
 
 def make_niqe(shared: Shared) -> NoReference:
@@ -551,7 +585,6 @@ def make_niqe(shared: Shared) -> NoReference:
         "niqe",
         "0 = natural",
         lambda image: niqe.score(niqe.luma(image, kind), model),
-        "min",
         True,
         f"luma {kind}, the released pristine model, blocks of {niqe.BLOCK} pixels",
     )
@@ -565,7 +598,6 @@ def make_hyperiqa(shared: Shared) -> NoReference:
         "hyperiqa",
         branded("score of the weights", loaded.source),
         lambda image: float(score(params, hyperiqa.crops(image)).mean()),
-        "max",
         False,
         f"{loaded.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; sides "
         "of 224 or less are upscaled to 256 first",
@@ -580,7 +612,6 @@ def make_nima(shared: Shared) -> NoReference:
         "nima",
         branded("1..10", loaded.source),
         lambda image: float(nima.moments(marks(params, nima.crop(image)))[0][0]),
-        "max",
         False,
         f"{loaded.source}, mean mark of the centre, shorter side 224, of sample 0",
     )

@@ -6,7 +6,7 @@ Metrics specification, section 6.1.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -68,6 +68,22 @@ class Moments:
         self._square += np.outer(delta, delta) * (before * len(rows) / self.count)
         self._mean += delta * (len(rows) / self.count)
 
+    def state(self) -> dict[str, np.ndarray]:
+        """What was counted, as arrays."""
+        found = {"count": np.array(self.count)}
+        if self._rows:
+            found["rows"] = np.concatenate(self._rows)
+        if self._mean is not None and self._square is not None:
+            found |= {"mean": self._mean, "square": self._square}
+        return found
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Puts what `state` gave in the place of what was counted."""
+        self.count = int(state["count"])
+        self._rows = [state["rows"]] if "rows" in state else []
+        self._mean = state["mean"].copy() if "mean" in state else None
+        self._square = state["square"].copy() if "square" in state else None
+
     def stats(self, ddof: int = 1) -> Stats:
         """What was counted; `ddof` 1 everywhere but MAT and StyleGAN, which have 0.
 
@@ -119,7 +135,7 @@ def distance(a: Stats, b: Stats) -> float:
     return float(np.square(a.mean - b.mean).sum() + traces - 2 * cross)
 
 
-def save(path: Path, stats: Stats) -> None:
+def save(path: Path | BinaryIO, stats: Stats) -> None:
     """Writes `mu` and `sigma`, as pytorch-fid and clean-fid read them, and `n`."""
     count = -1 if stats.count is None else stats.count
     np.savez(path, mu=stats.mean, sigma=stats.covariance, n=count)

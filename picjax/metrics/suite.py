@@ -12,9 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from picjax.cli import UserError, check_choice
 from picjax.data import scenes
-from picjax.data.sources import DataConfig
 from picjax.metrics import diversity, image, posterior
 
 GREY = "grey levels of 255"
@@ -32,6 +30,17 @@ BETTER = {  # which end, by Result.metric; where neither is, the name is absent
     "psnr": "max",
     "ssim": "max",
     "likelihood": "min",
+    "lpips": "min",
+    "fid": "min",
+    "kid": "min",
+    "is": "max",
+    "precision": "max",
+    "recall": "max",
+    "p_ids": "max",
+    "u_ids": "max",
+    "niqe": "min",
+    "hyperiqa": "max",
+    "nima": "max",
     "posterior/valid": "max",
     "posterior/modes_found": "max",
     "posterior/modes_found_raw": "max",
@@ -108,7 +117,7 @@ class Metric(Protocol):
         ...
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from what `state` gave."""
+        """Puts what `state` gave in the place of what was counted."""
         ...
 
 
@@ -168,10 +177,11 @@ class Averaged:
         }
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from what `state` gave."""
-        for key, numbers in state.items():
-            region, samples = key.split("/")
-            self.running[region, samples] = Running(numbers.tolist())
+        """Puts what `state` gave in the place of what was counted."""
+        self.running = {
+            (key.split("/")[0], key.split("/")[1]): Running(numbers.tolist())
+            for key, numbers in state.items()
+        }
 
 
 Distance = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -273,7 +283,7 @@ class Posterior:
         return {"counts": np.asarray(self.counts), "scenes": np.asarray(self.scenes)}
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Goes on from what `state` gave."""
+        """Puts what `state` gave in the place of what was counted."""
         self.counts, self.scenes = list(state["counts"]), state["scenes"].tolist()
 
 
@@ -296,12 +306,17 @@ class Likelihood(Averaged):
         return {}
 
 
+def column_of(metric: str, region: str) -> str:
+    """What a metric of a region is called in the table of samples."""
+    return metric if region == "whole" else f"{metric}_{region.replace(' ', '_')}"
+
+
 def regions(name: str, group: Group) -> list[tuple[str, str, np.ndarray | None]]:
     """(region, column of the table, mask to measure with) of a group."""
-    whole = ("whole", name, None)
+    whole = ("whole", column_of(name, "whole"), None)
     if group.mask is None:
         return [whole]
-    return [whole, ("hole", f"{name}_hole", group.mask)]
+    return [whole, ("hole", column_of(name, "hole"), group.mask)]
 
 
 def _repeat(mask: np.ndarray, n: int) -> np.ndarray:
@@ -337,41 +352,6 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "posterior": Posterior,
     "likelihood": Likelihood,
 }
-
-
-def not_applying(data: DataConfig, likelihood: bool) -> dict[str, str]:
-    """Metrics that a run cannot have, and why.
-
-    Args:
-      data: of the run's config.
-      likelihood: whether its system has one.
-    """
-    missing: dict[str, str] = {}
-    if data.name != "scenes" or list(data.masks) != ["center"]:
-        missing["posterior"] = "needs a run on the data set scenes with centre masks"
-    if not likelihood:
-        missing["likelihood"] = "needs a run of a system that has one, such as pixelcnn"
-    return missing
-
-
-def parse_names(text: str, what: str) -> list[str]:
-    """The metrics that `l1,psnr` or `all` names.
-
-    Args:
-      text: names with commas between.
-      what: where it was said, such as `--metrics`.
-
-    Raises:
-      UserError: for a name that is none, and when there is none.
-    """
-    if text == "all":
-        return list(METRICS)
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        check_choice(what, name, METRICS)
-    if not names:
-        raise UserError(f"{what} is empty; give some of {', '.join(METRICS)}")
-    return list(dict.fromkeys(names))
 
 
 # ---- results as JSON and as a table ----

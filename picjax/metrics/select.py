@@ -1,0 +1,89 @@
+"""Metrics by name: which there are, which can be measured, and how they are made."""
+
+from collections.abc import Sequence
+
+from picjax.cli import UserError, check_choice
+from picjax.data.sources import DataConfig
+from picjax.metrics import lpips, niqe
+from picjax.metrics.feature_suite import FEATURE_METRICS, Settings, Shared, check
+from picjax.metrics.suite import METRICS, Metric
+
+NAMES = (*METRICS, *FEATURE_METRICS)
+
+
+def parse_names(text: str, what: str) -> list[str]:
+    """The metrics that `l1,psnr` or `all` names; `basic` are those without networks.
+
+    Args:
+      text: names with commas between.
+      what: where it was said, such as `--metrics`.
+
+    Raises:
+      UserError: for a name that is none, and when there is none.
+    """
+    if text in ("all", "basic"):
+        return list(NAMES if text == "all" else METRICS)
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        check_choice(what, name, NAMES)
+    if not names:
+        raise UserError(f"{what} is empty; give some of {', '.join(NAMES)}")
+    return list(dict.fromkeys(names))
+
+
+def not_applying(
+    data: DataConfig | None, likelihood: bool, size: tuple[int, int], num: int
+) -> dict[str, str]:
+    """Metrics that cannot be measured here, and why.
+
+    Args:
+      data: of a run's config; None for files.
+      likelihood: whether its system has one.
+      size: height and width of the images.
+      num: completions of each.
+    """
+    missing: dict[str, str] = {}
+    if data is None or data.name != "scenes" or list(data.masks) != ["center"]:
+        missing["posterior"] = "needs a run on the data set scenes with centre masks"
+    if not likelihood:
+        missing["likelihood"] = "needs a run of a system that has one, such as pixelcnn"
+    if (size[0] // niqe.BLOCK) * (size[1] // niqe.BLOCK) < 2:
+        missing["niqe"] = f"needs two blocks of {niqe.BLOCK} pixels"
+    smallest = min(lpips.SMALLEST.values())
+    if min(size) < smallest:
+        why = f"needs {smallest} pixels a side"
+        missing |= {"lpips": why, "lpips_diversity": why}
+    if num < 2:
+        missing["lpips_diversity"] = "needs two completions an image or more"
+    return missing
+
+
+def make(names: Sequence[str], settings: Settings) -> dict[str, Metric]:
+    """The metrics named; those of one network share it.
+
+    Raises:
+      UserError: for a setting that is none, or weights that are not to be had.
+    """
+    check(settings)
+    shared = Shared(settings)
+    return {name: _make_one(name, shared) for name in names}
+
+
+def make_available(
+    names: Sequence[str], settings: Settings
+) -> tuple[dict[str, Metric], dict[str, str]]:
+    """As `make`, and why others of these are left out: their weights are not there."""
+    check(settings)
+    shared = Shared(settings)
+    made: dict[str, Metric] = {}
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            made[name] = _make_one(name, shared)
+        except UserError as error:
+            left_out[name] = str(error)
+    return made, left_out
+
+
+def _make_one(name: str, shared: Shared) -> Metric:
+    return METRICS[name]() if name in METRICS else FEATURE_METRICS[name](shared)
