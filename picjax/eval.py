@@ -34,6 +34,7 @@ from picjax.measure import Measured, Subject, fingerprint, measure, read_manifes
 from picjax.metrics import fid, select, suite
 from picjax.metrics.feature_suite import Fid, Settings
 from picjax.metrics.suite import Result
+from picjax.system import Config
 
 IMAGES = 100  # of a run, where nothing else is said
 NUM = 10
@@ -231,7 +232,7 @@ def run_subject(
     return Subject(label, made, images, metrics, protocol, out, expected)
 
 
-def use_images(config: ConfigDict, folder: str) -> None:
+def use_images(config: Config, folder: str) -> None:
     """Sets a config's held-out images to those of a folder."""
     name = "aligned" if config.data.name == "aligned" else "folder"
     change = {"data.name": name, "data.path": folder, "data.eval_path": folder}

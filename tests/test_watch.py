@@ -1,0 +1,130 @@
+"""Evaluation during training: its numbers, that it disturbs nothing, the best step."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_systems import load_config
+
+from picjax import checkpoints, groups, systems, train, watch
+from picjax.cli import UserError
+from picjax.complete import Model
+from picjax.metrics import select
+from picjax.metrics.feature_suite import Settings
+from picjax.system import State, System, inference_variables
+
+STEPS = 6
+
+
+def init(key, batch):
+    level = {"net": {"level": jnp.float32(0)}}
+    return State(jnp.int32(0), level, {"net": {}}, {}, level)
+
+
+def step(state, batch, key):
+    """A walk that depends on the data and on the key; the average follows slowly."""
+    moved = state.params["net"]["level"] + 0.3 * jax.random.normal(key)
+    moved += 0.1 * batch["image"].mean()
+    level = {"net": {"level": moved}}
+    slow = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, state.ema, level)
+    new = state.replace(step=state.step + 1, params=level, ema=slow)
+    return new, {"loss": jnp.square(moved)}
+
+
+def complete(variables, batch, key, n):
+    image, mask = batch["image"][:, None], batch["mask"][:, None]
+    noise = 0.05 * jax.random.normal(key, (len(image), n, *image.shape[2:]))
+    level = variables["params"]["net"]["level"]
+    return jnp.where(mask == 1, image, jnp.clip(level + noise, -1, 1))
+
+
+def show(variables, batch, key):
+    return {}
+
+
+SYSTEM = System(init, step, complete, lambda *_: {}, show)
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(systems, "make", lambda _: SYSTEM)
+    config = load_config("picmm", "tiny")
+    config.data.update(name="scenes", flip=False)
+    config.update(steps=STEPS, save_every=2, log_every=3, sample_every=0, keep=1)
+    config.eval.update(every=2, metrics="l1,psnr,posterior", images=9, num=2)
+    config.best = "eval/psnr_hole"
+    return config
+
+
+def lines(workdir):
+    """What was logged, without the clock's."""
+    clock = {"seconds", "images_per_second", "data_wait"}
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k not in clock} for x in text]
+
+
+def test_numbers_are_those_of_the_command_and_disturb_nothing(
+    config, tmp_path, monkeypatch
+):
+    state = train.train(config, tmp_path / "watched")
+    logged = lines(tmp_path / "watched")
+    assert [line["step"] for line in logged] == [2, 3, 4, 6]
+    assert "eval/l1_hole" not in logged[1]
+    model = Model(config, SYSTEM, inference_variables(state), STEPS)
+    metrics = select.make(["l1", "psnr", "posterior"], Settings())
+    for group in groups.model_groups(model, 2, 9, seed=0, batch_size=4):
+        for metric in metrics.values():
+            metric.add(group)
+    for metric in metrics.values():
+        for r in metric.results():
+            if r.samples == "mean" and r.region == "hole":
+                assert logged[-1][f"eval/{r.metric}_hole"] == pytest.approx(r.value)
+    assert 0 <= logged[-1]["eval/posterior/valid"] <= 1
+    # The best of all saves is kept beside the newest.
+    scored = {x["step"]: x["eval/psnr_hole"] for x in logged if "eval/psnr" in x}
+    best = max(scored, key=lambda at: scored[at])
+    kept = {int(path.name) for path in (tmp_path / "watched/checkpoints").iterdir()}
+    assert kept == {STEPS, best}
+    assert checkpoints.restore_variables(tmp_path / "watched", best=True)[2] == best
+
+    config.eval.every, config.best = 0, ""
+    alone = train.train(config, tmp_path / "alone")
+    jax.tree.map(np.testing.assert_array_equal, alone, state)
+
+    # Stopped between two evaluations, gone on: as if undisturbed.
+    config.eval.every, config.best = 2, "eval/psnr_hole"
+    with monkeypatch.context() as patch:
+        stop = contextlib.contextmanager(lambda: iter([lambda at: at == 3]))
+        patch.setattr(train, "stop_on_sigterm", stop)
+        train.train(config, tmp_path / "stopped")
+    resumed = train.train(config, tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    assert lines(tmp_path / "stopped") == logged
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"eval.every": -1}, "config.eval.every is negative"),
+        ({"eval.images": 0}, "config.eval.images is below 1"),
+        ({"eval.metrics": "psnrr"}, "did you mean 'psnr'"),
+        ({"eval.metrics": "likelihood", "best": ""}, "pixelcnn"),
+        ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),
+        ({"best": "eval/ssim"}, "config.best 'eval/ssim' is not measured"),
+        ({"eval.every": 0}, "is not measured"),
+        ({"save_every": 3}, "no multiple of config.eval.every 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config, change, what):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=what):
+        watch.check(config, SYSTEM)
+
+
+def test_a_save_without_the_metric_is_never_the_best():
+    assert checkpoints.badness("eval/psnr_hole", {"eval/psnr_hole": 20.0}) == -20
+    assert checkpoints.badness("rec", {"rec": 2.0}) == 2
+    assert checkpoints.badness("eval/psnr", {"rec": 2.0}) == float("inf")
