@@ -51,7 +51,8 @@ def psnr_eps(
 ) -> Float[np.ndarray, "*b"]:
     """10 log10(1 / (mean squared difference on 0..1 + 1e-8)), at most 80: pyiqa's."""
     difference = np.subtract(image, truth, dtype=np.float64) / 255
-    return -10 * np.log10(hole_mean(np.square(difference), None) + 1e-8)
+    error = hole_mean(np.square(difference), None)
+    return np.asarray(-10 * np.log10(error + 1e-8))
 
 
 def tv(

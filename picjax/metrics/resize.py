@@ -71,29 +71,41 @@ def _centres(source: int, target: int) -> np.ndarray:
     return (np.arange(target) + 0.5) * source / target - 0.5
 
 
+def _torch_centres(source: int, target: int) -> np.ndarray:
+    """The same, rounded to float32 where PyTorch rounds: 1e-6 of a pixel."""
+    step = float(np.float32(source) / np.float32(target))
+    return (step * (np.arange(target) + 0.5) - 0.5).astype(np.float32).astype(float)
+
+
+def _corners(source: int, target: int) -> np.ndarray:
+    """Where left edges of the target fall in the source, in TensorFlow 1's float32."""
+    step = np.float32(source) / np.float32(target)
+    return (step * np.arange(target, dtype=np.float32)).astype(np.float64)
+
+
 def _shrinking(source: int, target: int, kernel: Kernel) -> Matrix:
     """Pillow's: the kernel grows with the step, so that nothing is skipped."""
-    width = max(source / target, 1)
+    width = max(source / target, 1.0)
     return _matrix(source, _centres(source, target), kernel, width, "cut")
 
 
 def halving_matrix(source: int) -> Matrix:
     """MATLAB's imresize by 0.5: bicubic over 8 pixels, ceil(source / 2) rows."""
     centres = 2 * np.arange(-(-source // 2)) + 0.5
-    return _matrix(source, centres, cubic(-0.5), 2, "mirror")
+    return _matrix(source, centres, cubic(-0.5), 2.0, "mirror")
 
 
 RULES: dict[str, Callable[[int, int], Matrix]] = {
     "tf1_bilinear": lambda source, target: _matrix(
-        source, np.arange(target) * source / target, triangle, 1, "clamp"
+        source, _corners(source, target), triangle, 1.0, "clamp"
     ),
     "torch_bilinear": lambda source, target: _matrix(
-        source, _centres(source, target), triangle, 1, "clamp"
+        source, _torch_centres(source, target), triangle, 1.0, "clamp"
     ),
     "torch_bilinear_align_corners": interpolation_matrix,
     "torch_bilinear_antialias": lambda s, t: _shrinking(s, t, triangle),
     "torch_bicubic": lambda source, target: _matrix(
-        source, _centres(source, target), cubic(-0.75), 1, "clamp"
+        source, _torch_centres(source, target), cubic(-0.75), 1.0, "clamp"
     ),
     "pil_bicubic_float": lambda s, t: _shrinking(s, t, cubic(-0.5)),
 }

@@ -1,0 +1,161 @@
+"""What the reference files do not pin: streams, files, refusals, brands."""
+
+import numpy as np
+import pytest
+
+from picjax.cli import UserError
+from picjax.metrics import distribution, feature_suite, fid, lpips, niqe
+from picjax.metrics.suite import Group, Metric
+
+RNG = np.random.default_rng(0)
+
+
+def group(i: int, side: int = 32, n: int = 3, hole: bool = True) -> Group:
+    """Noise, with a hole whose rectangle is smaller than LPIPS takes."""
+    images = RNG.integers(0, 256, (n + 1, side, side, 3), dtype=np.uint8)
+    mask = np.ones((side, side, 1), np.uint8)
+    mask[8:20, 4:20] = 0
+    images = np.where(mask == 1, images[:1], images)
+    return Group(str(i), images[0], mask if hole else None, images[1:], 0, {})
+
+
+@pytest.fixture(autouse=True)
+def no_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
+
+
+@pytest.mark.parametrize("rows", [7, 40])
+def test_a_stream_gives_the_moments_of_the_whole(rows):
+    """With fewer rows than columns, and with more."""
+    features = RNG.normal(3, 2, (rows, 12)).astype(np.float32)
+    moments = fid.Moments()
+    for part in np.array_split(features, 5):
+        moments.add(part)
+    found, x = moments.stats(), features.astype(np.float64)
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(x.T), rtol=1e-9, atol=1e-12)
+    assert found.count == rows
+
+
+def test_statistics_come_back_from_every_kind_of_file(tmp_path):
+    stats = fid.measure(RNG.normal(size=(30, 5)))
+    other = fid.measure(RNG.normal(size=(30, 5)))
+    fid.save(tmp_path / "ours.npz", stats)
+    np.savez(tmp_path / "theirs.npz", mu=stats.mean, sigma=stats.covariance)
+    np.save(tmp_path / "m.npy", stats.mean)
+    np.save(tmp_path / "s.npy", stats.covariance)
+    expected = fid.distance(stats, other)
+    counts = {"ours.npz": 30, "theirs.npz": None, "": None}
+    for name, count in counts.items():
+        found = fid.load(tmp_path / name)
+        assert found.count == count
+        assert fid.distance(found, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_files_that_hold_no_statistics_are_named(tmp_path):
+    np.savez(tmp_path / "x.npz", mu=np.zeros(3))
+    for name in ("x.npz", "none.npz"):
+        with pytest.raises(UserError, match=f"{name}' holds no statistics"):
+            fid.load(tmp_path / name)
+    np.savez(tmp_path / "y.npz", mu=np.zeros(3), sigma=np.eye(4))
+    with pytest.raises(UserError, match="give \\[d\\] and \\[d d\\]"):
+        fid.load(tmp_path / "y.npz")
+
+
+def test_sets_drawn_alike_cannot_be_told_apart():
+    real, fake = RNG.normal(size=(2, 400, 4))
+    precision, recall = distribution.precision_recall(real, fake)
+    assert min(precision, recall) > 0.8
+    assert distribution.kid(real, fake, 20, 200).mean == pytest.approx(0, abs=0.02)
+    ids = distribution.discriminate(real, fake)
+    assert 0.4 < ids.u_ids < 0.6 > ids.p_ids > 0.4
+    far = distribution.discriminate(real, fake + 10)
+    assert far.u_ids == far.p_ids == 0
+    assert distribution.precision_recall(real, fake + 10) == (0, 0)
+
+
+def test_pairs_are_of_different_samples():
+    assert len(lpips.all_pairs(10)) == 45
+    np.testing.assert_array_equal(lpips.consecutive(3), [[0, 1], [1, 2]])
+    pairs = lpips.random_pairs(3, 600, np.random.default_rng(0))
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    assert len(np.unique(pairs, axis=0)) == 6
+
+
+def test_only_a_rectangular_hole_has_a_box():
+    mask = np.ones((8, 8, 1), np.uint8)
+    assert lpips.box(mask) is None
+    mask[2:5, 3:7] = 0
+    assert lpips.box(mask) == (slice(2, 5), slice(3, 7))
+    mask[0, 0] = 0
+    assert lpips.box(mask) is None
+
+
+def test_niqe_prefers_texture_of_photographs_and_refuses_small_images():
+    from skimage import data
+
+    photo = data.astronaut()[:192, 100:292]
+    noise = RNG.integers(0, 256, photo.shape)
+    model = niqe.released()
+    sharp, noisy = (niqe.score(niqe.luma(x), model) for x in (photo, noise))
+    assert sharp < 10 < noisy
+    with pytest.raises(UserError, match="two blocks of 96x96 pixels"):
+        niqe.score(np.zeros((192, 95)), model)
+    assert np.isnan(niqe.score(np.full((192, 192), 7.0), model))
+
+
+def test_a_feature_metric_is_refused_without_weights(monkeypatch):
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    for name in ("fid", "lpips", "hyperiqa", "nima"):
+        with pytest.raises(UserError, match="cannot be fetched"):
+            feature_suite.make([name], feature_suite.Settings())
+
+
+def offline(*_, **__):
+    raise OSError("no network")
+
+
+def test_settings_are_checked_by_name():
+    for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "tf"}):
+        with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
+            feature_suite.make([], feature_suite.Settings(**bad))
+
+
+def test_lpips_sees_the_hole_and_brands_random_numbers():
+    settings = feature_suite.Settings(allow_random=True)
+    made = feature_suite.make(["lpips", "lpips_diversity"], settings)
+    assert all(isinstance(metric, Metric) for metric in made.values())
+    same = group(0)
+    same = same._replace(samples=np.stack([same.truth] * 3))
+    columns = {}
+    for seen in (same, group(1)):
+        columns |= {
+            (seen.name, k): v for m in made.values() for k, v in m.add(seen).items()
+        }
+    for region in ("", "_hole"):
+        for name in ("lpips", "lpips_diversity"):
+            assert (columns["0", name + region] == 0).all()
+            assert (columns["1", name + region] > 0).all()
+    # What is known is equal, so the map is larger over the hole.
+    assert (columns["1", "lpips_hole"] > columns["1", "lpips"]).all()
+    results = [r for metric in made.values() for r in metric.results()]
+    assert {(r.metric, r.region) for r in results} == {
+        (name, region) for name in made for region in ("whole", "hole")
+    }
+    assert all("random features" in r.unit and r.images == 2 for r in results)
+
+
+def test_one_pass_of_inception_serves_all():
+    settings = feature_suite.Settings(allow_random=True, batch=2)
+    made = feature_suite.make(["fid", "kid", "pr", "is", "ids"], settings)
+    for i in range(4):
+        seen = group(i, side=16)
+        for metric in made.values():
+            assert metric.add(seen) == {}
+    results = {r.metric: r for metric in made.values() for r in metric.results()}
+    assert results.keys() == {"fid", "kid", "precision", "recall"}
+    assert all(r.images == 4 and r.samples == "first" for r in results.values())
+    assert results["fid"].value > 0
+    assert "fewer than 2,048" in made["fid"].about
+    assert "left out" in made["is"].about and "left out" in made["ids"].about
