@@ -27,9 +27,9 @@ demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6
 	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
 	@echo
-	@echo "picture grid: $(RUN)/eval/grid.png"
+	@echo "to look at:   $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"
-	@echo "metrics:      $(RUN)/eval/metrics.json, $(RUN)/eval/report.html"
+	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
 kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run

@@ -406,6 +406,8 @@ def finish(
 ) -> None:
     """Writes metrics.json and the reports of an evaluation, and prints its table."""
     protocol = subject.protocol | measured.facts
+    # A metric may say more of itself after it has seen all.
+    protocol["metrics"] = {n: metric.about for n, metric in subject.metrics.items()}
     results = measured.results
     if args.save_stats:
         save_stats(subject.metrics["fid"], Path(args.save_stats))
