@@ -25,6 +25,7 @@ import jax
 from ml_collections import ConfigDict
 
 from picjax import __version__, compare, groups, masks, page, protocols, report
+from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, check_choice, run
 from picjax.complete import load
 from picjax.data import pipeline
@@ -53,10 +54,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         description="Measures runs on held-out images, or folders of completions.",
         epilog="example: python -m picjax.eval --workdir=runs/demo-picmm --num=10",
         allow_abbrev=False,
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
     )
     add = parser.add_argument
     add("--workdir", action="append", metavar="DIR", help="a run; several: compared")
-    add("--checkpoint", default="newest", help="of a run: newest, or best")
+    add("--checkpoint", default="newest", metavar="C", help="of a run: newest, or best")
     add("--real", metavar="DIR", help="true images; of a run: these, not its own")
     add("--fake", action="append", metavar="DIR", help="completions; several: compared")
     add("--pattern", metavar="P", help="their names, such as {stem}_out_{i}")
@@ -97,6 +99,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = args.fake or args.workdir
     labels = compare.labels(sources)
     outs = out_folders(args, sources, labels)
+    if args.workdir and len(sources) > 1:
+        for workdir in sources:  # before hours go into the first
+            read_config(Path(workdir))
     for source, label, out in zip(sources, labels, outs, strict=True):
         make = folder_subject if args.fake else run_subject
         subject = make(args, manifest, preset, source, label, out)
@@ -135,14 +140,7 @@ def check(args: argparse.Namespace) -> None:
             name = option.replace("_", "-")
             raise UserError(f"--{name} goes with {other}{why}; leave it out")
     if args.manifest:
-        fixed = [
-            "num",
-            "images",
-            "seed",
-            "best_of",
-            *(["mask"] if args.workdir else []),
-        ]
-        for option in fixed:
+        for option in ("num", "images", "seed", "best_of"):
             if getattr(args, option) is not None:
                 name = option.replace("_", "-")
                 raise UserError(f"--manifest says what --{name} is; leave it out")
@@ -165,10 +163,10 @@ def settle(
     preset = None
     if args.metrics.startswith(protocols.PREFIX):
         preset = protocols.find(args.metrics)
-        args.num = args.num or preset.num
         args.images = args.images or preset.images
-        if args.mask is None and args.workdir and preset.masks and manifest is None:
-            args.mask = preset.masks
+        if args.workdir:
+            args.num = args.num or preset.num
+            args.mask = args.mask or (None if manifest else preset.masks)
     if preset is None:
         select.parse_names(args.metrics, "--metrics")
     args.seed = args.seed or 0

@@ -1,8 +1,8 @@
 """One pass over groups: metrics, a table of samples, pictures and a manifest.
 
 Memory does not grow with the number of images, and an interrupted pass goes on: every
-SAVE_EVERY images or more all that was counted is written to `OUT/.partial/state.npz`, at once,
-together with how long the tables beside it were by then.
+SAVE_EVERY images, or more where that takes long, all that was counted is written to
+`OUT/.partial/state.npz` at once, with how long the tables beside it were by then.
 """
 
 import csv

@@ -46,6 +46,7 @@ td small { display: block; color: var(--soft); }
 tbody tr:hover { background: var(--tint); }
 .stage { display: grid; grid-template-columns: minmax(0, 26rem) 1fr; gap: 1.5rem;
          background: var(--tint); border-radius: 12px; padding: 1.25rem; }
+@media (min-height: 60rem) { .stage { position: sticky; top: .5rem; z-index: 1; } }
 @media (max-width: 52rem) { .stage { grid-template-columns: 1fr; } }
 .view { position: relative; line-height: 0; cursor: ew-resize; touch-action: none;
         border-radius: 6px; overflow: hidden; --cut: 0%; }
