@@ -410,7 +410,7 @@ def finish(
     if args.save_stats:
         save_stats(subject.metrics["fid"], Path(args.save_stats))
     if preset is not None:
-        results = [r for r in results if counts(r, preset)]
+        results = reported(results, preset)
         protocol["paper"] = preset.about
         protocol["unlike_the_paper"] = [
             *protocols.changes(
@@ -441,10 +441,11 @@ def finish(
     print(f"to look at:           {subject.out}/report.html")
 
 
-def counts(result: Result, preset: protocols.Preset) -> bool:
-    """Whether a paper reports this number."""
-    samples = (*preset.samples, "all")
-    return result.region in preset.regions and result.samples in samples
+def reported(results: Sequence[Result], preset: protocols.Preset) -> list[Result]:
+    """The numbers that a paper reports: its choice of samples, where a metric has it."""
+    inside = [r for r in results if r.region in preset.regions]
+    chosen = {r.metric for r in inside if r.samples in preset.samples}
+    return [r for r in inside if r.samples in preset.samples or r.metric not in chosen]
 
 
 if __name__ == "__main__":

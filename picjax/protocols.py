@@ -59,12 +59,12 @@ PRESETS = {
         size=(256, 256),
         masks=("center",),
         regions=("whole", "hole", "hole box"),
-        samples=("picnet", "first"),
+        samples=("picnet",),
         unlike=(
             "the published loop never considers the last sample; here it is",
             (
-                "the paper's Inception score is of the first 10,000 images in chunks of "
-                "1,000, its input normalised twice; here it is the usual one"
+                "the paper's Inception score is of 10,000 chosen images in chunks of "
+                "1,000, normalised twice; here it is the usual one, of sample 0"
             ),
             "the paper's diversity is of 1,000 images; here of all",
         ),

@@ -604,6 +604,47 @@ def test_other_images_do_not_compare(tmp_path):
     assert not content["differences"]
 
 
+def test_without_weights_the_others_are_measured(tmp_path, monkeypatch, capsys):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    words = folders(tmp_path, images=1)[:-1]
+    command(*words, "--metrics=all")
+    content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
+    assert set(content["results"]) == {"l1", "psnr", "ssim", "tv", "diversity"}
+    left_out = content["protocol"]["left_out"]
+    assert (
+        "no weights pt_inception" in left_out["fid"]
+        and "two blocks" in left_out["niqe"]
+    )
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "Left out" in x]
+    assert "fid, kid, is, pr, ids (no weights pt_inception" in line
+    with pytest.raises(UserError, match="cannot be fetched"):
+        command(*words, "--metrics=l1,fid")
+    with pytest.raises(UserError, match="none of pipeline, net"):
+        command(*words, "--metrics=l1", "--feature=nett=vgg")
+    with pytest.raises(UserError, match="holds no statistics"):
+        command(*words, "--metrics=fid", "--allow-random-features", "--stats=no.npz")
+
+
+def test_metrics_go_on_from_their_state():
+    whole = [METRICS[name]() for name in ("l1", "tv", "diversity")]
+    for metric in whole:
+        for seed in range(3):
+            metric.add(group(seed))
+    for name, expected in zip(("l1", "tv", "diversity"), whole, strict=True):
+        before, after = METRICS[name](), METRICS[name]()
+        before.add(group(0))
+        before.add(group(1))
+        after.add(group(7))  # is replaced
+        after.restore(before.state())
+        after.add(group(2))
+        assert after.results() == expected.results()
+
+
 def test_a_papers_protocol_says_what_is_not_its_own(tmp_path, model, capsys):
     command(
         "--workdir=run", "--metrics=paper:halfimage", "--images=2", "--out", tmp_path

@@ -7,6 +7,7 @@ from picjax.data.sources import DataConfig
 from picjax.metrics import lpips, niqe
 from picjax.metrics.feature_suite import FEATURE_METRICS, Settings, Shared, check
 from picjax.metrics.suite import METRICS, Metric
+from picjax.metrics.weights import NoWeights
 
 NAMES = (*METRICS, *FEATURE_METRICS)
 
@@ -80,6 +81,8 @@ def make_available(
     for name in names:
         try:
             made[name] = _make_one(name, shared)
+        except NoWeights as error:
+            left_out[name] = f"no weights {error.name}"
         except UserError as error:
             left_out[name] = str(error)
     return made, left_out

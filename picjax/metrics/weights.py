@@ -92,6 +92,14 @@ RELEASED = {
 }
 
 
+class NoWeights(UserError):
+    """No weights are to be had; `name` is the file's."""
+
+    def __init__(self, message: str, name: str):
+        super().__init__(message)
+        self.name = name
+
+
 class Loaded(NamedTuple):
     """Tensors and where they are from, for the report.
 
@@ -211,7 +219,7 @@ def _download(released: Released, folders: list[Path]) -> Path:
     """Fetches the first name into the cache, whole or not at all.
 
     Raises:
-      UserError: when it cannot be fetched, with what to do by hand.
+      NoWeights: when it cannot be fetched, with what to do by hand.
     """
     name = released.names[0]
     url, path = released.folder + name, cache() / name
@@ -223,10 +231,11 @@ def _download(released: Released, folders: list[Path]) -> Path:
         os.replace(part, path)
     except (OSError, urllib.error.URLError) as error:
         places = " or ".join(f"'{x}'" for x in [*folders, path.parent])
-        raise UserError(
+        raise NoWeights(
             f"the weights {name} are not in {places} and {url} cannot be fetched "
             f"({getattr(error, 'reason', error)}); download it elsewhere and put it into "
-            f"a folder that --weights or {VARIABLE} names"
+            f"a folder that --weights or {VARIABLE} names",
+            name,
         ) from error
     finally:
         part.unlink(missing_ok=True)

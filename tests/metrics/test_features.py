@@ -38,6 +38,19 @@ def test_a_stream_gives_the_moments_of_the_whole(rows):
     assert found.count == rows
 
 
+@pytest.mark.parametrize("rows", [7, 40])
+def test_moments_go_on_from_their_state(rows):
+    first, second = RNG.normal(size=(2, rows, 12))
+    whole, before, after = fid.Moments(), fid.Moments(), fid.Moments()
+    for part in (first, second):
+        whole.add(part)
+    before.add(first)
+    after.restore(before.state())
+    after.add(second)
+    np.testing.assert_allclose(after.stats().covariance, whole.stats().covariance)
+    assert after.count == whole.count
+
+
 def test_statistics_come_back_from_every_kind_of_file(tmp_path):
     stats = fid.measure(RNG.normal(size=(30, 5)))
     other = fid.measure(RNG.normal(size=(30, 5)))
@@ -159,3 +172,8 @@ def test_one_pass_of_inception_serves_all():
     assert results["fid"].value > 0
     assert "fewer than 2,048" in made["fid"].about
     assert "left out" in made["is"].about and "left out" in made["ids"].about
+    # Others go on from what these counted.
+    others = feature_suite.make(list(made), settings)
+    for name, metric in others.items():
+        metric.restore(made[name].state())
+        assert metric.results() == made[name].results()
