@@ -42,7 +42,8 @@ def inception_scores(
     ends = [i * len(x) // splits for i in range(splits + 1)]
     scores = []
     for start, end in itertools.pairwise(ends):
-        marginal = p[start:end].mean(0)
+        # A class that underflows in every row counts nothing: 0 log 0 is 0.
+        marginal = np.maximum(p[start:end].mean(0), np.finfo(np.float64).tiny)
         kl = (p[start:end] * (log_p[start:end] - np.log(marginal))).sum(1)
         scores.append(np.exp(kl.mean()))
     return np.array(scores)

@@ -5,12 +5,13 @@ made for every image. Metrics specification, section 10.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
+from PIL import Image
 
 from picjax.metrics import convnet
 from picjax.metrics.convnet import (
@@ -183,12 +184,22 @@ def crops(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "25 224 224 3"]:
     if short <= SIDE:
         height, width = (round(n * UPSCALED / short) for n in image.shape[:2])
         x = jnp.clip(resize(x, (height, width), "torch_bicubic"), 0, 255)
-    x = normalise(x)[0]
-    down, across = ((n - SIDE) // GRID for n in x.shape[:2])
-    return jnp.stack(
-        [
-            x[i * down : i * down + SIDE, j * across : j * across + SIDE]
-            for i in range(GRID)
-            for j in range(GRID)
-        ]
-    )
+    down, across = ((n - SIDE) // GRID for n in x.shape[1:3])
+    corners = [(i * down, j * across) for i in range(GRID) for j in range(GRID)]
+    return _cut(normalise(x)[0], corners)
+
+
+def random_crops(
+    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, count: int = 10
+) -> Float[Array, "n 224 224 3"]:
+    """The original's crops of the image squeezed to 512 rows of 384, normalised."""
+    squeezed = Image.fromarray(image).resize((384, 512), Image.Resampling.BILINEAR)
+    x = normalise(jnp.asarray(np.asarray(squeezed))[None])[0]
+    rows, columns = (rng.integers(0, n - SIDE + 1, count) for n in x.shape[:2])
+    return _cut(x, list(zip(rows.tolist(), columns.tolist(), strict=True)))
+
+
+def _cut(
+    x: Float[Array, "h w 3"], corners: Sequence[tuple[int, int]]
+) -> Float[Array, "n 224 224 3"]:
+    return jnp.stack([x[i : i + SIDE, j : j + SIDE] for i, j in corners])

@@ -88,6 +88,14 @@ def test_sets_drawn_alike_cannot_be_told_apart():
     assert distribution.precision_recall(real, fake + 10) == (0, 0)
 
 
+def test_the_inception_score_runs_from_one_to_the_number_of_classes():
+    logits = 1e3 * np.eye(4)[np.arange(40) % 4]
+    same = np.tile(logits[:1], (40, 1))
+    assert distribution.inception_score(same).mean == pytest.approx(1)
+    assert distribution.inception_scores(logits, 2) == pytest.approx([4, 4])
+    assert distribution.picnet_inception_score(logits, 20, 5).mean == pytest.approx(4)
+
+
 def test_pairs_are_of_different_samples():
     assert len(lpips.all_pairs(10)) == 45
     np.testing.assert_array_equal(lpips.consecutive(3), [[0, 1], [1, 2]])

@@ -1,0 +1,281 @@
+"""Feature metrics beside pytorch-fid, torchmetrics and lpips on the same cores.
+
+    python -m bench.metrics [--batch 16] [--rounds 5] [--images 64] [--json FILE]
+
+All networks have the same random weights; images are 256 px. Needs the `parity` extra.
+A whole FID is timed from uint8 images to the number. Memory is the largest resident set
+of a process that streams so many rows of 2,048 features through the statistics.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from bench import table
+
+SIZE = 256
+SAMPLES = 10  # of an image, for the diversity
+
+
+def pictures(count: int, seed: int = 0) -> np.ndarray:
+    """uint8 images, NHWC."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def torch_images(images: np.ndarray) -> Any:
+    """The same for PyTorch, NCHW."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+
+
+def torch_state(tensors) -> dict[str, Any]:
+    """NumPy's tensors as PyTorch's."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    return {name: torch.from_numpy(np.asarray(x)) for name, x in tensors.items()}
+
+
+def our_inception(tensors, pipeline: str) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to pool features."""
+    import jax
+
+    from picjax.metrics import inception, resize
+
+    params = inception.prepare(tensors)
+
+    @jax.jit
+    def run(params: Any, images: Any) -> Any:
+        x = resize.for_inception(images, pipeline)
+        return inception.features(params, x)["2048"]
+
+    return lambda images: np.asarray(run(params, images))
+
+
+def pytorch_fid_inception(tensors) -> Callable[[np.ndarray], np.ndarray]:
+    """The same with pytorch-fid's network and input."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from pytorch_fid import inception  # pyright: ignore[reportMissingImports]
+
+    inception.load_state_dict_from_url = lambda *_, **__: torch_state(tensors)
+    network = inception.InceptionV3([3]).eval()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch_images(images).float() / 255)[0][:, :, 0, 0].numpy()
+
+    return run
+
+
+def torchmetrics_fid(tensors) -> Any:
+    """torchmetrics' FID with torch-fidelity's network and TensorFlow's resize."""
+    import torch  # pyright: ignore[reportMissingImports]
+    from torchmetrics.image.fid import (  # pyright: ignore[reportMissingImports]
+        FrechetInceptionDistance,
+    )
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "weights.pth")
+        torch.save(torch_state(tensors), path)
+        return FrechetInceptionDistance(
+            2048, feature_extractor_weights_path=str(path), antialias=False
+        )
+
+
+def rows(
+    seconds: dict[str, list[float]], ours: dict[str, str], count: int, unit: str
+) -> list[table.Row]:
+    """Rates, and ours over the peer's; `ours` names the peer of each of our runs."""
+    found = []
+    for name, values in seconds.items():
+        row: table.Row = {"run": name, unit: count / median(values)}
+        row |= {"lowest": count / max(values), "highest": count / min(values)}
+        if name in ours:
+            row["x peer"] = table.ratio(values, seconds[ours[name]])
+        found.append(row)
+    return found
+
+
+def measure_inception(tensors, args) -> list[table.Row]:
+    """Features of one batch."""
+    images = pictures(args.batch)
+    networks = {
+        "picjax, pytorch_fid input": our_inception(tensors, "pytorch_fid"),
+        "pytorch-fid": pytorch_fid_inception(tensors),
+        "picjax, tf_legacy input": our_inception(tensors, "tf_legacy"),
+        "torchmetrics": torchmetrics_network(tensors),
+    }
+    seconds = table.interleave(
+        {name: lambda run=run: run(images) for name, run in networks.items()},
+        args.rounds,
+    )
+    names = list(networks)
+    peers = {names[0]: names[1], names[2]: names[3]}
+    return rows(seconds, peers, args.batch, "images/s")
+
+
+def torchmetrics_network(tensors) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to pool features by torch-fidelity's network."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    network = torchmetrics_fid(tensors).inception
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(torch_images(images)).numpy()
+
+    return run
+
+
+def measure_fid(tensors, args) -> list[table.Row]:
+    """A whole FID, from images to the number."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from picjax.metrics import fid
+
+    sets = [pictures(args.images, seed) for seed in (1, 2)]
+    features, peer = our_inception(tensors, "tf_legacy"), torchmetrics_fid(tensors)
+
+    def batches(images: np.ndarray) -> list[np.ndarray]:
+        return [images[i : i + args.batch] for i in range(0, len(images), args.batch)]
+
+    def ours() -> float:
+        stats = []
+        for images in sets:
+            moments = fid.Moments()
+            for batch in batches(images):
+                moments.add(features(batch))
+            stats.append(moments.stats())
+        return fid.distance(*stats)
+
+    def theirs() -> float:
+        peer.reset()
+        with torch.no_grad():
+            for images, real in zip(sets, (True, False), strict=True):
+                for batch in batches(images):
+                    peer.update(torch_images(batch), real=real)
+            return float(peer.compute())
+
+    runs = {"picjax": ours, "torchmetrics": theirs}
+    seconds = table.interleave(runs, max(args.rounds // 2, 1))
+    count = 2 * args.images
+    return rows(seconds, {"picjax": "torchmetrics"}, count, "images/s")
+
+
+def measure_lpips(args) -> list[table.Row]:
+    """Distances of pairs, and of all pairs of an image's samples."""
+    import jax
+    import lpips as peer_package  # pyright: ignore[reportMissingImports]
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from picjax.metrics import convnet, lpips
+
+    tensors = convnet.random_tensors(lpips.shapes("alex"))
+    model = lpips.make(tensors)
+    peer = peer_package.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = peer.net.state_dict()
+    given = torch_state(tensors)
+    peer.net.load_state_dict(
+        {name: given["features." + name.split(".", 1)[1]] for name in state}
+    )
+    a, b = pictures(args.batch, 3), pictures(args.batch, 4)
+    samples, pairs = pictures(SAMPLES, 5), lpips.all_pairs(SAMPLES)
+    nowhere = np.zeros((SIZE, SIZE), np.float32)
+
+    @jax.jit
+    def distance(model: Any, a: Any, b: Any) -> Any:
+        return lpips.distance(model, lpips.to_float(a), lpips.to_float(b))
+
+    @jax.jit
+    def diversity(model: Any, x: Any) -> Any:
+        taps = lpips.embed(model, lpips.to_float(x))
+        return lpips.pair_distances(model, taps, pairs, nowhere)[0]
+
+    def theirs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            x, y = (torch_images(x).float() / 127.5 - 1 for x in (a, b))
+            return peer(x, y).numpy()
+
+    def their_diversity() -> list[np.ndarray]:
+        split = np.array_split(pairs.T, -(-len(pairs) // args.batch), 1)
+        return [theirs(samples[i], samples[j]) for i, j in split]
+
+    found = []
+    for title, ours, peers, count in (
+        (
+            "pairs of images",
+            lambda: np.asarray(distance(model, a, b)),
+            lambda: theirs(a, b),
+            args.batch,
+        ),
+        (
+            f"all pairs of {SAMPLES} samples",
+            lambda: np.asarray(diversity(model, samples)),
+            their_diversity,
+            len(pairs),
+        ),
+    ):
+        runs = {f"picjax, {title}": ours, f"lpips, {title}": peers}
+        seconds = table.interleave(runs, args.rounds)
+        first, second = runs
+        found += rows(seconds, {first: second}, count, "pairs/s")
+    return found
+
+
+STREAM = """
+import resource, sys
+import numpy as np
+from picjax.metrics import fid
+moments, rng = fid.Moments(), np.random.default_rng(0)
+for _ in range(int(sys.argv[1]) // 50):
+    moments.add(rng.normal(size=(50, 2048)).astype(np.float32))
+assert moments.count == int(sys.argv[1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def measure_memory(counts: list[int]) -> list[table.Row]:
+    """Largest resident set after so many rows, each in a process of its own."""
+    found = []
+    for count in counts:
+        command = [sys.executable, "-c", STREAM, str(count)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        found.append({"images": count, "MB": float(done.stdout)})
+    return found
+
+
+def main() -> None:
+    parser = table.parser(__doc__)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=64, help="of either set, for FID")
+    args = parser.parse_args()
+    about = table.machine()
+    warnings.simplefilter("ignore")  # the peers' own
+
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from picjax.metrics import convnet, inception
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    tensors = convnet.random_tensors(inception.shapes())
+    tables = {
+        f"Inception features, batch {args.batch}": measure_inception(tensors, args),
+        f"FID of 2 x {args.images} images": measure_fid(tensors, args),
+        f"LPIPS, AlexNet, batch {args.batch}": measure_lpips(args),
+        "Statistics of a stream": measure_memory([1000, 5000, 50000]),
+    }
+    table.report(tables, about, args.json)
+
+
+if __name__ == "__main__":
+    main()
