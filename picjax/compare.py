@@ -202,12 +202,7 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
     """
     found = [read(*pair) for pair in zip(folders, names, strict=True)]
     header, cells, differences = table(found)
-    notes = [
-        f"{other.label} was measured on other images or masks than {names[0]}: "
-        "the two do not compare"
-        for other in found[1:]
-        if other.images != found[0].images
-    ]
+    notes = differing(found)
     content = {
         "evaluations": {e.label: str(f) for e, f in zip(found, folders, strict=True)},
         "protocols": {e.label: e.protocol for e in found},
@@ -235,6 +230,24 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
     ]
     report.write_text(out / "report.html", page.document(title, ABOUT, parts))
     return markdown + "".join(f"({line})\n" for line in [*notes, ABOUT])
+
+
+def differing(found: Sequence[Evaluation]) -> list[str]:
+    """Why some of the numbers do not compare, a sentence each."""
+    first, notes = found[0], []
+    for other in found[1:]:
+        if other.images != first.images:
+            notes.append(
+                f"{other.label} was measured on other images or masks than "
+                f"{first.label}: the two do not compare"
+            )
+        ours, theirs = (e.protocol["samples_per_image"] for e in (first, other))
+        if ours != theirs:
+            notes.append(
+                f"{other.label} has {theirs} completions an image, {first.label} "
+                f"{ours}: the best of them do not compare"
+            )
+    return notes
 
 
 def pictures(found: Sequence[Evaluation]) -> list[str]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.metrics import (
     distribution,
     fid,
@@ -125,13 +125,11 @@ def check(settings: Settings) -> None:
         "luma": niqe.LUMAS,
     }
     for name, values in known.items():
-        value = getattr(settings, name)
-        if value not in values:
-            raise UserError(f"{name} '{value}' is none of {', '.join(values)}; mend it")
+        check_choice(f"--feature {name}", getattr(settings, name), tuple(values))
     pairs = settings.pairs
     if pairs not in ("all", "consecutive") and not (pairs.isdigit() and int(pairs)):
         raise UserError(
-            f"pairs '{pairs}' is neither all, consecutive nor a number; give one of them"
+            f"--feature pairs '{pairs}' is neither all, consecutive nor a number; give one of them"
         )
 
 

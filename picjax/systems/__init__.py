@@ -3,7 +3,7 @@
 import importlib
 from pathlib import Path
 
-from picjax.cli import UserError
+from picjax.cli import check_choice
 from picjax.system import Config, System
 
 NAMES = tuple(
@@ -17,8 +17,5 @@ def make(config: Config) -> System:
     Raises:
       UserError: for an unknown system.
     """
-    if config.system not in NAMES:
-        raise UserError(
-            f"config.system '{config.system}' is unknown; use one of {', '.join(NAMES)}"
-        )
+    check_choice("config.system", config.system, NAMES)
     return importlib.import_module(f"picjax.systems.{config.system}").make(config)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.losses import logistic
 from picjax.models.pixelcnn import NONLINEARITIES, PixelCNN, check_size
 from picjax.sampling import cached, raster
@@ -111,9 +111,7 @@ def check(config: Config) -> None:
         },
     )
     for name in model.turns:
-        if name not in TURNS:
-            names = ", ".join(TURNS)
-            raise UserError(f"config.model.turns: '{name}' is none of {names}")
+        check_choice("config.model.turns", name, TURNS)
     if model.channels not in (1, 3):
         raise UserError(
             f"config.model.channels is {model.channels}; give 3, or 1: grey"
