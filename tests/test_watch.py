@@ -20,8 +20,11 @@ STEPS = 6
 
 
 def init(key, batch):
-    level = {"net": {"level": jnp.float32(0)}}
-    return State(jnp.int32(0), level, {"net": {}}, {}, level)
+    def level(value):
+        return {"net": {"level": jnp.float32(value)}}
+
+    count = {"net": {"count": jnp.int32(0)}}
+    return State(jnp.int32(0), level(0), {"net": {}}, count, level(0.1))
 
 
 def step(state, batch, key):
