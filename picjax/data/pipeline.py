@@ -47,9 +47,17 @@ def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {**batch, **floats, "mask": mask}
 
 
-def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
-    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
-    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
+def to_uint8(
+    image: Float[Array, "*b h w 3"], truncate: bool = False
+) -> UInt8[Array, "*b h w 3"]:
+    """[-1, 1] to 0..255, clipped and rounded to the nearest; see `truncate`.
+
+    RePaint and guided-diffusion truncate, which is half a level darker on average
+    (diffusion specification, section 6).
+    """
+    levels = (image + 1) * 127.5
+    levels = levels if truncate else jnp.round(levels)
+    return jnp.clip(levels, 0, 255).astype(jnp.uint8)
 
 
 def train_batches(

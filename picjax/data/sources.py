@@ -69,6 +69,17 @@ PHOTOS = (
 )
 
 
+def photograph(name: str) -> Image.Image | None:
+    """One of PHOTOS by its file's name; None where its package does not carry it."""
+    (package,) = (package for package, file, _ in PHOTOS if file == name)
+    folder, _, last = package.rpartition(".")
+    path = resources.files(folder) / last / name
+    if not path.is_file():
+        return None
+    with resources.as_file(path) as file:
+        return decode(file)
+
+
 @lru_cache
 def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], ...]:
     """(name, picture) of the training or of the held-out part of each photograph.
@@ -80,13 +91,10 @@ def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], 
       UserError: when the installed packages carry none.
     """
     found = []
-    for package, name, cut in PHOTOS:
-        folder, _, last = package.rpartition(".")
-        path = resources.files(folder) / last / name
-        if not path.is_file():
+    for _, name, cut in PHOTOS:
+        picture = photograph(name)
+        if picture is None:
             continue
-        with resources.as_file(path) as file:
-            picture = decode(file)
         edge = round(picture.width * cut)
         right = held_out == (cut > 0.5)
         left, end = (edge, picture.width) if right else (0, edge)
@@ -405,7 +413,7 @@ def training(config: DataConfig, size: Size) -> Usable:
 
 
 def evaluation(config: DataConfig, size: Size) -> Usable:
-    """The held-out images of a data config, resized whole.
+    """The held-out images of a data config, resized whole or, by `aspect`, cropped.
 
     Without `eval_path` they are one in 20 of the images at `path`, which training
     leaves out, chosen by a hash of their names.
@@ -417,10 +425,13 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
         return Usable(HeldOutPhotos(size))
     if config.name == "scenes":
         return Usable(Scenes(size, scenes.EVAL))
+    how = None
+    if config.crop == "aspect":
+        how = augmentation(config, size)._replace(flip=False, rotation=0.0)
     if _own_held_out(config):
         path, key = config.eval_path, "config.data.eval_path"
-        return _checked(_stored(config, path, key, "eval", size, None), key, path)
-    source = _stored(config, config.path, "config.data.path", "train", size, None)
+        return _checked(_stored(config, path, key, "eval", size, how), key, path)
+    source = _stored(config, config.path, "config.data.path", "train", size, how)
     part = Part(source, _share(source, held_out=True))
     return _checked(part, "config.data.path", config.path)
 

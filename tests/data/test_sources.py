@@ -96,6 +96,23 @@ def test_one_resampling_equals_resize_then_crop():
     assert np.abs(got.astype(int) - expected).max() <= 1
 
 
+def test_the_aspect_may_be_kept(tmp_path):
+    """The middle square, in training and at evaluation, whatever the load size."""
+    pixels = ramp(90, 150)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    config = data("folder", tmp_path, crop="aspect", flip=True, rotation=3.0)
+    expected = transforms.middle_square(Image.fromarray(pixels), 32)
+    held = sources.evaluation(config, SIZE).read(0, rng())
+    np.testing.assert_array_equal(held["image"], expected)
+    config.update(flip=False, rotation=0.0)
+    seen = sources.training(config, SIZE).read(0, rng())
+    np.testing.assert_array_equal(seen["image"], expected)
+    # The middle 90 of 150 columns, which run from 0 to 255.
+    assert abs(int(expected[0, 0, 0]) - 53) < 4 and abs(int(expected[0, -1, 0]) - 202) < 4
+    with pytest.raises(UserError, match="makes squares, not 32x64"):
+        sources.training(config, (32, 64))
+
+
 def test_an_array_of_the_load_size_is_only_sliced():
     pixels = rng().integers(0, 256, (34, 34, 3), dtype=np.uint8)
     settings = how(load_size=34, crop="center")
