@@ -169,7 +169,8 @@ def resize(layer: Layer, size: tuple[int, int]) -> Layer:
     """A layer at a height and width."""
     if layer.shape[:2] == size:
         return layer
-    return _by_plane(layer, lambda plane: plane.resize(size[::-1], BILINEAR))
+    height, width = size
+    return _by_plane(layer, lambda plane: plane.resize((width, height), BILINEAR))
 
 
 def _by_plane(layer: Layer, change: Callable[[Image.Image], Image.Image]) -> Layer:

@@ -93,6 +93,12 @@ def network(model: Config) -> PixelCNN:
     )
 
 
+def networks(model: Config, size: tuple[int, int]) -> dict[str, PixelCNN]:
+    """The one network, which fits any size."""
+    del size
+    return {"net": network(model)}
+
+
 def check(config: Config) -> None:
     """Refuses what cannot work, before anything is compiled.
 

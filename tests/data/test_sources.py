@@ -108,7 +108,9 @@ def test_the_aspect_may_be_kept(tmp_path):
     seen = sources.training(config, SIZE).read(0, rng())
     np.testing.assert_array_equal(seen["image"], expected)
     # The middle 90 of 150 columns, which run from 0 to 255.
-    assert abs(int(expected[0, 0, 0]) - 53) < 4 and abs(int(expected[0, -1, 0]) - 202) < 4
+    assert (
+        abs(int(expected[0, 0, 0]) - 53) < 4 and abs(int(expected[0, -1, 0]) - 202) < 4
+    )
     with pytest.raises(UserError, match="makes squares, not 32x64"):
         sources.training(config, (32, 64))
 
