@@ -49,6 +49,9 @@ def published() -> ConfigDict:
         "path": "",  # training images
         "eval_path": "",  # held-out images; empty: a share of the training images
         "split": "train",  # of a TFDS data set
+        # Of the images (TFDS's label, a folder each, or the ten digits), which the
+        # network is told; 0: none.
+        "classes": 0,
         "load_size": 32,  # resized to this, then cropped; 0: 266/256 of the image size
         "crop": "center",  # random or center
         "flip": False,
@@ -70,6 +73,7 @@ def published() -> ConfigDict:
         # Ways of turning the image that it learns (picjax/sampling/raster.py), to choose
         # from when completing; more than one: it is told which.
         "turns": ("upright",),
+        "label": 0,  # the class of what is completed, where it is not known
         "sampler": "cached",  # or fixed_point
         # Draws for each completion, one of which is taken by the likelihood of what is
         # known after the hole; 1: what comes after is not looked at.

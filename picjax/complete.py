@@ -153,9 +153,10 @@ class Model:
         images: UInt8[np.ndarray, "b h w 3"],
         known: UInt8[np.ndarray, "b h w 1"],
         seed: int,
+        given: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Array]:
         """What the system itself says of whole images: one number an image each."""
-        batch = {"image": images, "mask": known}
+        batch = {"image": images, "mask": known, **(given or {})}
         return self._evaluate(self._variables, batch, jax.random.key(seed % 2**32))
 
     def complete(

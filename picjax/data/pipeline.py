@@ -24,7 +24,7 @@ from picjax.data.sources import DataConfig, Element
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
 # What an image comes with, at completion too, besides its mask.
-GIVEN = ("condition",)
+GIVEN = ("condition", "class")
 AHEAD = 2  # batches kept ready besides those in the making, one a thread
 # Images shuffled together, at least: several passes over a small set, since grain's
 # shuffle takes 27 / n ms an image (2.8 ms, more than all the rest, for ten images).
@@ -72,6 +72,7 @@ def train_batches(
 
     Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs
     `condition` uint8 [b h w 3], and their mask is 0: nothing of the image is known.
+    With `config.classes` there is also `class` int32 [b].
 
     Args:
       config: the `data` part of a config.

@@ -95,7 +95,7 @@ def _tensorflow() -> Any:
     except ImportError as error:
         raise UserError(
             "TensorFlow's checkpoints need TensorFlow, which is not installed; install "
-            "it (pip install tensorflow), or give the variables as an .npz "
-            "(docs/convert.md)"
+            "picjax with its convert extra (pip install -e '.[convert]'), or give the "
+            "variables as an .npz (docs/convert.md)"
         ) from error
     return tensorflow
