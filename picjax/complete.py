@@ -375,7 +375,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
         )
-    if len(jobs) == 1:  # a damaged one among several is left out
+    if args.image and len(jobs) == 1:  # a damaged one among several is left out
         read_job(jobs[0], args)
     model = load(args.workdir)
     refuse_mask(model.translates, masked)

@@ -7,6 +7,7 @@ import importlib.util
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import picjax
 from picjax import checkpoints, convert
 from picjax.cli import UserError
 from picjax.official import files, mapping, pixelcnn, tf_files
+from picjax.systems.pixelcnn import network
 
 TINY = ["--config.model.dropout=0.0"]
 MEAN = pixelcnn.AVERAGE
@@ -80,12 +82,12 @@ def test_a_checkpoint_becomes_a_run(
     (tmp_path / "params.ckpt.data-00000-of-00001").touch()
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
     replayed = convert.replay.pixelcnn(
-        {"net": convert.systems.pixelcnn.network(config.model)},
+        {"net": network(config.model)},
         {"net": {"params": params}},
         {"x_uint8": images},
     )
-    expected = {f"out/{name}": np.asarray(x) for name, x in replayed.items()}
-    arrays = {"in/x_uint8": images, **expected}
+    arrays: dict[str, Any] = {"in/x_uint8": images}
+    arrays |= {f"out/{name}": np.asarray(x) for name, x in replayed.items()}
     np.savez(tmp_path / "check.npz", **arrays)
     words = f"--out={tmp_path / 'run'}", f"--check={tmp_path / 'check.npz'}"
     command(f"--from={tmp_path / 'params.ckpt.index'}", *words)

@@ -92,8 +92,8 @@ def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array
     bits = logistic.bits(logistic.nll(image, logits, "official")) / image[0].size
     out = {"logits": logits, "bits_per_dim": bits}
     if "u_mix" in given:
-        draws = (jnp.asarray(given[name]) for name in ("u_mix", "u_logistic"))
-        out["sample"] = logistic.draw(logits, *draws)
+        mixture, value = jnp.asarray(given["u_mix"]), jnp.asarray(given["u_logistic"])
+        out["sample"] = logistic.draw(logits, mixture, value)
     return out
 
 

@@ -1,6 +1,6 @@
 """TensorFlow's checkpoints, old and new, and the same as an .npz: variables by name."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
 import re
 import zipfile
 from collections.abc import Callable, Sequence
