@@ -15,8 +15,11 @@ def timestep_embedding(
     Float32; a zero at the end where `dim` is odd (specification, section 1.2).
     """
     half = dim // 2
-    exponents = np.arange(half, dtype=np.float32) / np.float32(half)
-    frequencies = np.exp(np.float32(-math.log(max_period)) * exponents)
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
+    exponents = exponents / np.float32(half)
+    # One unit in the last place moves an angle of 1000 by 6e-5. Of exponents in float32,
+    # float64 gives the powers that the original has.
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     waves = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1)
     return jnp.pad(waves, ((0, 0), (0, dim % 2)))

@@ -10,12 +10,10 @@ norms, softmax, embeddings and the heads stay float32. With `remat` each block i
 computed again in the backward pass instead of being kept.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -55,12 +53,14 @@ def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(image_size // size for size in sizes)
 
 
-def channels(width: int, multiplier: int | float) -> int:
+def channels(width: int, multiplier: float) -> int:
     """Channels of a level."""
     return int(multiplier * width)
 
 
-def check_widths(width: int, mult: Sequence[int | float], head_width: int | None) -> None:
+def check_widths(
+    width: int, mult: Sequence[int | float], head_width: int | None
+) -> None:
     """Refuses widths that the norms or heads cannot divide.
 
     Raises:
@@ -378,13 +378,3 @@ class Classifier(_Torso):
             return AttentionPool(self.classes, heads, name="head")(h)
         head = PlainConv(self.classes, (1, 1), zero=True, name="head")
         return head(h.mean(1))
-
-
-def parameter_count(net: UNet | Classifier, size: int) -> int:
-    """Parameters of a network for images of this size, without making them."""
-    x, t = jnp.zeros((1, size, size, 3)), jnp.zeros(1)
-    inputs: tuple[Any, ...] = (x, t)
-    if isinstance(net, UNet) and net.classes is not None:
-        inputs = (x, t, jnp.zeros(1, jnp.int32))
-    shapes = jax.eval_shape(net.init, jax.random.key(0), *inputs)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
