@@ -16,6 +16,7 @@ MODULES = (
     "handlers_steps",
     "handlers_pix2pix",
     "handlers_pixelcnn",
+    "handlers_painter",
 )
 
 
