@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Int64, PRNGKeyArray
+from jaxtyping import Array, Float, Int64, Key
 
 from picjax import diffusion
 from picjax.cli import UserError
@@ -147,7 +147,7 @@ class Noise(NamedTuple):
 Draw = Callable[[Array], Noise]  # number of the call -> its noise
 
 
-def draw_noise(keys: PRNGKeyArray, size: tuple[int, int]) -> tuple[Images, Draw]:
+def draw_noise(keys: Key[Array, " b"], size: tuple[int, int]) -> tuple[Images, Draw]:
     """The start and the noise of every call, from a key an image.
 
     An image's noise depends on its own key alone. Known pixels and hole share a draw,
