@@ -26,6 +26,7 @@ from picjax.layers.norm import GroupNorm
 GROUPS = 32
 Sample = Literal["none", "up", "down"]
 Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+Multiplier = int | float
 Time = Float[Array, " b"] | Int[Array, " b"]
 
 # Channel multipliers that the original takes for an image size.
@@ -53,7 +54,7 @@ def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(image_size // size for size in sizes)
 
 
-def channels(width: int, multiplier: float) -> int:
+def channels(width: int, multiplier: Multiplier) -> int:
     """Channels of a level."""
     return int(multiplier * width)
 
