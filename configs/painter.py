@@ -170,9 +170,10 @@ def small(config: Any) -> None:
 
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
-    config.steps = 3_000
-    config.save_every = 1_000
-    config.sample_every = 1_000
+    config.steps = 3_500
+    config.batch_size = 8
+    config.save_every = 500
+    config.sample_every = 1_750
     config.samples = 6
     config.model.mult = (1, 2, 2)
 
@@ -184,15 +185,15 @@ def tiny(config: Any) -> None:
     config.log_every = 1
     config.save_every = 2
     config.sample_every = 4
-    config.model.update(mult=(1, 1), attention=())
+    config.model.update(mult=(1,), attention=())
     config.sampler.update(preset="own", spacing="3", jump_length=1, jump_times=2)
     config.sampler.stop = 1
 
 
 def scenes(config: Any) -> None:
-    """Procedural scenes whose posterior is known; a quarter of an hour on one core."""
-    config.steps = 4_000
+    """Procedural scenes whose posterior is known; half an hour on one core."""
+    config.steps = 7_000
     config.batch_size = 8
     config.data.update(name="scenes", flip=False)
     config.model.mult = (1, 2, 2)
-    config.opt.ema = 0.998
+    config.opt.update(decay=0.3, ema=0.999)

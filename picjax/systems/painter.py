@@ -40,6 +40,7 @@ from picjax.system import (
     update,
 )
 
+HEAD_WIDTH = 64  # of every published classifier
 EVALUATED = 4  # steps of the chain that `evaluate` looks at
 
 
@@ -114,8 +115,14 @@ def check(config: Config) -> None:
     )
     painter.check_size(*image_shape(config), len(model.mult))
     painter.check_widths(model.width, model.mult, model.head_width)
+    width, mult = model.classifier_width, model.classifier_mult
+    if model.classifier_classes and any(width * m % HEAD_WIDTH for m in mult):
+        raise UserError(
+            f"config.model.classifier_width {width} makes levels that are no multiple "
+            f"of {HEAD_WIDTH} channels, a head's; choose another"
+        )
     most = max(model.classes, model.classifier_classes)
-    if not -1 <= sampler.label < max(most, 1):
+    if not -1 <= sampler.label < most:
         raise UserError(
             f"config.sampler.label {sampler.label} is none of the {most} classes; give "
             "-1 for any"
@@ -156,6 +163,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
             attention=painter.factors(image_size[0], sizes),
             classes=model.classifier_classes,
             pool=model.classifier_pool,
+            head_width=HEAD_WIDTH,
             **shared,
         )
     return nets
