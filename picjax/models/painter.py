@@ -24,6 +24,7 @@ from picjax.layers.embedding import timestep_embedding
 from picjax.layers.norm import GroupNorm
 
 GROUPS = 32
+Number = int | float
 Sample = Literal["none", "up", "down"]
 Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 Time = Float[Array, " b"] | Int[Array, " b"]
@@ -53,14 +54,12 @@ def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(image_size // size for size in sizes)
 
 
-def channels(width: int, multiplier: float) -> int:
+def channels(width: int, multiplier: Number) -> int:
     """Channels of a level."""
     return int(multiplier * width)
 
 
-def check_widths(
-    width: int, mult: Sequence[int | float], head_width: int | None
-) -> None:
+def check_widths(width: int, mult: Sequence[Number], head_width: int | None) -> None:
     """Refuses widths that the norms or heads cannot divide.
 
     Raises:
@@ -219,7 +218,7 @@ class _Torso(nn.Module):
     """
 
     width: int = 256
-    mult: tuple[int | float, ...] = MULTIPLIERS[256]
+    mult: tuple[Number, ...] = MULTIPLIERS[256]
     blocks: int = 2
     attention: tuple[int, ...] = (8, 16, 32)
     head_width: int | None = 64
