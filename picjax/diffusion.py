@@ -289,7 +289,8 @@ def ddim(
     tables: Tables, x: Images, t: Times, x0: Images, eta: float, noise: Images
 ) -> Images:
     """x_{t-1} by DDIM: eta 0 draws nothing, eta 1 as much as the ancestral step."""
-    abar, before = tables.abar, tables.abar_prev
+    # In float32, as the original has it, which near t = 0 loses digits of 1 - abar.
+    abar, before = (x.astype(np.float32) for x in (tables.abar, tables.abar_prev))
     std = eta * np.sqrt((1 - before) / (1 - abar)) * np.sqrt(1 - abar / before)
     rest = np.sqrt(np.maximum(1 - before - std**2, 0))
     epsilon = epsilon_from_x0(tables, x, t, x0)
@@ -300,7 +301,7 @@ def ddim(
 def ddim_reverse(tables: Tables, x: Images, t: Times, x0: Images) -> Images:
     """x_{t+1} from x_t by DDIM with eta 0: an image to the noise that makes it."""
     epsilon = epsilon_from_x0(tables, x, t, x0)
-    after = tables.abar_next
+    after = tables.abar_next.astype(np.float32)  # as in `ddim`
     return at(np.sqrt(after), t) * x0 + at(np.sqrt(1 - after), t) * epsilon
 
 

@@ -24,9 +24,9 @@ from picjax.layers.embedding import timestep_embedding
 from picjax.layers.norm import GroupNorm
 
 GROUPS = 32
-Number = int | float
 Sample = Literal["none", "up", "down"]
 Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+Multiplier = int | float
 Time = Float[Array, " b"] | Int[Array, " b"]
 
 # Channel multipliers that the original takes for an image size.
@@ -54,12 +54,14 @@ def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(image_size // size for size in sizes)
 
 
-def channels(width: int, multiplier: Number) -> int:
+def channels(width: int, multiplier: Multiplier) -> int:
     """Channels of a level."""
     return int(multiplier * width)
 
 
-def check_widths(width: int, mult: Sequence[Number], head_width: int | None) -> None:
+def check_widths(
+    width: int, mult: Sequence[Multiplier], head_width: int | None
+) -> None:
     """Refuses widths that the norms or heads cannot divide.
 
     Raises:
@@ -218,7 +220,7 @@ class _Torso(nn.Module):
     """
 
     width: int = 256
-    mult: tuple[Number, ...] = MULTIPLIERS[256]
+    mult: tuple[Multiplier, ...] = MULTIPLIERS[256]
     blocks: int = 2
     attention: tuple[int, ...] = (8, 16, 32)
     head_width: int | None = 64

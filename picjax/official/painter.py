@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from picjax.cli import UserError
-from picjax.models.painter import Number, Pool, channels
+from picjax.models.painter import Multiplier, Pool, channels
 from picjax.official.mapping import CONV, LINEAR, Leaf, Site, Table
 from picjax.system import Config, State, Tree, image_shape
 
@@ -270,7 +270,7 @@ def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
     return shapes[name]
 
 
-def _multiplier(width: int, c: int) -> Number:
+def _multiplier(width: int, c: int) -> Multiplier:
     """What times the width, cut off, makes c."""
     if c % width == 0:
         return c // width

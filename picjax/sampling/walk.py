@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Int64, PRNGKeyArray
+from jaxtyping import Array, Float, Float32, Int64, Key
 
 from picjax import diffusion
 from picjax.cli import UserError
@@ -147,7 +147,7 @@ class Noise(NamedTuple):
 Draw = Callable[[Array], Noise]  # number of the call -> its noise
 
 
-def draw_noise(keys: PRNGKeyArray, size: tuple[int, int]) -> tuple[Images, Draw]:
+def draw_noise(keys: Key[Array, " b"], size: tuple[int, int]) -> tuple[Images, Draw]:
     """The start and the noise of every call, from a key an image.
 
     An image's noise depends on its own key alone. Known pixels and hole share a draw,
@@ -168,7 +168,10 @@ def draw_noise(keys: PRNGKeyArray, size: tuple[int, int]) -> tuple[Images, Draw]
 
 
 def given_noise(
-    tables: Tables, walk: Walk, stream: Float[Array, "n b h w 3"], known: bool = True
+    tables: Tables,
+    walk: Walk,
+    stream: Float32[np.ndarray, "n b h w 3"],
+    known: bool = True,
 ) -> tuple[Images, Draw]:
     """The start and the noise of every call, from the original's stream in order.
 
@@ -184,16 +187,16 @@ def given_noise(
     Raises:
       ValueError: when it is too long or too short.
     """
-    rest = iter(np.asarray(stream))
+    rest = iter(stream)
     start = next(rest)
     nothing = np.zeros_like(start)
     rows = []
+    total = 1 - tables.abar[walk.at] / power(tables, walk.after)
     for i, (level, after) in enumerate(zip(walk.at, walk.after, strict=True)):
         back = nothing
         for j in range(after + 1, level + 1):
             share = tables.beta[j] * tables.abar[level] / tables.abar[j]
-            total = 1 - tables.abar[level] / power(tables, after)
-            back = back + next(rest) * np.float32(np.sqrt(share / total))
+            back = back + next(rest) * np.float32(np.sqrt(share / total[i]))
         step = next(rest)
         rows.append(Noise(back, next(rest) if known and i else nothing, step))
     if next(rest, None) is not None:

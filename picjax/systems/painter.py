@@ -225,10 +225,11 @@ def remarks(calls: Walk, known: UInt8[np.ndarray, "h w"]) -> list[str]:
     """What whoever completes this mask should know."""
     if known.any() or not calls.steps_back:
         return []
-    return [
+    said = (
         f"nothing is known, so the {calls.steps_back} steps back of this sampler change "
-        "nothing; --config.sampler.preset=plain makes whole images with 250 calls"
-    ]
+        "nothing; config.sampler.preset=plain makes whole images with 250 calls"
+    )
+    return [said]
 
 
 # ---- init and step ----
@@ -298,13 +299,14 @@ def step(
     if history is not None:
         known = losses.remember(History(**history), t, each["loss"])
         state = state.replace(stats=state.stats | {"history": known._asdict()})
-    ema = jax.tree.map(
-        lambda mean, new: hyper.ema * mean + (1 - hyper.ema) * new,
-        state.ema["unet"],
-        state.params["unet"],
-    )
+    ema = {"unet": average(hyper.ema, state.ema["unet"], state.params["unet"])}
     metrics = {name: (weights * x).mean() for name, x in each.items()}
-    return state.replace(step=state.step + 1, ema={"unet": ema}), metrics
+    return state.replace(step=state.step + 1, ema=ema), metrics
+
+
+def average(rate: float, mean: Tree, new: Tree) -> Tree:
+    """The average moved a little towards the new parameters."""
+    return jax.tree.map(lambda a, b: rate * a + (1 - rate) * b, mean, new)
 
 
 def look(

@@ -17,6 +17,7 @@ MODULES = (
     "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_painter",
+    "handlers_diffusion",
 )
 
 
