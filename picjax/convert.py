@@ -385,7 +385,7 @@ def to_picjax(args: argparse.Namespace) -> None:
             f"--system is missing; give one of {', '.join(sorted(ORIGINALS))}"
         )
     official(args.system)
-    config = make_config(args.system, args.dataset, args.settings)
+    asked = config = make_config(args.system, args.dataset, args.settings)
     with report.new_folder(args.out) as workdir:
         if args.system == "painter":
             paths = painter.find_files(args.sources)
@@ -405,6 +405,14 @@ def to_picjax(args: argparse.Namespace) -> None:
         print(
             f"no file holds the {net}, which training alone needs: initialised with "
             f"seed {config.seed}"
+        )
+    if changed := ckpt.differing_keys(config, asked, untrained=True):
+        print(f"as the files have it: {', '.join(changed)}")
+    if args.system == "painter":
+        model = config.model
+        print(
+            "no file tells how heads are cut: taken are config.model.head_width "
+            f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
         )
     for name, value in differences.items():
         print(f"largest difference of {name} in {args.check}: {value:.2e}")

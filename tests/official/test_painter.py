@@ -156,7 +156,7 @@ def test_files_of_a_training_run(tmp_path):
             painter.find_files(given)
 
 
-def test_a_training_run_there_and_back(tmp_path):
+def test_a_training_run_there_and_back(tmp_path, capsys):
     """Networks, average and Adam's state as guided-diffusion writes them."""
     torch = pytest.importorskip("torch")
     unet = UNet(32, (1, 1), 1, (2,), 32, scale_shift=False)
@@ -187,6 +187,9 @@ def test_a_training_run_there_and_back(tmp_path):
     words += [f"--config.model.classifier_{key}" for key in ("mult=(1,1)", "blocks=1")]
     words += ["--config.model.classifier_attention=(4,)", f"--out={run}"]
     convert.main(words)
+    said = capsys.readouterr().out
+    assert "model.scale_shift (False, was True)" in said
+    assert "head_width 32" in said and "qkv_order legacy" in said
     config = checkpoints.read_config(run)
     assert config.model.scale_shift is False and config.model.classifier_classes == 5
     with checkpoints.open_checkpoints(run, 1, "") as saved:
