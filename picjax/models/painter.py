@@ -60,7 +60,7 @@ def channels(width: int, multiplier: Multiplier) -> int:
 
 
 def check_widths(
-    width: int, mult: Sequence[int | float], head_width: int | None
+    width: int, mult: Sequence[Multiplier], head_width: int | None
 ) -> None:
     """Refuses widths that the norms or heads cannot divide.
 
@@ -220,7 +220,7 @@ class _Torso(nn.Module):
     """
 
     width: int = 256
-    mult: tuple[int | float, ...] = MULTIPLIERS[256]
+    mult: tuple[Multiplier, ...] = MULTIPLIERS[256]
     blocks: int = 2
     attention: tuple[int, ...] = (8, 16, 32)
     head_width: int | None = 64
