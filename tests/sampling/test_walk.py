@@ -71,7 +71,7 @@ def knowing(x, t):
     return jnp.concatenate([epsilon, -jnp.ones_like(epsilon)], -1)
 
 
-def complete(jumps, n=1500, known=SCALE, eta=None):
+def complete(jumps, n=800, known=SCALE, eta=None):
     """n draws of the right pixel given the left one."""
     plan = walk.plan(TABLES.steps, jumps)
     image = jnp.full((n, 1, 2, 3), known)
