@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
+from orbax.checkpoint import v1 as ocp
 
 from picjax import checkpoints as ckpt
 from picjax import report, systems, train
 from picjax.cli import Parser, UserError, run
-from picjax.official import files, mapping, replay, tf_files
+from picjax.official import files, mapping, painter, replay, tf_files
 from picjax.system import Config, State, Tree, by_net, image_shape
 
 
@@ -37,11 +38,13 @@ class Original(NamedTuple):
         that made the weights does with them.
       prefix: of every name in its files: DataParallel's, where it saved that.
       torch: whether its files are PyTorch's, so that there is a way back.
+      file: what it calls a file, by its entry in the official module's `FILES`.
     """
 
     variant: str
     prefix: str = ""
     torch: bool = True
+    file: str = "latest_net_{}.pth"
 
 
 ORIGINALS = {
@@ -49,6 +52,7 @@ ORIGINALS = {
     "picnet": Original("celeba_hq_center", "module."),
     "pix2pix": Original("facades"),
     "pixelcnn": Original("cifar10", torch=False),
+    "painter": Original("places2_256", file="{}.pt"),
 }
 
 Tensors = Mapping[str, np.ndarray]
@@ -119,10 +123,52 @@ def first_state(config: Config, given: Mapping[str, Tree]) -> State:
     return fresh.replace(params=params, stats=whole(fresh.stats, "stats"), ema=ema)
 
 
+def read_painter(
+    config: Config, paths: Mapping[str, Path], settings: Sequence[str]
+) -> tuple[Config, dict[str, Tree], State]:
+    """Config, networks and first state from the files of guided-diffusion.
+
+    What files tell of the networks goes before the config, but not before `settings`.
+    With an average and an optimiser the run goes on where the original's stopped.
+
+    Args:
+      config: of the run to be.
+      paths: as `official.painter.find_files` gives them.
+      settings: the user's `--config.KEY=VALUE`s.
+
+    Raises:
+      UserError: when files, settings and network do not belong together.
+    """
+    nets = {net: files.read(paths[net]) for net in painter.FILES if net in paths}
+    shapes = {net: {n: x.shape for n, x in nets[net].items()} for net in nets}
+    fixed = [setting.removeprefix("--config.").split("=")[0] for setting in settings]
+    config = painter.fit(config, shapes, fixed)
+    variables = read_nets(config, nets)
+    del nets  # As large as the network itself.
+    state = first_state(config, variables)
+
+    def read_like_unet(tensors: Tensors) -> Tree:
+        return read_nets(config, {"unet": tensors})["unet"]["params"]
+
+    if "ema" in paths:
+        average = read_like_unet(files.read(paths["ema"]))
+        state = painter.with_average(state, average)
+    if "opt" in paths:
+        moments = []
+        for name in ("exp_avg", "exp_avg_sq"):
+            updates, arrays = files.read_adam(paths["opt"], name)
+            moments.append(read_like_unet(painter.by_name(arrays, shapes["unet"])))
+        state = painter.with_moments(state, updates, *moments)
+    return config, variables, state
+
+
 def write_run(workdir: Path, config: Config, state: State) -> None:
     """A workdir with config and checkpoint, as training writes them."""
     ckpt.write_config(workdir, config)
-    with ckpt.open_checkpoints(workdir, config.keep, "") as saved:
+    context = ocp.Context()
+    # Orbax would hold the whole state once more.
+    context.memory.write_concurrent_bytes = 2**28
+    with context, ckpt.open_checkpoints(workdir, config.keep, "") as saved:
         ckpt.save(saved, state, data=None, metrics={}).result()
 
 
@@ -196,7 +242,7 @@ def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str,
         if net in variables:
             tensors = mapping.to_official(variables[net], tables[net])
             named = {f"{prefix}{name}": x for name, x in tensors.items()}
-            contents[f"latest_net_{suffix}.pth"] = named
+            contents[ORIGINALS[config.system].file.format(suffix)] = named
     return contents
 
 
@@ -218,15 +264,15 @@ def official(system: str) -> Any:
 
 
 def needed(system: str) -> set[str]:
-    """The nets without which nothing can be completed: all but the discriminators."""
+    """The nets without which nothing can be completed: all but those that judge."""
     nets = official(system).FILES.values()
-    return {net for net in nets if not net.startswith("discriminator")}
+    return {net for net in nets if not net.startswith(("discriminator", "classifier"))}
 
 
 def file_names(system: str, nets: Iterable[str]) -> list[str]:
     """What the original calls the files of these nets."""
     suffixes = {net: suffix for suffix, net in official(system).FILES.items()}
-    return [f"latest_net_{suffixes[net]}.pth" for net in sorted(nets)]
+    return [ORIGINALS[system].file.format(suffixes[net]) for net in sorted(nets)]
 
 
 def read_files(
@@ -366,14 +412,18 @@ def to_picjax(args: argparse.Namespace) -> None:
             f"--system is missing; give one of {', '.join(sorted(ORIGINALS))}"
         )
     official(args.system)
-    config = make_config(args.system, args.dataset, args.settings)
+    asked = config = make_config(args.system, args.dataset, args.settings)
     with report.new_folder(args.out) as workdir:
-        paths, tensors = read_files(config, args.sources)
-        variables = read_nets(config, tensors)
+        if args.system == "painter":
+            paths = painter.find_files(args.sources)
+            config, variables, state = read_painter(config, paths, args.settings)
+        else:
+            paths, tensors = read_files(config, args.sources)
+            variables = read_nets(config, tensors)
+            state = first_state(config, variables)
         differences = {}
         if args.check:
             differences = check(config, variables, Path(args.check))
-        state = first_state(config, variables)
         write_run(workdir, config, state)
     origins = {net: str(path) for net, path in paths.items()}
     print_table(describe(variables, origins))
@@ -381,6 +431,14 @@ def to_picjax(args: argparse.Namespace) -> None:
         print(
             f"no file holds the {net}, which training alone needs: initialised with "
             f"seed {config.seed}"
+        )
+    if changed := ckpt.differing_keys(config, asked, untrained=True):
+        print(f"as the files have it: {', '.join(changed)}")
+    if args.system == "painter":
+        model = config.model
+        print(
+            "no file tells how heads are cut: taken are config.model.head_width "
+            f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
         )
     for name, value in differences.items():
         print(f"largest difference of {name} in {args.check}: {value:.2e}")
@@ -414,7 +472,8 @@ def to_pytorch(args: argparse.Namespace) -> None:
         for name, tensors in contents.items():
             files.write(folder / name, tensors)
     nets = official(config.system).FILES
-    origins = {net: f"latest_net_{suffix}.pth" for suffix, net in nets.items()}
+    (*names,) = file_names(config.system, nets.values())
+    origins = dict(zip(sorted(nets.values()), names, strict=True))
     print_table(describe({n: variables[n] for n in origins if n in variables}, origins))
     print(f"step {step} of {source}, as PyTorch's files in {args.out}")
 

@@ -17,6 +17,8 @@ MODULES = (
     "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_compose",
+    "handlers_painter",
+    "handlers_diffusion",
 )
 
 
