@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo lint types kill-test full-parity clean
+.PHONY: help test demo kill-test clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -26,6 +26,10 @@ demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6
 	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
+ifeq ($(SYSTEM),painter)
+	$(BIN)/python -m picjax.compose --examples $(RUN)/scenes
+	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
+endif
 	@echo
 	@echo "to look at:   $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"

@@ -1,4 +1,4 @@
-"""Official PyTorch weights to a run of picjax, and a run back to PyTorch.
+"""Official weights to a run of picjax, and a run back to PyTorch.
 
     python -m picjax.convert --system=picmm --from=DIR --out=runs/imported
     python -m picjax.convert --to=pytorch --from=runs/imported --out=DIR
@@ -21,11 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
+from orbax.checkpoint import v1 as ocp
 
 from picjax import checkpoints as ckpt
 from picjax import report, systems, train
 from picjax.cli import Parser, UserError, run
-from picjax.official import files, mapping, replay
+from picjax.official import files, mapping, painter, replay, tf_files
 from picjax.system import Config, State, Tree, by_net, image_shape
 
 
@@ -36,22 +37,28 @@ class Original(NamedTuple):
       variant: of configs/SYSTEM.py: the published settings at 256 px, and what the code
         that made the weights does with them.
       prefix: of every name in its files: DataParallel's, where it saved that.
+      torch: whether its files are PyTorch's, so that there is a way back.
+      file: what it calls a file, by its entry in the official module's `FILES`.
     """
 
     variant: str
-    prefix: str
+    prefix: str = ""
+    torch: bool = True
+    file: str = "latest_net_{}.pth"
 
 
 ORIGINALS = {
     "picmm": Original("celeba_hq-official", "module."),
     "picnet": Original("celeba_hq_center", "module."),
-    "pix2pix": Original("facades", ""),
+    "pix2pix": Original("facades"),
+    "pixelcnn": Original("cifar10", torch=False),
+    "painter": Original("places2_256", file="{}.pt"),
 }
 
 Tensors = Mapping[str, np.ndarray]
 
 
-# ---- PyTorch to picjax ----
+# ---- to picjax ----
 
 
 def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]:
@@ -78,7 +85,8 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
     abstract = ckpt.abstract_state(config)
     variables = {}
     for net, arrays in tensors.items():
-        target = {"params": abstract.params[net], "stats": abstract.stats[net]}
+        stats = abstract.stats.get(net, {})
+        target = {"params": abstract.params[net], "stats": stats}
         try:
             variables[net] = mapping.from_official(arrays, target, tables[net])
         except UserError as error:
@@ -94,26 +102,73 @@ def first_state(config: Config, given: Mapping[str, Tree]) -> State:
         shapes = ckpt.abstract_batch(config)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state = system.init(train.init_key(config.seed), batch)
+
         # What is left out here is not computed either.
-        rest = [net for net in state.params if net not in given]
+        def rest(trees: Tree) -> Tree:
+            return {n: {} if n in given else tree for n, tree in trees.items()}
+
         return state.replace(
-            params={net: state.params[net] for net in rest},
-            stats={net: state.stats[net] for net in rest},
+            params=rest(state.params),
+            stats=rest(state.stats),
             ema={net: {} for net in state.ema},
         )
 
     fresh = jax.jit(init, **train.quick())()
-    params = {net: variables["params"] for net, variables in given.items()}
-    params |= fresh.params
-    stats = {net: variables["stats"] for net, variables in given.items()}
+
+    def whole(trees: Tree, kind: str) -> Tree:
+        return {n: given[n][kind] if n in given else x for n, x in trees.items()}
+
+    params = whole(fresh.params, "params")
     ema = {net: params[net] for net in fresh.ema}
-    return fresh.replace(params=params, stats=stats | fresh.stats, ema=ema)
+    return fresh.replace(params=params, stats=whole(fresh.stats, "stats"), ema=ema)
+
+
+def read_painter(
+    config: Config, paths: Mapping[str, Path], settings: Sequence[str]
+) -> tuple[Config, dict[str, Tree], State]:
+    """Config, networks and first state from the files of guided-diffusion.
+
+    What files tell of the networks goes before the config, but not before `settings`.
+    With an average and an optimiser the run goes on where the original's stopped.
+
+    Args:
+      config: of the run to be.
+      paths: as `official.painter.find_files` gives them.
+      settings: the user's `--config.KEY=VALUE`s.
+
+    Raises:
+      UserError: when files, settings and network do not belong together.
+    """
+    nets = {net: files.read(paths[net]) for net in painter.FILES if net in paths}
+    shapes = {net: {n: x.shape for n, x in nets[net].items()} for net in nets}
+    fixed = [setting.removeprefix("--config.").split("=")[0] for setting in settings]
+    config = painter.fit(config, shapes, fixed)
+    variables = read_nets(config, nets)
+    del nets  # As large as the network itself.
+    state = first_state(config, variables)
+
+    def read_like_unet(tensors: Tensors) -> Tree:
+        return read_nets(config, {"unet": tensors})["unet"]["params"]
+
+    if "ema" in paths:
+        average = read_like_unet(files.read(paths["ema"]))
+        state = painter.with_average(state, average)
+    if "opt" in paths:
+        moments = []
+        for name in ("exp_avg", "exp_avg_sq"):
+            updates, arrays = files.read_adam(paths["opt"], name)
+            moments.append(read_like_unet(painter.by_name(arrays, shapes["unet"])))
+        state = painter.with_moments(state, updates, *moments)
+    return config, variables, state
 
 
 def write_run(workdir: Path, config: Config, state: State) -> None:
     """A workdir with config and checkpoint, as training writes them."""
     ckpt.write_config(workdir, config)
-    with ckpt.open_checkpoints(workdir, config.keep, "") as saved:
+    context = ocp.Context()
+    # Orbax would hold the whole state once more.
+    context.memory.write_concurrent_bytes = 2**28
+    with context, ckpt.open_checkpoints(workdir, config.keep, "") as saved:
         ckpt.save(saved, state, data=None, metrics={}).result()
 
 
@@ -159,8 +214,10 @@ def check(
             f"--check '{path}' does not fit this run ({str(error)[:200]}); make it "
             "with the same weights, sizes and noise"
         ) from error
-    if not any(name.startswith("sample") for name in differences):
-        raise UserError(f"--check '{path}' has no out/sample0; see docs/convert.md")
+    if not any(name.startswith(("sample", "logits")) for name in differences):
+        raise UserError(
+            f"--check '{path}' has no out/sample0 or out/logits; see docs/convert.md"
+        )
     return differences
 
 
@@ -173,7 +230,7 @@ def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-# ---- picjax to PyTorch ----
+# ---- to PyTorch ----
 
 
 def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str, Any]]:
@@ -185,7 +242,7 @@ def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str,
         if net in variables:
             tensors = mapping.to_official(variables[net], tables[net])
             named = {f"{prefix}{name}": x for name, x in tensors.items()}
-            contents[f"latest_net_{suffix}.pth"] = named
+            contents[ORIGINALS[config.system].file.format(suffix)] = named
     return contents
 
 
@@ -196,7 +253,7 @@ def official(system: str) -> Any:
     """The module of a system's official names: `FILES` and `tables(config)`.
 
     Raises:
-      UserError: for a system without published PyTorch weights.
+      UserError: for a system without published weights.
     """
     if system not in ORIGINALS:
         raise UserError(
@@ -207,15 +264,31 @@ def official(system: str) -> Any:
 
 
 def needed(system: str) -> set[str]:
-    """The nets without which nothing can be completed: all but the discriminators."""
+    """The nets without which nothing can be completed: all but those that judge."""
     nets = official(system).FILES.values()
-    return {net for net in nets if not net.startswith("discriminator")}
+    return {net for net in nets if not net.startswith(("discriminator", "classifier"))}
 
 
 def file_names(system: str, nets: Iterable[str]) -> list[str]:
     """What the original calls the files of these nets."""
     suffixes = {net: suffix for suffix, net in official(system).FILES.items()}
-    return [f"latest_net_{suffixes[net]}.pth" for net in sorted(nets)]
+    return [ORIGINALS[system].file.format(suffixes[net]) for net in sorted(nets)]
+
+
+def read_files(
+    config: Config, sources: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, Tensors]]:
+    """Net -> its file, and net -> official name -> array.
+
+    Raises:
+      UserError: when a file is missing, unclear or cannot be read.
+    """
+    if not ORIGINALS[config.system].torch:
+        path = tf_files.find(sources)
+        tensors = official(config.system).read(path, config.model.blocks)
+        return {"net": path}, {"net": tensors}
+    paths = find_files(sources, config.system)
+    return paths, {net: files.read(path) for net, path in paths.items()}
 
 
 def find_files(sources: Sequence[str], system: str) -> dict[str, Path]:
@@ -339,15 +412,18 @@ def to_picjax(args: argparse.Namespace) -> None:
             f"--system is missing; give one of {', '.join(sorted(ORIGINALS))}"
         )
     official(args.system)
-    config = make_config(args.system, args.dataset, args.settings)
+    asked = config = make_config(args.system, args.dataset, args.settings)
     with report.new_folder(args.out) as workdir:
-        paths = find_files(args.sources, args.system)
-        tensors = {net: files.read(path) for net, path in paths.items()}
-        variables = read_nets(config, tensors)
+        if args.system == "painter":
+            paths = painter.find_files(args.sources)
+            config, variables, state = read_painter(config, paths, args.settings)
+        else:
+            paths, tensors = read_files(config, args.sources)
+            variables = read_nets(config, tensors)
+            state = first_state(config, variables)
         differences = {}
         if args.check:
             differences = check(config, variables, Path(args.check))
-        state = first_state(config, variables)
         write_run(workdir, config, state)
     origins = {net: str(path) for net, path in paths.items()}
     print_table(describe(variables, origins))
@@ -355,6 +431,14 @@ def to_picjax(args: argparse.Namespace) -> None:
         print(
             f"no file holds the {net}, which training alone needs: initialised with "
             f"seed {config.seed}"
+        )
+    if changed := ckpt.differing_keys(config, asked, untrained=True):
+        print(f"as the files have it: {', '.join(changed)}")
+    if args.system == "painter":
+        model = config.model
+        print(
+            "no file tells how heads are cut: taken are config.model.head_width "
+            f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
         )
     for name, value in differences.items():
         print(f"largest difference of {name} in {args.check}: {value:.2e}")
@@ -376,6 +460,11 @@ def to_pytorch(args: argparse.Namespace) -> None:
             "leave --system out"
         )
     official(config.system)
+    if not ORIGINALS[config.system].torch:
+        raise UserError(
+            f"the original of {config.system} is not PyTorch's, and there is no way "
+            "back; a run of picjax itself can be copied as it is"
+        )
     config, restored, step = ckpt.restore_variables(source)
     variables = by_net(restored)
     contents = export(config, variables)
@@ -383,7 +472,8 @@ def to_pytorch(args: argparse.Namespace) -> None:
         for name, tensors in contents.items():
             files.write(folder / name, tensors)
     nets = official(config.system).FILES
-    origins = {net: f"latest_net_{suffix}.pth" for suffix, net in nets.items()}
+    (*names,) = file_names(config.system, nets.values())
+    origins = dict(zip(sorted(nets.values()), names, strict=True))
     print_table(describe({n: variables[n] for n in origins if n in variables}, origins))
     print(f"step {step} of {source}, as PyTorch's files in {args.out}")
 
@@ -426,7 +516,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; `settings` are its `--config.KEY=VALUE`s."""
     parser = Parser(
         prog="python -m picjax.convert",
-        description="Official PyTorch weights to a run of picjax, or a run back.",
+        description="Official weights to a run of picjax, or a run back to PyTorch.",
         epilog="example: python -m picjax.convert --system=picnet "
         "--from=checkpoints/celeba_center --out=runs/picnet-celeba",
         allow_abbrev=False,
@@ -440,8 +530,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         action="extend",
         metavar="PATH",
-        help="a folder of latest_net_E.pth and the like, or such files; with "
-        "--to=pytorch a run",
+        help="a folder of latest_net_E.pth and the like, or such files; for pixelcnn "
+        "a TensorFlow checkpoint; with --to=pytorch a run",
     )
     add("--out", required=True, metavar="DIR", help="a new folder")
     add("--to", choices=["picjax", "pytorch"], default="picjax", help="(picjax)")

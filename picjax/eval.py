@@ -67,6 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--raw", action="store_true", help="with --fake: do not paste known pixels")
     add("--num", type=int, metavar="N", help="completions an image (10, or all found)")
     add("--best-of", type=int, metavar="M", help="of a run: as in picjax.complete")
+    add("--sampler", metavar="NAME", help="of a run: as in picjax.complete")
     add("--images", type=int, metavar="N", help="how many (100 of a run, or all found)")
     add("--seed", type=int, help="of masks and completions (0)")
     add(
@@ -133,7 +134,10 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--real and --fake go together; give both folders")
     if args.stats and args.save_stats:
         raise UserError("--stats and --save-stats exclude each other; give one")
-    for option in ("invert_mask", "raw", "pattern") if args.workdir else ("best_of",):
+    alone = (
+        ("invert_mask", "raw", "pattern") if args.workdir else ("best_of", "sampler")
+    )
+    for option in alone:
         if getattr(args, option):
             other = "--fake" if args.workdir else "--workdir"
             why = "; a run's completions keep known pixels" if option == "raw" else ""
@@ -195,7 +199,7 @@ def run_subject(
     out: Path,
 ) -> Subject:
     """A workdir's model on its held-out images."""
-    model = load(workdir, args.checkpoint == "best")
+    model = load(workdir, args.sampler or "", args.checkpoint == "best")
     if manifest is not None and "name" in manifest["protocol"]["data"]:
         with model.config.unlocked():
             model.config.data = ConfigDict(manifest["protocol"]["data"])
@@ -219,6 +223,7 @@ def run_subject(
         "data": data,
         "masks": ", ".join(data["masks"]) or "none, the whole image is made",
         "best_of": args.best_of,
+        "sampler": config.get("sampler"),
         "pixels": "Rounded to uint8, known pixels pasted",
         **common_protocol(args, num, metrics, left_out),
     }

@@ -79,7 +79,7 @@ def model_groups(
         if pending is not None:
             yield from _unpack(*pending)
         if model.has_likelihood:
-            batch |= model.evaluate(batch["image"], batch["mask"], seed)
+            batch |= model.evaluate(*pair, seed, given)
         pending = batch, drawn
     if pending is not None:
         yield from _unpack(*pending)

@@ -119,8 +119,8 @@ def make_watcher(
             drawn = draw(variables, seen, key, num, num)
             refuse_nan(drawn, [f"'{name}'" for name in batch["name"]])
             if "likelihood" in names:
-                pair = place({"image": batch["image"], "mask": batch["mask"]})
-                batch |= jax.device_get(score(variables, pair))
+                shown = {"image": batch["image"], "mask": batch["mask"], **given}
+                batch |= jax.device_get(score(variables, place(shown)))
             for group in batch_groups(batch, np.asarray(drawn.pixels)):
                 for metric in metrics:
                     metric.add(group)

@@ -16,13 +16,24 @@ from picjax.models.pixelcnn import PixelCNN
 
 
 def test_benchmarks_import_without_torch_or_a_device():
-    names = ("complete", "data", "metrics", "pixelcnn", "step", "table", "train")
+    names = (
+        "complete",
+        "data",
+        "metrics",
+        "pixelcnn",
+        "step",
+        "table",
+        "train",
+        "unet",
+    )
     code = "import sys\n" + "".join(f"import bench.{name}\n" for name in names)
     code += "assert not {'jax', 'torch'} & sys.modules.keys(), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["complete", "data", "metrics", "pixelcnn", "train"])
+@pytest.mark.parametrize(
+    "name", ["complete", "data", "metrics", "pixelcnn", "train", "unet"]
+)
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

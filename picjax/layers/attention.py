@@ -1,6 +1,9 @@
-"""Short and long term attention (PICNet, section 3.3 of arXiv 1903.04227)."""
+"""Attention with several heads, and PICNet's short and long term attention.
 
-from typing import Any
+The latter is section 3.3 of arXiv 1903.04227.
+"""
+
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -43,6 +46,42 @@ def attend(
     one = jax.checkpoint(lambda row: block(row[:, None])[:, 0])
     out = lax.map(one, jnp.moveaxis(query, 1, 0), batch_size=max_rows)
     return jnp.moveaxis(out, 0, 1)
+
+
+QkvOrder = Literal["legacy", "new"]
+
+
+def qkv_attention(
+    qkv: Float[Array, "b n c3"], heads: int, order: QkvOrder
+) -> Float[Array, "b n c"]:
+    """Attention of tokens with each other, heads side by side in the result.
+
+    Query and key are each divided by the fourth root of a head's width; the softmax is
+    float32 (specification, section 1.4).
+
+    Args:
+      qkv: query, key and value: "legacy" these three of each head, head by head; "new"
+        the query of all heads, then the key, then the value.
+      heads: how many.
+      order: which of the two.
+    """
+    b, n, c3 = qkv.shape
+    width = c3 // (3 * heads)
+    if order == "legacy":
+        parts = qkv.reshape(b, n, heads, 3, width)
+        query, key, value = (parts[:, :, :, i] for i in range(3))
+    else:
+        parts = qkv.reshape(b, n, 3, heads, width)
+        query, key, value = (parts[:, :, i] for i in range(3))
+    scale = width**-0.25
+    energy = jnp.einsum(
+        "bqhc,bkhc->bhqk",
+        query * scale,
+        key * scale,
+        preferred_element_type=jnp.float32,
+    )
+    weights = nn.softmax(energy).astype(qkv.dtype)
+    return jnp.einsum("bhqk,bkhc->bqhc", weights, value).reshape(b, n, c3 // 3)
 
 
 class AutoAttention(nn.Module):

@@ -41,6 +41,13 @@ def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     return lax.reduce_window(x, zero, lax.add, window, window, "VALID") / 4
 
 
+def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Each pixel as a block of 2 x 2."""
+    b, h, w, c = x.shape
+    blocks = jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c))
+    return blocks.reshape(b, 2 * h, 2 * w, c)
+
+
 def add_coordinates(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
     """Appends the x then the y position of each pixel, from -1 to 1 (CoordConv)."""
     b, h, w, _ = x.shape
@@ -58,6 +65,42 @@ def _uniform(fan_in: int) -> Callable[..., Array]:
         return flat.reshape(shape)
 
     return init
+
+
+class PlainConv(nn.Module):
+    """PyTorch's convolution or linear layer as it comes; the kernel is [*window in out].
+
+    Without a window it is a linear layer, with one of ones a product at each position; a
+    larger one sees half of itself in zeros beyond every edge. Kernel and bias start as
+    PyTorch's do, uniformly, or at `zero`.
+    """
+
+    features: int
+    window: tuple[int, ...] = (3, 3)
+    stride: int = 1
+    zero: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *i c"]) -> Float[Array, "b *j d"]:
+        shape = (*self.window, x.shape[-1], self.features)
+        start = _uniform(math.prod(shape[:-1]))
+        if self.zero:
+            start = nn.initializers.zeros_init()
+        kernel = self.param("kernel", start, shape).astype(self.dtype)
+        bias = self.param("bias", start, shape[-1:]).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if math.prod(self.window) == 1:
+            y = x @ kernel.reshape(shape[-2:])
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [(side // 2, side // 2) for side in self.window],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
 class _Kernel(nn.Module):

@@ -90,7 +90,33 @@ class LayerNorm(nn.Module):
         return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
 
 
+class GroupNorm(nn.Module):
+    """Each group of neighbouring channels of an image to mean 0, variance 1.
+
+    Then scale and bias. The number of channels is a multiple of `groups`.
+    """
+
+    groups: int = 32
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *i c"]) -> Float[Array, "b *i c"]:
+        x = x.astype(jnp.float32)
+        mean = _group_mean(x, self.groups)
+        var = _group_mean(jnp.square(x - mean), self.groups)
+        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
+
+
 NORMS = {"instance": InstanceNorm, "batch": BatchNorm, "layer": LayerNorm}
+
+
+def _group_mean(x: Array, groups: int) -> Array:
+    """The mean of each channel's group, with an axis of 1 for each position."""
+    b, c = x.shape[0], x.shape[-1]
+    # Channel by channel first: the last axis stays whole, which XLA vectorises.
+    each = x.mean(tuple(range(1, x.ndim - 1))).reshape(b, groups, c // groups)
+    mean = jnp.broadcast_to(each.mean(-1, keepdims=True), each.shape)
+    return mean.reshape((b,) + (1,) * (x.ndim - 2) + (c,))
 
 
 def _last_axis(x: Array, ndim: int) -> Array:

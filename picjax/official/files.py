@@ -31,17 +31,51 @@ def read(path: Path) -> dict[str, np.ndarray]:
            network, an optimiser's state, numbers that are not finite.
     """
     torch = _torch()
+    tensors = _state_dict(torch, _load(torch, path), path)
+    return {name: _array(torch, x, f"'{path}': {name}") for name, x in tensors.items()}
+
+
+def read_adam(path: Path, moment: str) -> tuple[int, list[np.ndarray]]:
+    """How many updates an Adam has made, and one moment of every parameter, in order.
+
+    Args:
+      path: of a file that holds an optimiser's `state_dict()`, read as `read` does.
+      moment: "exp_avg" or "exp_avg_sq".
+
+    Raises:
+      UserError: for anything else.
+    """
+    torch = _torch()
+    content = _load(torch, path)
+    try:
+        state = [content["state"][i] for i in range(len(content["state"]))]
+        updates = {int(each["step"]) for each in state}
+        moments = [each[moment] for each in state]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"'{path}' holds no state of Adam; give what torch.save wrote of its "
+            "state_dict()"
+        ) from error
+    if len(updates) != 1:
+        raise UserError(
+            f"'{path}': its parameters were not trained alike; leave it out"
+        )
+    arrays = [
+        _array(torch, x, f"'{path}': {moment} {i}") for i, x in enumerate(moments)
+    ]
+    return updates.pop(), arrays
+
+
+def _load(torch: Any, path: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # about what is refused below
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be read ({error.strerror}); mend its permissions"
         ) from error
     except Exception as error:
         raise UserError(f"'{path}' {_refusal(error)}") from error
-    tensors = _state_dict(torch, content, path)
-    return {name: _array(torch, x, f"'{path}': {name}") for name, x in tensors.items()}
 
 
 def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.layers.norm import BatchNorm, InstanceNorm, LayerNorm
+from picjax.layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 KEY = jax.random.key(0)
 X = 3 + 2 * jax.random.normal(KEY, (4, 5, 6, 7))
@@ -67,3 +67,14 @@ def test_statistics_are_float32(kind: type[InstanceNorm] | type[BatchNorm]) -> N
     y, _ = module.apply(variables, x, True, mutable=["stats"])
     assert y.dtype == jnp.bfloat16
     assert abs(y.astype(jnp.float32).mean()) < 1e-2
+
+
+def test_group_norm_between_instance_and_layer_norm() -> None:
+    x = jax.random.normal(KEY, (2, 3, 4, 6)) * 3 + 1
+    own, _ = InstanceNorm(affine=False).init_with_output(KEY, x)
+    each, _ = GroupNorm(6).init_with_output(KEY, x)
+    np.testing.assert_allclose(each, own, atol=1e-5)
+    module: Any = LayerNorm()
+    whole, _ = module.init_with_output(KEY, x.reshape(2, -1))
+    one, _ = GroupNorm(1).init_with_output(KEY, x)
+    np.testing.assert_allclose(one, whole.reshape(x.shape), atol=1e-5)

@@ -17,6 +17,9 @@ MODULES = (
     "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_metrics",
+    "handlers_compose",
+    "handlers_painter",
+    "handlers_diffusion",
 )
 
 

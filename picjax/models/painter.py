@@ -1,0 +1,381 @@
+"""The diffusion networks of guided-diffusion (Dhariwal and Nichol, arXiv 2105.05233).
+
+RePaint and Intelligent Painter use them as they are. `UNet` predicts the noise of an
+image, `Classifier` its class, both at any noise level (specification, section 1).
+
+The torso is made of blocks of one to three modules: `in3_1` is module 1 of input block
+3, as the original counts them, `mid_0` to `mid_2` are the middle, `out0_0` begins the
+decoder. With a `dtype` of bfloat16 the torso's convolutions and attention compute in it;
+norms, softmax, embeddings and the heads stay float32. With `remat` each block is
+computed again in the backward pass instead of being kept.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from picjax.cli import UserError
+from picjax.layers.attention import QkvOrder, qkv_attention
+from picjax.layers.conv import PlainConv, average_pool, upsample
+from picjax.layers.embedding import timestep_embedding
+from picjax.layers.norm import GroupNorm
+
+GROUPS = 32
+Sample = Literal["none", "up", "down"]
+Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
+Multiplier = int | float
+Time = Float[Array, " b"] | Int[Array, " b"]
+
+# Channel multipliers that the original takes for an image size.
+MULTIPLIERS = {
+    512: (0.5, 1, 1, 2, 2, 4, 4),
+    256: (1, 1, 2, 2, 4, 4),
+    128: (1, 1, 2, 3, 4),
+    64: (1, 2, 3, 4),
+}
+
+
+def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """The downsampling factors at which features have these sizes.
+
+    Raises:
+      UserError: for a size that is not the image's divided by a power of two.
+    """
+    for size in sizes:
+        factor = image_size // size if size > 0 else 0
+        if factor * size != image_size or factor & (factor - 1):
+            raise UserError(
+                f"config.model.attention holds {size}, which is not {image_size}, the "
+                "image size, halved some times; give such sizes"
+            )
+    return tuple(image_size // size for size in sizes)
+
+
+def channels(width: int, multiplier: Multiplier) -> int:
+    """Channels of a level."""
+    return int(multiplier * width)
+
+
+def check_widths(
+    width: int, mult: Sequence[Multiplier], head_width: int | None
+) -> None:
+    """Refuses widths that the norms or heads cannot divide.
+
+    Raises:
+      UserError: naming the first.
+    """
+    for multiplier in mult:
+        c = channels(width, multiplier)
+        if c < GROUPS or c % GROUPS:
+            raise UserError(
+                f"config.model.width {width} times {multiplier} of config.model.mult "
+                f"makes {c} channels; make it a multiple of {GROUPS}"
+            )
+        if head_width and c % head_width:
+            raise UserError(
+                f"config.model.head_width {head_width} does not divide {c} channels; "
+                "give a divisor of every level's, or none and config.model.heads"
+            )
+
+
+def check_size(height: int, width: int, levels: int) -> None:
+    """Refuses sizes that do not halve between all levels.
+
+    Raises:
+      UserError: saying which do.
+    """
+    step = 2 ** (levels - 1)
+    if height % step or width % step:
+        raise UserError(
+            f"an image size of {height}x{width} does not halve {levels - 1} times; use "
+            f"multiples of {step}, or fewer levels in config.model.mult"
+        )
+
+
+class ResBlock(nn.Module):
+    """A residual block that is told the time by `emb` (specification, section 1.3).
+
+    Attributes:
+      features: channels of the output.
+      sample: doubles ("up") or halves ("down") the size between norm and convolution.
+      scale_shift: the embedding scales and shifts the second norm's output; without, it
+        is added to the norm's input.
+      dropout: share of the features left out in training.
+      skip: the side of the shortcut's kernel, where it needs one.
+      dtype: of the convolutions.
+    """
+
+    features: int
+    sample: Sample = "none"
+    scale_shift: bool = True
+    dropout: float = 0.0
+    skip: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], emb: Float[Array, "b e"], train: bool
+    ) -> Float[Array, "b h2 w2 d"]:
+        f, dtype = self.features, self.dtype
+        x = x.astype(dtype)
+        h = nn.silu(GroupNorm(GROUPS, name="norm1")(x)).astype(dtype)
+        x, h = resample(x, self.sample), resample(h, self.sample)
+        h = PlainConv(f, dtype=dtype, name="conv1")(h)
+        told = PlainConv(f * (1 + self.scale_shift), (), name="emb")(nn.silu(emb))
+        told = told[:, None, None]
+        norm = GroupNorm(GROUPS, name="norm2")
+        if self.scale_shift:
+            scale, shift = jnp.split(told, 2, -1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + told)
+        h = nn.silu(h)
+        if self.dropout:
+            h = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(h)
+        h = PlainConv(f, zero=True, dtype=dtype, name="conv2")(h)
+        if x.shape[-1] != f:
+            x = PlainConv(f, (self.skip, self.skip), dtype=dtype, name="skip")(x)
+        return x + h
+
+
+def resample(x: Float[Array, "b h w c"], sample: Sample) -> Float[Array, "b h2 w2 c"]:
+    """Twice the size by repetition, half of it by averaging, or x itself."""
+    return {"none": lambda x: x, "up": upsample, "down": average_pool}[sample](x)
+
+
+class Resample(nn.Module):
+    """Doubles or halves the size, with or without a 3 x 3 convolution.
+
+    On the way down the convolution strides; without one, blocks are averaged.
+    """
+
+    sample: Literal["up", "down"]
+    conv: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        if not self.conv:
+            return resample(x, self.sample)
+        stride = 2 if self.sample == "down" else 1
+        x = x if stride == 2 else upsample(x)
+        conv = PlainConv(x.shape[-1], stride=stride, dtype=self.dtype, name="conv")
+        return conv(x)
+
+
+class Attention(nn.Module):
+    """Attention of all positions with each other, added to them."""
+
+    heads: int
+    order: QkvOrder = "legacy"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        tokens = GroupNorm(GROUPS, self.dtype, name="norm")(x).reshape(b, h * w, c)
+        qkv = PlainConv(3 * c, (1,), dtype=self.dtype, name="qkv")(tokens)
+        y = qkv_attention(qkv, self.heads, self.order)
+        y = PlainConv(c, (1,), zero=True, dtype=self.dtype, name="proj")(y)
+        return x + y.reshape(x.shape)
+
+
+class AttentionPool(nn.Module):
+    """What the mean of all tokens makes of them by attention, as `features` numbers."""
+
+    features: int
+    heads: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b d"]:
+        c = x.shape[-1]
+        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1)
+        normal = nn.initializers.normal(c**-0.5)
+        x = x + self.param("positions", normal, x.shape[1:])[None]
+        qkv = PlainConv(3 * c, (1,), name="qkv")(x)
+        y = qkv_attention(qkv, self.heads, "new")
+        return PlainConv(self.features, (1,), name="proj")(y[:, 0])
+
+
+class _Torso(nn.Module):
+    """What both networks share: embedding of the time, encoder and middle.
+
+    Attributes:
+      width: channels that the multipliers count in (`model_channels`).
+      mult: multiplier of each level; between levels the size halves.
+      blocks: residual blocks a level (`num_res_blocks`).
+      attention: downsampling factors whose levels have attention; see `factors`.
+      head_width: channels of a head; None: `heads` says how many heads instead.
+      heads: how many; not looked at where there is a `head_width`.
+      qkv_order: see `layers.attention.qkv_attention`.
+      scale_shift: see `ResBlock`.
+      resblock_updown: residual blocks change the size; without, `Resample` does.
+      conv_resample: whether that has convolutions.
+      dropout: share of the features left out in training; needs a `dropout` key then.
+      dtype: of the torso's convolutions and attention.
+      remat: computes blocks again in the backward pass instead of keeping them.
+    """
+
+    width: int = 256
+    mult: tuple[Multiplier, ...] = MULTIPLIERS[256]
+    blocks: int = 2
+    attention: tuple[int, ...] = (8, 16, 32)
+    head_width: int | None = 64
+    heads: int = 4
+    qkv_order: QkvOrder = "legacy"
+    scale_shift: bool = True
+    resblock_updown: bool = True
+    conv_resample: bool = True
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def _embed(self, t: Array) -> Array:
+        e = 4 * self.width
+        emb = PlainConv(e, (), name="time1")(timestep_embedding(t, self.width))
+        return PlainConv(e, (), name="time2")(nn.silu(emb))
+
+    def _res(
+        self, name: str, x: Array, emb: Array, train: bool, c: int, sample: Sample
+    ) -> Array:
+        kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        block = kind(
+            c,
+            sample,
+            self.scale_shift,
+            self.dropout,
+            dtype=self.dtype,
+            name=name,
+        )
+        return block(x, emb, train)
+
+    def _attend(self, name: str, x: Array, heads: int | None = None) -> Array:
+        kind = nn.remat(Attention) if self.remat else Attention
+        count = self._head_count(x.shape[-1], heads)
+        return kind(count, self.qkv_order, self.dtype, name=name)(x)
+
+    def _head_count(self, c: int, heads: int | None = None) -> int:
+        return c // self.head_width if self.head_width else heads or self.heads
+
+    def _resize(
+        self, name: str, x: Array, emb: Array, train: bool, way: Literal["up", "down"]
+    ) -> Array:
+        if self.resblock_updown:
+            return self._res(name, x, emb, train, x.shape[-1], way)
+        return Resample(way, self.conv_resample, self.dtype, name=name)(x)
+
+    def _encode(self, x: Array, emb: Array, train: bool) -> list[Array]:
+        """The output of every input block."""
+        check_size(x.shape[1], x.shape[2], len(self.mult))
+        x = x.astype(self.dtype)
+        first = channels(self.width, self.mult[0])
+        outputs = [PlainConv(first, dtype=self.dtype, name="in0_0")(x)]
+        for level, multiplier in enumerate(self.mult):
+            for _ in range(self.blocks):
+                name, c = f"in{len(outputs)}", channels(self.width, multiplier)
+                x = self._res(f"{name}_0", outputs[-1], emb, train, c, "none")
+                if 2**level in self.attention:
+                    x = self._attend(f"{name}_1", x)
+                outputs.append(x)
+            if level < len(self.mult) - 1:
+                name = f"in{len(outputs)}_0"
+                outputs.append(self._resize(name, outputs[-1], emb, train, "down"))
+        return outputs
+
+    def _middle(self, x: Array, emb: Array, train: bool) -> Array:
+        c = x.shape[-1]
+        x = self._res("mid_0", x, emb, train, c, "none")
+        x = self._attend("mid_1", x)
+        return self._res("mid_2", x, emb, train, c, "none")
+
+
+class UNet(_Torso):
+    """The noise in an image, and where the variance of a step lies, if it is learnt.
+
+    Attributes:
+      classes: how many kinds of image it is told apart by `y`; None: it is not told.
+      out_channels: 3: the noise; 6: after it, the variance, -1 to 1.
+      heads_up: `heads` of the decoder, where they differ.
+    """
+
+    classes: int | None = None
+    out_channels: int = 6
+    heads_up: int | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w 3"],
+        t: Time,
+        y: Int[Array, " b"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b h w d"]:
+        """Float32, for images x at the times t of the process before respacing.
+
+        Raises:
+          UserError: for a size that does not halve between the levels.
+          ValueError: when y is missing, or given to a network without classes.
+        """
+        emb = self._embed(t)
+        if (y is None) != (self.classes is None):
+            raise ValueError(f"y for a network of {self.classes} classes")
+        if self.classes is not None:
+            normal = nn.initializers.normal(1.0)
+            labels = self.param("labels", normal, (self.classes, emb.shape[-1]))
+            emb = emb + labels[y]
+        skips = self._encode(x, emb, train)
+        h = self._middle(skips[-1], emb, train)
+        count = len(skips)
+        for level in reversed(range(len(self.mult))):
+            for i in range(self.blocks + 1):
+                name, k = f"out{count - len(skips)}", 1
+                h = jnp.concatenate([h, skips.pop()], -1)
+                c = channels(self.width, self.mult[level])
+                h = self._res(f"{name}_0", h, emb, train, c, "none")
+                if 2**level in self.attention:
+                    h = self._attend(f"{name}_{k}", h, self.heads_up)
+                    k += 1
+                if level and i == self.blocks:
+                    h = self._resize(f"{name}_{k}", h, emb, train, "up")
+        h = nn.silu(GroupNorm(GROUPS, name="norm")(h))
+        return PlainConv(self.out_channels, zero=True, name="head")(h)
+
+
+class Classifier(_Torso):
+    """Logits of an image's class (specification, section 1.7).
+
+    Attributes:
+      classes: how many.
+      pool: how the image becomes one vector. With "attention" the network takes images
+        of the size that it was made with and no other.
+    """
+
+    classes: int = 1000
+    pool: Pool = "attention"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"], t: Time, train: bool = False
+    ) -> Float[Array, "b k"]:
+        emb = self._embed(t)
+        outputs = self._encode(x, emb, train)
+        outputs.append(self._middle(outputs[-1], emb, train))
+        if self.pool in ("spatial", "spatial_v2"):
+            means = [x.astype(jnp.float32).mean((1, 2)) for x in outputs]
+            h = PlainConv(2048, (), name="hidden")(jnp.concatenate(means, -1))
+            if self.pool == "spatial_v2":
+                h = nn.silu(GroupNorm(GROUPS, name="hidden_norm")(h))
+            else:
+                h = nn.relu(h)
+            return PlainConv(self.classes, (), name="head")(h)
+        h = nn.silu(GroupNorm(GROUPS, name="norm")(outputs[-1]))
+        b, _, _, c = h.shape
+        h = h.reshape(b, -1, c)
+        if self.pool == "attention":
+            heads = self._head_count(c)
+            return AttentionPool(self.classes, heads, name="head")(h)
+        head = PlainConv(self.classes, (1, 1), zero=True, name="head")
+        return head(h.mean(1))

@@ -1,0 +1,489 @@
+"""Intelligent Painter and RePaint: a diffusion model completes holes it never saw.
+
+Training is guided-diffusion's: the network learns the noise in whole images, and masks
+play no part. Completion walks the chain back from noise, putting the known pixels in
+before every call of the network and jumping back now and then (`sampling.walk`).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from picjax import diffusion
+from picjax.cli import UserError
+from picjax.diffusion import Kind, Tables
+from picjax.losses import diffusion as losses
+from picjax.losses.diffusion import History
+from picjax.models import painter
+from picjax.models.painter import Classifier, UNet
+from picjax.sampling import walk
+from picjax.sampling.walk import PRESETS, Jumps, Preset, Walk
+from picjax.system import (
+    Batch,
+    Config,
+    Opt,
+    State,
+    System,
+    Tree,
+    check_choices,
+    draw_many,
+    first_state,
+    image_shape,
+    learning_rate,
+    split_keys,
+    update,
+)
+
+HEAD_WIDTH = 64  # of every published classifier
+EVALUATED = 4  # steps of the chain that `evaluate` looks at
+
+
+class Hyper(NamedTuple):
+    """How the network is trained; the comments of configs/painter.py explain."""
+
+    loss: str = "mse"
+    steps: str = "uniform"
+    ema: float = 0.9999
+
+
+class Sampler(NamedTuple):
+    """How completions are made.
+
+    Attributes:
+      tables: of the chain.
+      walk: the network's calls.
+      eta: DDIM's; None: ancestral.
+      label: which class to make; -1: the image's, or else any.
+      guidance: how far the classifier's gradient is followed; 0: it is not asked.
+    """
+
+    tables: Tables
+    walk: Walk
+    eta: float | None
+    label: int
+    guidance: float
+
+
+def make(config: Config) -> System:
+    """The system of a config (configs/painter.py).
+
+    Raises:
+      UserError: for a size, a width, a name or a walk that cannot work.
+    """
+    check(config)
+    nets = networks(config.model, image_shape(config))
+    kind = output_kind(config)
+    tables = diffusion.tables(config.diffusion.schedule, config.diffusion.steps)
+    sampler = make_sampler(config)
+    opt = config.opt
+    hyper = Hyper(config.loss.kind, config.loss.steps, opt.ema ** (1 / opt.accumulate))
+    opts = optimisers(adamw(config))
+    return System(
+        init=partial(init, nets, hyper, opts, tables.steps),
+        step=partial(step, nets, tables, kind, hyper, opts),
+        complete=partial(complete, nets, kind, sampler),
+        evaluate=partial(evaluate, nets, tables, kind),
+        show=partial(show, nets, tables, kind),
+        remarks=partial(remarks, sampler.walk),
+    )
+
+
+def check(config: Config) -> None:
+    """Refuses what cannot work, before anything is compiled.
+
+    Raises:
+      UserError: naming the key.
+    """
+    model, sampler = config.model, config.sampler
+    check_choices(
+        config,
+        {
+            "diffusion.schedule": diffusion.SCHEDULES,
+            "diffusion.predicts": diffusion.MEANS,
+            "diffusion.fixed": ("fixed_large", "fixed_small"),
+            "loss.kind": losses.LOSSES,
+            "loss.steps": losses.SAMPLERS,
+            "model.qkv_order": ("legacy", "new"),
+            "sampler.preset": (*PRESETS, "own"),
+        },
+    )
+    painter.check_size(*image_shape(config), len(model.mult))
+    painter.check_widths(model.width, model.mult, model.head_width)
+    width, mult = model.classifier_width, model.classifier_mult
+    if model.classifier_classes and any(width * m % HEAD_WIDTH for m in mult):
+        raise UserError(
+            f"config.model.classifier_width {width} makes levels that are no multiple "
+            f"of {HEAD_WIDTH} channels, a head's; choose another"
+        )
+    most = max(model.classes, model.classifier_classes)
+    if not -1 <= sampler.label < most:
+        raise UserError(
+            f"config.sampler.label {sampler.label} is none of the {most} classes; give "
+            "-1 for any"
+        )
+
+
+def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The network, and the classifier that may guide it.
+
+    Raises:
+      UserError: for sizes with attention that the image's does not halve to.
+    """
+    shared: Any = {"dtype": jnp.dtype(model.dtype), "remat": model.remat}
+    nets: dict[str, Any] = {
+        "unet": UNet(
+            width=model.width,
+            mult=tuple(model.mult),
+            blocks=model.blocks,
+            attention=painter.factors(image_size[0], model.attention),
+            head_width=model.head_width,
+            heads=model.heads,
+            qkv_order=model.qkv_order,
+            scale_shift=model.scale_shift,
+            resblock_updown=model.resblock_updown,
+            conv_resample=model.conv_resample,
+            dropout=model.dropout,
+            classes=model.classes or None,
+            out_channels=6 if model.learn_sigma else 3,
+            **shared,
+        )
+    }
+    if model.classifier_classes:
+        sizes = model.classifier_attention
+        nets["classifier"] = Classifier(
+            width=model.classifier_width,
+            mult=tuple(model.classifier_mult),
+            blocks=model.classifier_blocks,
+            attention=painter.factors(image_size[0], sizes),
+            classes=model.classifier_classes,
+            pool=model.classifier_pool,
+            head_width=HEAD_WIDTH,
+            **shared,
+        )
+    return nets
+
+
+def output_kind(config: Config) -> Kind:
+    """What the network's output means."""
+    learned = config.model.learn_sigma
+    fixed = config.diffusion.fixed
+    return Kind(config.diffusion.predicts, "learned_range" if learned else fixed)
+
+
+def adamw(config: Config) -> optax.GradientTransformation:
+    """AdamW; where the rate falls, it does so one update late, as in the original."""
+    opt = config.opt
+    fall = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
+
+    def rate(count: Any) -> Any:
+        return fall(jnp.maximum(count - 1, 0))
+
+    tx = optax.adamw(rate, b1=opt.b1, b2=opt.b2, weight_decay=opt.weight_decay)
+    if opt.accumulate > 1:
+        tx = optax.MultiSteps(tx, opt.accumulate).gradient_transformation()
+    return tx
+
+
+def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
+    """One optimiser, one net; the classifier is frozen."""
+    return {"adamw": Opt(tx, ("unet",))}
+
+
+# ---- the sampler of a config ----
+
+
+def make_sampler(config: Config) -> Sampler:
+    """What `config.sampler` asks for: a preset, or numbers of one's own.
+
+    Raises:
+      UserError: when the chain is too short for them.
+    """
+    given = config.sampler
+    preset = own_preset(given) if given.preset == "own" else PRESETS[given.preset]
+    schedule = config.diffusion
+    tables = diffusion.tables(schedule.schedule, schedule.steps, preset.spacing)
+    calls = walk.plan(tables.steps, preset.jumps)
+    if preset.jumps.times > 1 and not calls.steps_back:
+        raise UserError(
+            f"config.sampler.jump_length {preset.jumps.length}, .start and .stop leave "
+            f"no jump on {tables.steps} steps, which is what they count; make them "
+            "smaller, or set config.sampler.jump_times=1"
+        )
+    return Sampler(tables, calls, preset.eta, given.label, given.guidance)
+
+
+def own_preset(given: Config) -> Preset:
+    """The numbers of `config.sampler`."""
+    jumps = Jumps(
+        length=given.jump_length,
+        times=given.jump_times,
+        start=given.start,
+        stop=given.stop,
+    )
+    return Preset(given.spacing, jumps, None if given.eta < 0 else given.eta)
+
+
+def remarks(calls: Walk, known: UInt8[np.ndarray, "h w"]) -> list[str]:
+    """What whoever completes this mask should know."""
+    if known.any() or not calls.steps_back:
+        return []
+    said = (
+        f"nothing is known, so the {calls.steps_back} steps back of this sampler change "
+        "nothing; config.sampler.preset=plain makes whole images with 250 calls"
+    )
+    return [said]
+
+
+# ---- init and step ----
+
+
+def init(
+    nets: dict[str, Any],
+    hyper: Hyper,
+    opts: dict[str, Opt],
+    steps: int,
+    key: Array,
+    batch: Batch,
+) -> State:
+    """The original's first weights; the average starts as a copy of them."""
+    keys = split_keys(key, "unet", "classifier")
+    x = batch["image"][:1]
+    t = jnp.zeros(1, jnp.int32)
+    y = t if nets["unet"].classes else None
+    made = {"unet": nets["unet"].init(keys["unet"], x, t, y)}
+    if "classifier" in nets:
+        made["classifier"] = nets["classifier"].init(keys["classifier"], x, t)
+    state = first_state(opts, made)
+    if hyper.steps == "loss_second_moment":
+        history = losses.no_history(steps)._asdict()
+        state = state.replace(stats=state.stats | {"history": history})
+    # A copy: the parameters are donated apart from it.
+    return state.replace(ema={"unet": jax.tree.map(jnp.copy, state.params["unet"])})
+
+
+def step(
+    nets: dict[str, Any],
+    tables: Tables,
+    kind: Kind,
+    hyper: Hyper,
+    opts: dict[str, Opt],
+    state: State,
+    batch: Batch,
+    key: Array,
+) -> tuple[State, dict[str, Array]]:
+    """One update on noised images, each at a step of its own; then the average.
+
+    Raises:
+      UserError: for a network that knows classes, which the data do not have.
+    """
+    if nets["unet"].classes and "class" not in batch:
+        raise UserError(
+            f"config.model.classes is {nets['unet'].classes}, but the images come "
+            "without classes; set config.data.classes as well, or this to 0"
+        )
+    keys = split_keys(key, "steps", "noise", "dropout")
+    image = batch["image"]
+    history = state.stats.get("history")
+    chances = jnp.full(tables.steps, 1 / tables.steps)
+    if history is not None:
+        chances = losses.probabilities(History(**history))
+    t, weights = losses.draw_steps(keys["steps"], chances, len(image))
+    noise = jax.random.normal(keys["noise"], image.shape)
+
+    def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
+        network = look(nets["unet"], params, batch.get("class"), keys["dropout"])
+        x, output = noised(network, tables, image, t, noise)
+        each = losses.step_losses(tables, kind, hyper.loss, image, x, t, noise, output)
+        return (weights * each["loss"]).mean(), each
+
+    grads, each = jax.grad(loss, has_aux=True)(state.params["unet"])
+    state = update(opts, "adamw", state, {"unet": grads})
+    if history is not None:
+        known = losses.remember(History(**history), t, each["loss"])
+        state = state.replace(stats=state.stats | {"history": known._asdict()})
+    ema = {"unet": average(hyper.ema, state.ema["unet"], state.params["unet"])}
+    metrics = {name: (weights * x).mean() for name, x in each.items()}
+    return state.replace(step=state.step + 1, ema=ema), metrics
+
+
+def average(rate: float, mean: Tree, new: Tree) -> Tree:
+    """The average moved a little towards the new parameters."""
+    return jax.tree.map(lambda a, b: rate * a + (1 - rate) * b, mean, new)
+
+
+def look(
+    net: UNet, params: Tree, y: Array | None, dropout: Array | None = None
+) -> Callable[[Array, Array], Array]:
+    """The network as a function of x and the original step; in training with a key."""
+
+    def network(x: Array, t: Array) -> Array:
+        rngs = None if dropout is None else {"dropout": dropout}
+        run: Any = net.apply
+        return run({"params": params}, x, t, y, dropout is not None, rngs=rngs)
+
+    return network
+
+
+def noised(
+    network: Callable[[Array, Array], Array],
+    tables: Tables,
+    image: Float[Array, "b h w 3"],
+    t: Int[Array, " b"],
+    noise: Float[Array, "b h w 3"],
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w o"]]:
+    """The images at the steps t, and what the network makes of them."""
+    x = diffusion.q_sample(tables, image, t, noise)
+    return x, network(x, jnp.asarray(tables.original, jnp.int32)[t])
+
+
+# ---- complete ----
+
+
+def complete(
+    nets: dict[str, Any],
+    kind: Kind,
+    sampler: Sampler,
+    variables: Tree,
+    batch: Batch,
+    key: Array,
+    n: int,
+) -> Float[Array, "b n h w 3"]:
+    """n completions an image; each depends on its image, its own key and nothing else."""
+    image, mask = batch["image"], batch["mask"]
+    b, h, w, _ = image.shape
+    keys = split_keys(key, "noise", "label")
+    params = variables["params"]
+
+    def draw(i: Array) -> Array:
+        own = {
+            name: each_image(jax.random.fold_in(k, i), b) for name, k in keys.items()
+        }
+        y = labels(nets, sampler.label, own["label"], batch)
+        start, noise = walk.draw_noise(own["noise"], (h, w))
+        images, _ = walk.run(
+            look(nets["unet"], params["unet"], y if nets["unet"].classes else None),
+            sampler.tables,
+            sampler.walk,
+            kind,
+            start,
+            image,
+            mask,
+            noise,
+            eta=sampler.eta,
+            guide=guide(nets, sampler, params, y),
+        )
+        return images
+
+    return draw_many(draw, n)
+
+
+def each_image(key: Array, b: int) -> Key[Array, " b"]:
+    """A key for each image of a batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(b))
+
+
+def labels(
+    nets: dict[str, Any], label: int, keys: Key[Array, " b"], batch: Batch
+) -> Int[Array, " b"] | None:
+    """The class of each image to be made; None where the networks know none.
+
+    The one asked for, else the image's own, else any.
+    """
+    classes = nets["unet"].classes
+    if "classifier" in nets:
+        classes = classes or nets["classifier"].classes
+    if not classes:
+        return None
+    if label >= 0:
+        return jnp.full(len(keys), label)
+    if "class" in batch:
+        return batch["class"]
+    return jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(keys)
+
+
+def guide(
+    nets: dict[str, Any], sampler: Sampler, params: Tree, y: Array | None
+) -> Callable[[Array, Array], Array] | None:
+    """The gradient of the class's log-probability, times the scale (section 2.5)."""
+    if "classifier" not in nets or not sampler.guidance or y is None:
+        return None
+
+    def gradient(x: Array, t: Array) -> Array:
+        def log_probability(x: Array) -> Array:
+            logits = nets["classifier"].apply({"params": params["classifier"]}, x, t)
+            each = jax.nn.log_softmax(logits)
+            return jnp.take_along_axis(each, y[:, None], 1).sum()
+
+        return sampler.guidance * jax.grad(log_probability)(x)
+
+    return gradient
+
+
+# ---- evaluate and show ----
+
+
+def evaluate(
+    nets: dict[str, Any],
+    tables: Tables,
+    kind: Kind,
+    variables: Tree,
+    batch: Batch,
+    key: Array,
+) -> dict[str, Array]:
+    """Losses of whole images at a few steps, one drawn from each part of the chain.
+
+    `mse` of the noise; `bound`: the variational bound in bits a dimension, estimated
+    from those steps alone.
+    """
+    image = batch["image"]
+    b = len(image)
+    keys = split_keys(key, "steps", "noise", "label")
+    y = labels(nets, -1, each_image(keys["label"], b), batch)
+    y = y if nets["unet"].classes else None
+    network = look(nets["unet"], variables["params"]["unet"], y)
+
+    def part(i: Array) -> tuple[Array, Array]:
+        within = jax.random.uniform(jax.random.fold_in(keys["steps"], i), (b,))
+        t = ((i + within) / EVALUATED * tables.steps).astype(jnp.int32)
+        noise = jax.random.normal(jax.random.fold_in(keys["noise"], i), image.shape)
+        x, output = noised(network, tables, image, t, noise)
+        vb, x0 = losses.bound_term(tables, kind, image, x, t, output, False)
+        guess = diffusion.epsilon_from_x0(tables, x, t, x0)
+        return vb, jnp.square(guess - noise).mean((1, 2, 3))
+
+    vb, mse = jax.lax.map(part, jnp.arange(EVALUATED))
+    bound = vb.mean(0) * tables.steps + losses.prior_bits(tables, image)
+    return {"mse": mse.mean(0), "bound": bound}
+
+
+def show(
+    nets: dict[str, Any],
+    tables: Tables,
+    kind: Kind,
+    variables: Tree,
+    batch: Batch,
+    key: Array,
+) -> dict[str, Array]:
+    """What the network makes of the truth under little, much and nearly only noise."""
+    image = batch["image"]
+    b = len(image)
+    keys = split_keys(key, "noise", "label")
+    noise = jax.random.normal(keys["noise"], image.shape)
+    y = labels(nets, -1, each_image(keys["label"], b), batch)
+    y = y if nets["unet"].classes else None
+    network = look(nets["unet"], variables["params"]["unet"], y)
+    places = [tables.steps * k // 10 for k in (2, 4, 6)]
+
+    def denoised(step: Array) -> Array:
+        t = jnp.full(b, step)
+        x, output = noised(network, tables, image, t, noise)
+        return diffusion.predict(tables, kind, x, t, output, True).x0
+
+    images = jax.lax.map(denoised, jnp.array(places))
+    return {f"from {t}": x for t, x in zip(places, images, strict=True)}
