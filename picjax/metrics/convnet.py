@@ -4,7 +4,8 @@ Parameters are a flat dict from the layer's name in the original (`Mixed_5b.bran
 to its `Weights`; `fold` makes it from the tensors of the released file.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -104,29 +105,30 @@ def max_pool(
     ends = [(padding, padding)] * 2
     if ceil:
         ends = [(padding, -(n + 2 * padding - window) % stride) for n in x.shape[1:3]]
-    return lax.reduce_window(
-        x,
-        -np.inf,
-        lax.max,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        [(0, 0), *ends, (0, 0)],
-    )
+    x = jnp.pad(x, [(0, 0), *ends, (0, 0)], constant_values=-np.inf)
+    for axis in (1, 2):
+        x = functools.reduce(jnp.maximum, _windows(x, window, stride, axis))
+    return x
 
 
 def mean_pool(
     x: Float[Array, "b h w c"], window: int, stride: int, padding: int = 0
 ) -> Float[Array, "b y x c"]:
     """Mean of each window, zeros of the padding included."""
-    total = lax.reduce_window(
-        x,
-        0.0,
-        lax.add,
-        (1, window, window, 1),
-        (1, stride, stride, 1),
-        [(0, 0), (padding, padding), (padding, padding), (0, 0)],
-    )
-    return total / window**2
+    x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)])
+    for axis in (1, 2):
+        x = functools.reduce(jnp.add, _windows(x, window, stride, axis))
+    return x / window**2
+
+
+def _windows(x: Array, window: int, stride: int, axis: int) -> list[Array]:
+    """The i-th element of every window along an axis, for each i.
+
+    XLA's CPU back end reduces windows five times slower than it combines slices.
+    """
+    count = (x.shape[axis] - window) // stride + 1
+    last = stride * (count - 1) + 1
+    return [lax.slice_in_dim(x, i, i + last, stride, axis) for i in range(window)]
 
 
 def smooth(x: Float[Array, "b h w c"], count_padding: bool) -> Float[Array, "b h w c"]:
@@ -140,6 +142,18 @@ def smooth(x: Float[Array, "b h w c"], count_padding: bool) -> Float[Array, "b h
     )
     share = rows[:, None] * columns
     return y / share.astype(np.float32)[None, :, :, None]
+
+
+def by_image(network: Callable[[Array], Any], images: Float[Array, "b h w c"]) -> Any:
+    """`network(images)`, on a CPU an image at a time.
+
+    Its maps then stay in the cache: Inception gains a quarter, wide layers twice the
+    speed. Accelerators want the whole batch.
+    """
+    if jax.default_backend() != "cpu":
+        return network(images)
+    each = lax.map(lambda image: network(image[None]), images)
+    return jax.tree.map(lambda x: x[:, 0], each)
 
 
 def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ Metrics specification, sections 4 and 5.
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from picjax.metrics import convnet
@@ -195,15 +194,14 @@ def features(
     variant: str = "fid",
 ) -> dict[str, Float[Array, "b c"]]:
     """Means over space of the taps asked for, of TAPS; logits without and with bias."""
-    found = maps(params, x, variant)
-    out = {name: found[name].mean((1, 2)) for name in ("64", "192", "768")}
-    out["2048"] = pool = found["Mixed_7c"].mean((1, 2))
     kernel, bias = params["fc"]
-    out["logits_unbiased"] = jnp.dot(pool, kernel, precision=convnet.HIGHEST)
-    out["logits"] = out["logits_unbiased"] + bias.reshape(1, -1)
-    return {name: out[name] for name in taps}
 
+    def network(x: Array) -> dict[str, Array]:
+        found = maps(params, x, variant)
+        out = {name: found[name].mean((1, 2)) for name in ("64", "192", "768")}
+        out["2048"] = pool = found["Mixed_7c"].mean((1, 2))
+        out["logits_unbiased"] = jnp.dot(pool, kernel, precision=convnet.HIGHEST)
+        out["logits"] = out["logits_unbiased"] + bias.reshape(1, -1)
+        return {name: out[name] for name in taps}
 
-def random(variant: str = "fid", seed: int = 0) -> dict[str, np.ndarray]:
-    """A state_dict that was never trained."""
-    return convnet.random_tensors(shapes(variant), seed)
+    return convnet.by_image(network, x)

@@ -156,12 +156,16 @@ def embed(model: Lpips, images: Float[Array, "b h w 3"]) -> Taps:
       model: from `make`.
       images: [-1, 1]; values of 0..1 or 0..255 give other numbers, not an error.
     """
-    x = images
-    if model.version == "0.1":
-        shift, scale = (jnp.array(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
-        x = (x - shift) / scale
-    taps = backbone(model.params, x, model.net)
-    return [f / (jnp.sqrt(jnp.square(f).sum(-1, keepdims=True)) + 1e-10) for f in taps]
+
+    def network(x: Array) -> Taps:
+        if model.version == "0.1":
+            shift, scale = (jnp.array(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
+            x = (x - shift) / scale
+        taps = backbone(model.params, x, model.net)
+        norms = (jnp.sqrt(jnp.square(f).sum(-1, keepdims=True)) for f in taps)
+        return [f / (norm + 1e-10) for f, norm in zip(taps, norms, strict=True)]
+
+    return convnet.by_image(network, images)
 
 
 def compare(model: Lpips, a: Taps, b: Taps) -> list[Float[Array, "b y x"]]:
