@@ -15,6 +15,7 @@ from picjax import complete as module
 from picjax import inputs
 from picjax.cli import UserError, run
 from picjax.complete import Model
+from picjax.data.pipeline import to_uint8
 
 
 def picture(seed: int, h: int = 40, w: int = 60) -> np.ndarray:
@@ -149,17 +150,17 @@ def test_a_draw_does_not_depend_on_its_batch(fake):
     known = np.stack([half_mask(SIZE, SIZE)[..., None]] * 3)
     together = fake.sample(images, known, 2, seed=0)
     alone = fake.sample(images[1:2], known[1:2], 2, seed=0)
-    np.testing.assert_array_equal(together[1], alone[0])
+    np.testing.assert_array_equal(together.pixels[1], alone.pixels[0])
 
 
 def test_rounding():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     exact = jnp.asarray(levels, jnp.float32) / 127.5 - 1
-    np.testing.assert_array_equal(module.to_uint8(exact), levels)
+    np.testing.assert_array_equal(to_uint8(exact), levels)
     near = jnp.full((1, 1, 3), 100.6 / 127.5 - 1)
-    assert (np.asarray(module.to_uint8(near)) == 101).all()  # not truncated
+    assert (np.asarray(to_uint8(near)) == 101).all()  # not truncated
     wide = jnp.array([[[-1.5, 1.5, 0.0]]])
-    np.testing.assert_array_equal(module.to_uint8(wide), [[[0, 255, 128]]])
+    np.testing.assert_array_equal(to_uint8(wide), [[[0, 255, 128]]])
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_the_rate_falls_from_the_first_step():
     [
         ("image_size", 30, "an image size of 30x30 does not halve twice"),
         ("model.sampler", "gibbs", "config.model.sampler 'gibbs' is none of cached"),
-        ("model.turns", ("left",), "config.model.turns: 'left' is none of upright"),
+        ("model.turns", ("left",), "config.model.turns 'left' is none of upright"),
         ("loss.form", "exact", "config.loss.form 'exact' is none of official, stable"),
         ("model.candidates", 0, "config.model.candidates below 1"),
         ("model.label", 1, "config.model.label 1 is none of config.data.classes, 0"),
