@@ -174,6 +174,7 @@ def measure_fid(tensors, args) -> list[table.Row]:
 def measure_lpips(args) -> list[table.Row]:
     """Distances of pairs, and of all pairs of an image's samples."""
     import jax
+    import jax.numpy as jnp
     import lpips as peer_package  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -198,7 +199,8 @@ def measure_lpips(args) -> list[table.Row]:
     @jax.jit
     def diversity(model: Any, x: Any) -> Any:
         taps = lpips.embed(model, lpips.to_float(x))
-        return lpips.pair_distances(model, taps, pairs, nowhere)[0]
+        among = jnp.asarray(pairs)
+        return lpips.pair_distances(model, taps, among, jnp.asarray(nowhere))[0]
 
     def theirs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with torch.no_grad():

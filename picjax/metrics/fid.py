@@ -5,8 +5,9 @@ singular values of F1 F2^T: exact, never complex, also with fewer rows than colu
 Metrics specification, section 6.1.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -14,7 +15,8 @@ from jaxtyping import Float, Float64
 from picjax.cli import UserError
 
 
-class Stats(NamedTuple):
+@dataclass(frozen=True)
+class Stats:
     """A set of features.
 
     Attributes:
@@ -64,9 +66,9 @@ class Moments:
             return
         before = self.count - len(rows)
         delta = mean - self._mean
-        self._square += square
-        self._square += np.outer(delta, delta) * (before * len(rows) / self.count)
-        self._mean += delta * (len(rows) / self.count)
+        between = np.outer(delta, delta) * (before * len(rows) / self.count)
+        self._square = self._square + square + between
+        self._mean = self._mean + delta * (len(rows) / self.count)
 
     def state(self) -> dict[str, np.ndarray]:
         """What was counted, as arrays."""

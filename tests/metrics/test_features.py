@@ -140,7 +140,7 @@ def offline(*_, **__):
 def test_settings_are_checked_by_name():
     for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "tf"}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
-            feature_suite.make([], feature_suite.Settings(**bad))
+            feature_suite.make([], feature_suite.Settings()._replace(**bad))
 
 
 def test_lpips_sees_the_hole_and_brands_random_numbers():
