@@ -39,7 +39,7 @@ h3 small, .lead, figcaption, .note, dt { color: var(--soft); font-weight: 400; }
 .note { border-left: 3px solid #d97706; padding-left: .7rem; margin: .5rem 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; } th { text-align: left; font-weight: 600; }
-td, th { border-bottom: 1px solid var(--line); padding: .3rem 1.2rem .3rem 0;
+td, th { border-bottom: 1px solid var(--line); padding: .3rem .9rem .3rem 0;
          white-space: nowrap; }
 td { font-variant-numeric: tabular-nums; }
 td small { display: block; color: var(--soft); }
