@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo lint types kill-test full-parity clean
+.PHONY: help test demo kill-test clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'

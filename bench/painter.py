@@ -2,20 +2,33 @@
 
     python -m picjax.train --config=configs/painter.py:scenes
     python -m bench.painter --workdir runs/painter-scenes --presets draft,fast
+    python -m bench.painter --exact
 
 One network, several ways of walking (picjax/sampling/walk.py): a row each, with the
 calls of the network that a completion takes, the share of modes found, total variation
-from the true probabilities, and the share of valid completions (docs/scenes.md).
+from the true probabilities, and the share of valid completions (docs/scenes.md). With
+`--exact` no network is trained: the noise expected from one scene a class is computed,
+so that what is wrong is the walk's fault alone.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
 from bench import table
-from picjax import checkpoints, systems
+from picjax import checkpoints, diffusion, systems
 from picjax.complete import Model
+from picjax.data import scenes
+from picjax.data.pipeline import to_uint8
+from picjax.diffusion import Kind
 from picjax.eval import BATCH, model_groups
 from picjax.metrics import posterior
+from picjax.sampling import walk
 from picjax.sampling.walk import PRESETS, Preset
 from picjax.system import Config, Tree
 from picjax.systems.painter import make_sampler
@@ -44,11 +57,80 @@ def measure(
         attributes = group.extra["scene_attributes"]
         counts.append(posterior.count_modes(group.samples, scene, attributes))
         classes.append(scene)
+    calls = make_sampler(config).walk.calls
+    return made_row(calls, counts, classes, began)
+
+
+def made_row(
+    calls: int, counts: list[np.ndarray], classes: list[int], began: float
+) -> table.Row:
+    """The numbers of docs/scenes.md."""
     found: dict[str, Any] = posterior.summarise(counts, classes)
-    row: table.Row = {"calls": make_sampler(config).walk.calls}
-    row |= {"images": len(counts), "completions": num}
+    row: table.Row = {"calls": calls, "images": len(counts)}
+    row |= {"completions": int(counts[0].sum())}
     row |= {name: round(found[name]["value"], 3) for name in NUMBERS}
     return row | {"minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+# ---- without a network ----
+
+SIZE = (32, 32)
+WIDTH = 0.02  # of the noise that each template is given, of 2
+
+
+def exact_network(
+    templates: Float[Array, "k h w 3"], chances: Float[Array, " k"]
+) -> Callable[[Array, Array], Array]:
+    """The expected noise of an image that is one of the templates."""
+    flat = templates.reshape(len(templates), -1)
+    whole = jnp.asarray(diffusion.tables("linear", 1000).abar, jnp.float32)
+
+    def network(x: Array, t: Array) -> Array:
+        abar = whole[t][:, None]
+        root, spread = jnp.sqrt(abar), 1 - abar + abar * WIDTH**2
+        pixels = x.reshape(len(x), -1)
+        square = jnp.square(pixels).sum(1, keepdims=True)
+        distance = square - 2 * root * (pixels @ flat.T)
+        distance = distance + abar * jnp.square(flat).sum(1)[None]
+        weights = jax.nn.softmax(jnp.log(chances)[None] - distance / (2 * spread))
+        centre = root * (weights @ flat)
+        x0 = centre / root + root * WIDTH**2 / spread * (pixels - centre)
+        epsilon = (pixels - root * x0) / jnp.sqrt(1 - abar)
+        # -1: the lower bound of the variance.
+        return jnp.concatenate([epsilon.reshape(x.shape), -jnp.ones_like(x)], -1)
+
+    return network
+
+
+def measure_exact(preset: Preset, num: int) -> table.Row:
+    """One row: a scene of each class on the same background, `num` completions each."""
+    attributes = scenes.sample(0, 0, SIZE)["attributes"]
+    classes = list(range(len(scenes.CLASSES)))
+    valid = [scenes.modes(c, attributes, SIZE) for c in classes]
+    chances = np.concatenate([scenes.probabilities(c) for c in classes])
+    templates = jnp.asarray(np.concatenate(valid), jnp.float32) / 127.5 - 1
+    network = exact_network(templates, jnp.asarray(chances / len(classes), jnp.float32))
+    tables = diffusion.tables("linear", 1000, preset.spacing)
+    plan = walk.plan(tables.steps, preset.jumps)
+    known = np.ones((*SIZE, 1), np.float32)
+    known[scenes.hole(SIZE)] = 0
+    first = np.stack([modes[0] for modes in valid]).astype(np.float32) / 127.5 - 1
+    image = jnp.asarray(np.repeat(first * known, num, 0))
+
+    @jax.jit
+    def complete(keys: Array) -> Array:
+        start, draw = walk.draw_noise(keys, SIZE)
+        masks = jnp.broadcast_to(jnp.asarray(known), (len(keys), *known.shape))
+        given = tables, plan, Kind(), start, image, masks, draw
+        return to_uint8(walk.run(network, *given, eta=preset.eta)[0])
+
+    began = time.perf_counter()
+    made = np.asarray(complete(jax.random.split(jax.random.key(0), len(image))))
+    counts = [
+        posterior.count_modes(own, c, attributes)
+        for c, own in zip(classes, np.split(made, len(classes)), strict=True)
+    ]
+    return made_row(plan.calls, counts, classes, began)
 
 
 def main() -> None:
@@ -58,13 +140,18 @@ def main() -> None:
     parser.add_argument("--presets", default="draft,fast,painter,repaint")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--num", type=int, default=10)
+    parser.add_argument("--exact", action="store_true", help="without a network")
     args = parser.parse_args()
-    config, variables, _ = checkpoints.restore_variables(args.workdir)
-    rows = []
-    for name in args.presets.split(","):
-        row = measure(config, variables, PRESETS[name], args.images, args.num)
-        rows.append({"preset": name} | row)
-    table.report({f"scenes, {args.workdir}": rows}, table.machine(), args.json)
+    names = args.presets.split(",")
+    if args.exact:
+        rows = [measure_exact(PRESETS[name], args.num) for name in names]
+    else:
+        run = checkpoints.restore_variables(args.workdir)[:2]
+        each = args.images, args.num
+        rows = [measure(*run, PRESETS[name], *each) for name in names]
+    rows = [{"preset": n} | row for n, row in zip(names, rows, strict=True)]
+    title = "scenes, the exact network" if args.exact else f"scenes, {args.workdir}"
+    table.report({title: rows}, table.machine(), args.json)
 
 
 if __name__ == "__main__":

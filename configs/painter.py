@@ -54,6 +54,7 @@ def published() -> ConfigDict:
         "masks": ("center",),  # what is completed; training does not look at it
         "hole_ratio": (0.2, 0.6),  # of free-form masks
         "mask_path": "",  # of masks from files
+        "classes": 0,  # of the images, if they are to come with them
         "threads": 16,
     }
     model = {
@@ -93,7 +94,7 @@ def published() -> ConfigDict:
         "start": 10**8,  # kept step above which no jump leads
         "stop": 100,  # kept step below which no jump begins; -1: everywhere
         "eta": -1.0,  # of DDIM; below 0: ancestral steps
-        "label": -1,  # class to be made, where the networks know any; -1: at random
+        "label": -1,  # class to be made, of those that the networks know; -1: any
         "guidance": 1.0,  # scale of the classifier's gradient
     }
     opt = {
@@ -139,7 +140,7 @@ def celeba_hq(config: Any) -> None:
 def imagenet(config: Any) -> None:
     """256x256_diffusion.pt with its classifier: RePaint's settings for ImageNet.
 
-    To train, set config.model.classes=0: the data paths bring images without classes.
+    To train it, set config.data.classes=1000 and give data that have them.
     """
     config.steps = 1_980_000
     config.batch_size = 256
@@ -170,9 +171,10 @@ def small(config: Any) -> None:
 
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
-    config.steps = 3_000
-    config.save_every = 1_000
-    config.sample_every = 1_000
+    config.steps = 3_500
+    config.batch_size = 8
+    config.save_every = 500
+    config.sample_every = 1_750
     config.samples = 6
     config.model.mult = (1, 2, 2)
 
@@ -184,15 +186,15 @@ def tiny(config: Any) -> None:
     config.log_every = 1
     config.save_every = 2
     config.sample_every = 4
-    config.model.update(mult=(1, 1), attention=())
+    config.model.update(mult=(1,), attention=())
     config.sampler.update(preset="own", spacing="3", jump_length=1, jump_times=2)
     config.sampler.stop = 1
 
 
 def scenes(config: Any) -> None:
-    """Procedural scenes whose posterior is known; a quarter of an hour on one core."""
-    config.steps = 4_000
+    """Procedural scenes whose posterior is known; half an hour on one core."""
+    config.steps = 7_000
     config.batch_size = 8
     config.data.update(name="scenes", flip=False)
     config.model.mult = (1, 2, 2)
-    config.opt.ema = 0.998
+    config.opt.update(decay=0.3, ema=0.999)

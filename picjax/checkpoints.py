@@ -23,7 +23,7 @@ from picjax.system import Config, State, Tree, image_shape, inference_variables
 # What may change between a run and its continuation; everything else changes the
 # numbers, so that going on would be neither the old run nor a new one.
 FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "samples", "keep")
-FREE_KEYS += ("best", "mesh")
+FREE_KEYS += ("best", "mesh", "sampler")
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 

@@ -219,13 +219,23 @@ def best(
     return images[jax.lax.top_k(scores, n)[1]]
 
 
-def load(workdir: str | Path) -> Model:
+def load(workdir: str | Path, sampler: str = "") -> Model:
     """The model of a workdir, at its newest checkpoint.
 
+    Args:
+      workdir: a run's folder.
+      sampler: one of the system's ways of drawing, instead of the run's, such as
+        "fast" of painter.
+
     Raises:
-      UserError: when the folder is no workdir or holds no checkpoint.
+      UserError: when the folder is no workdir or holds no checkpoint, or the system
+        has no such choice.
     """
     config, variables, step = checkpoints.restore_variables(workdir)
+    if sampler and "sampler" not in config:
+        raise UserError(f"{config.system} draws in one way; leave the sampler out")
+    if sampler:
+        config.sampler.preset = sampler
     return Model(config, systems.make(config), variables, step)
 
 
@@ -339,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     if len(jobs) == 1:  # a damaged one among several is left out
         read_job(jobs[0], args)
-    model = load(args.workdir)
+    model = load(args.workdir, args.sampler)
     refuse_mask(model.translates, args.mask)
     complete_all(model, jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
@@ -492,6 +502,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="M",
         help="draw M, keep the N that the system's discriminator scores highest",
+    )
+    add(
+        "--sampler",
+        default="",
+        metavar="NAME",
+        help="for painter: repaint, painter, fast, draft or plain (the run's)",
     )
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")

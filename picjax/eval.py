@@ -335,6 +335,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--invert-mask", action="store_true", help="with --real: black = hole")
     add("--num", type=int, metavar="N", help="completions an image (10, or all found)")
     add("--best-of", type=int, metavar="M", help="with --workdir: as in complete")
+    add("--sampler", default="", metavar="NAME", help="as in complete")
     add("--images", type=int, metavar="N", help="how many (100 of a run, or all found)")
     add("--seed", type=int, default=0, help="of masks and completions (0)")
     add(
@@ -398,7 +399,7 @@ def evaluate_run(
     """Measures a workdir's model on its held-out images."""
     if args.invert_mask:
         raise UserError("--invert-mask goes with --real; leave it out")
-    model, images = load(args.workdir), args.images or 100
+    model, images = load(args.workdir, args.sampler), args.images or 100
     if args.mask:
         use_masks(model.config, args.mask)
     config: dict[str, Any] = json.loads(model.config.to_json())
@@ -414,6 +415,7 @@ def evaluate_run(
         "data": data,
         "masks": ", ".join(data["masks"]) or "none, the whole image is made",
         "best_of": args.best_of,
+        "sampler": config.get("sampler"),
         **common_protocol(args.seed),
     }
     out = Path(args.out or Path(args.workdir) / "eval")
@@ -444,6 +446,8 @@ def evaluate_folders(
     """Measures the completions in one folder against the images in another."""
     if args.best_of:
         raise UserError("--best-of goes with --workdir; leave it out")
+    if args.sampler:
+        raise UserError("--sampler goes with --workdir; leave it out")
     names = applying(names, known_posterior=False, known_likelihood=False)
     pairs = find_pairs(args.real, args.fake, args.num, args.mask)[: args.images]
     protocol = {

@@ -187,6 +187,9 @@ def given_noise(
     Raises:
       ValueError: when it is too long or too short.
     """
+    needed = 1 + walk.steps_back + walk.calls + known * (walk.calls - 1)
+    if len(stream) != needed:
+        raise ValueError(f"a stream of {len(stream)} for a walk that takes {needed}")
     rest = iter(stream)
     start = next(rest)
     nothing = np.zeros_like(start)
@@ -199,8 +202,6 @@ def given_noise(
             back = back + next(rest) * np.float32(np.sqrt(share / total[i]))
         step = next(rest)
         rows.append(Noise(back, next(rest) if known and i else nothing, step))
-    if next(rest, None) is not None:
-        raise ValueError("the stream is longer than the walk")
     each = Noise(*(jnp.stack(x) for x in zip(*rows, strict=True)))
     return jnp.asarray(start), lambda call: Noise(*(x[call] for x in each))
 

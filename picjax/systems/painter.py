@@ -40,6 +40,7 @@ from picjax.system import (
     update,
 )
 
+HEAD_WIDTH = 64  # of every published classifier
 EVALUATED = 4  # steps of the chain that `evaluate` looks at
 
 
@@ -58,7 +59,7 @@ class Sampler(NamedTuple):
       tables: of the chain.
       walk: the network's calls.
       eta: DDIM's; None: ancestral.
-      label: which class to make; -1: one at random for every completion.
+      label: which class to make; -1: the image's, or else any.
       guidance: how far the classifier's gradient is followed; 0: it is not asked.
     """
 
@@ -114,8 +115,14 @@ def check(config: Config) -> None:
     )
     painter.check_size(*image_shape(config), len(model.mult))
     painter.check_widths(model.width, model.mult, model.head_width)
+    width, mult = model.classifier_width, model.classifier_mult
+    if model.classifier_classes and any(width * m % HEAD_WIDTH for m in mult):
+        raise UserError(
+            f"config.model.classifier_width {width} makes levels that are no multiple "
+            f"of {HEAD_WIDTH} channels, a head's; choose another"
+        )
     most = max(model.classes, model.classifier_classes)
-    if not -1 <= sampler.label < max(most, 1):
+    if not -1 <= sampler.label < most:
         raise UserError(
             f"config.sampler.label {sampler.label} is none of the {most} classes; give "
             "-1 for any"
@@ -156,6 +163,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
             attention=painter.factors(image_size[0], sizes),
             classes=model.classifier_classes,
             pool=model.classifier_pool,
+            head_width=HEAD_WIDTH,
             **shared,
         )
     return nets
@@ -277,7 +285,7 @@ def step(
     if nets["unet"].classes and "class" not in batch:
         raise UserError(
             f"config.model.classes is {nets['unet'].classes}, but the images come "
-            "without classes; set it to 0 to train on them"
+            "without classes; set config.data.classes as well, or this to 0"
         )
     keys = split_keys(key, "steps", "noise", "dropout")
     image = batch["image"]
@@ -356,7 +364,7 @@ def complete(
         own = {
             name: each_image(jax.random.fold_in(k, i), b) for name, k in keys.items()
         }
-        y = labels(nets, sampler.label, own["label"])
+        y = labels(nets, sampler.label, own["label"], batch)
         start, noise = walk.draw_noise(own["noise"], (h, w))
         images, _ = walk.run(
             look(nets["unet"], params["unet"], y if nets["unet"].classes else None),
@@ -381,9 +389,12 @@ def each_image(key: Array, b: int) -> Key[Array, " b"]:
 
 
 def labels(
-    nets: dict[str, Any], label: int, keys: Key[Array, " b"]
+    nets: dict[str, Any], label: int, keys: Key[Array, " b"], batch: Batch
 ) -> Int[Array, " b"] | None:
-    """The class of each image to be made; None where the networks know none."""
+    """The class of each image to be made; None where the networks know none.
+
+    The one asked for, else the image's own, else any.
+    """
     classes = nets["unet"].classes
     if "classifier" in nets:
         classes = classes or nets["classifier"].classes
@@ -391,6 +402,8 @@ def labels(
         return None
     if label >= 0:
         return jnp.full(len(keys), label)
+    if "class" in batch:
+        return batch["class"]
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, classes))(keys)
 
 
@@ -431,7 +444,7 @@ def evaluate(
     image = batch["image"]
     b = len(image)
     keys = split_keys(key, "steps", "noise", "label")
-    y = labels(nets, -1, each_image(keys["label"], b))
+    y = labels(nets, -1, each_image(keys["label"], b), batch)
     y = y if nets["unet"].classes else None
     network = look(nets["unet"], variables["params"]["unet"], y)
 
@@ -462,7 +475,7 @@ def show(
     b = len(image)
     keys = split_keys(key, "noise", "label")
     noise = jax.random.normal(keys["noise"], image.shape)
-    y = labels(nets, -1, each_image(keys["label"], b))
+    y = labels(nets, -1, each_image(keys["label"], b), batch)
     y = y if nets["unet"].classes else None
     network = look(nets["unet"], variables["params"]["unet"], y)
     places = [tables.steps * k // 10 for k in (2, 4, 6)]

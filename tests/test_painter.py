@@ -1,0 +1,135 @@
+"""The painter as a system: settings, averages, classes, guidance, histories."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_systems import load_config, make_batch
+
+from picjax import systems
+from picjax.cli import UserError
+from picjax.sampling.walk import PRESETS
+from picjax.system import inference_variables
+from picjax.systems import painter
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sampler.preset": "quick"}, "config.sampler.preset 'quick' is none of"),
+        ({"sampler.spacing": "2000"}, "asks for 2000 steps of a section of 1000"),
+        ({"sampler.stop": 9}, "leave no jump on 3 steps, which is what they count"),
+        ({"sampler.jump_length": 0}, "give 1 or more"),
+        ({"sampler.label": 0}, "config.sampler.label 0 is none of the 0 classes"),
+        ({"diffusion.steps": 20}, "a beta of 1 or more"),
+        ({"loss.kind": "l1"}, "config.loss.kind 'l1' is none of mse"),
+        ({"model.width": 48}, "makes 48 channels"),
+        ({"model.attention": (3,)}, "config.model.attention holds 3"),
+        ({"model.mult": (1, 1), "image_size": 9}, "does not halve"),
+        (
+            {"model.classifier_classes": 2, "model.classifier_width": 32},
+            "config.model.classifier_width 32 makes levels that are no multiple of 64",
+        ),
+        ({"model.qkv_order": "mixed"}, "config.model.qkv_order 'mixed'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, said):
+    config = load_config("painter", "tiny")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError) as error:
+        systems.make(config)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_published_variants_have_the_networks_and_walks_of_the_papers():
+    for name, calls in (
+        ("celeba_hq_256", 1510),
+        ("places2_256", 1510),
+        ("imagenet_256", 2410),
+    ):
+        config = load_config("painter", name)
+        assert painter.make_sampler(config).walk.calls == calls
+    made = jax.eval_shape(systems.make(config).init, KEY, make_batch(256))
+    sizes = {
+        net: sum(x.size for x in jax.tree.leaves(params))
+        for net, params in made.params.items()
+    }
+    assert sizes == {"unet": 553_838_086, "classifier": 54_096_360}
+
+
+def test_own_numbers_make_the_walk_of_a_preset():
+    config = load_config("painter", "tiny")
+    config.sampler.update(preset="own", spacing="250", jump_length=10, jump_times=10)
+    config.sampler.stop = 100
+    made = painter.make_sampler(config)
+    assert painter.own_preset(config.sampler) == PRESETS["painter"]
+    assert made.eta is None and made.walk.calls == 1510
+    nothing, something = np.zeros((8, 8), np.uint8), np.eye(8, dtype=np.uint8)
+    assert "1260 steps back" in painter.remarks(made.walk, nothing)[0]
+    assert not painter.remarks(made.walk, something)
+
+
+@pytest.fixture(scope="module")
+def guided():
+    """(config, batch, state): classes, a classifier, and a history of losses."""
+    config = load_config("painter", "tiny")
+    config.model.update(classes=3, classifier_classes=3, classifier_width=64)
+    config.model.update(classifier_mult=(1,), classifier_blocks=1)
+    config.model.update(classifier_attention=(), classifier_pool="adaptive")
+    config.loss.steps = "loss_second_moment"
+    config.diffusion.steps = 30
+    config.sampler.update(spacing="2", jump_times=1, eta=1.0)
+    batch = make_batch(config.image_size)
+    state = jax.jit(systems.make(config).init)(KEY, batch)
+    return config, batch, state
+
+
+def test_the_history_grows_and_the_average_follows(guided):
+    config, batch, state = guided
+    batch = batch | {"class": jnp.array([0, 2])}
+    jax.tree.map(np.testing.assert_array_equal, state.ema["unet"], state.params["unet"])
+    after, metrics = jax.jit(systems.make(config).step)(state, batch, KEY)
+    assert set(metrics) == {"loss", "mse", "vb"}
+    assert int(after.stats["history"]["count"].sum()) == 2
+    assert float(after.stats["history"]["losses"].sum()) > 0
+    expected = painter.average(config.opt.ema, state.params, after.params)["unet"]
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-6), after.ema["unet"], expected
+    )
+    # The classifier is not trained here.
+    frozen = "classifier"
+    jax.tree.map(
+        np.testing.assert_array_equal, after.params[frozen], state.params[frozen]
+    )
+    with pytest.raises(UserError, match="come without classes"):
+        jax.eval_shape(systems.make(config).step, state, guided[1], KEY)
+
+
+def test_the_classifier_and_the_label_change_what_is_made(guided):
+    config, batch, state = guided
+    params = state.params
+    # Fresh networks put out zero: give both a head.
+    unet = params["unet"] | {
+        "head": jax.tree.map(jnp.ones_like, params["unet"]["head"])
+    }
+    head = {
+        name: jax.random.normal(KEY, x.shape) * 9
+        for name, x in params["classifier"]["head"].items()
+    }
+    classifier = params["classifier"] | {"head": head}
+    variables = inference_variables(state)
+    variables["params"] = {"unet": unet, "classifier": classifier}
+
+    def made(**changes):
+        own = config.copy_and_resolve_references()
+        own.sampler.update(**changes)
+        complete = systems.make(own).complete
+        return jax.jit(complete, static_argnums=3)(variables, batch, KEY, 1)
+
+    guided_to_0 = made(label=0)
+    assert float(jnp.abs(guided_to_0 - made(label=1)).max()) > 1e-3
+    assert float(jnp.abs(guided_to_0 - made(label=0, guidance=0.0)).max()) > 1e-3
