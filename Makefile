@@ -26,6 +26,10 @@ demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6
 	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
+ifeq ($(SYSTEM),painter)
+	$(BIN)/python -m picjax.compose --examples $(RUN)/scenes
+	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
+endif
 	@echo
 	@echo "picture grid: $(RUN)/eval/grid.png"
 	@echo "completions:  $(RUN)/completions/"

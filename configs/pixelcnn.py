@@ -49,6 +49,9 @@ def published() -> ConfigDict:
         "path": "",  # training images
         "eval_path": "",  # held-out images; empty: a share of the training images
         "split": "train",  # of a TFDS data set
+        # Of the images (TFDS's label, a folder each, or the ten digits), which the
+        # network is told; 0: none.
+        "classes": 0,
         "load_size": 32,  # resized to this, then cropped; 0: 266/256 of the image size
         "crop": "center",  # random or center
         "flip": False,
@@ -70,6 +73,7 @@ def published() -> ConfigDict:
         # Ways of turning the image that it learns (picjax/sampling/raster.py), to choose
         # from when completing; more than one: it is told which.
         "turns": ("upright",),
+        "label": 0,  # the class of what is completed, where it is not known
         "sampler": "cached",  # or fixed_point
         # Draws for each completion, one of which is taken by the likelihood of what is
         # known after the hole; 1: what comes after is not looked at.
@@ -167,8 +171,9 @@ def imagenet32(config: Any) -> None:
     """32 px ImageNet, on one card: 3.93 bits/dim was reported after two days of it.
 
     Say which version a number is of: the images of van den Oord et al. (2016) and the
-    ImageNet site's (Chrabaszcz et al., 2017) are resized differently. 17 known rows, as
-    in that report, are a mask file.
+    ImageNet site's (Chrabaszcz et al., 2017) are resized differently. 17 rows are known,
+    as in that report; --config.data.masks="('top',)" makes it half of them.
     """
+    config.data.masks = ("top_17_of_32",)
     config.batch_size = 12
     config.steps = 1_000_000

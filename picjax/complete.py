@@ -1,6 +1,7 @@
 """n completions of an image, on disk or from Python.
 
     python -m picjax.complete --workdir=runs/demo-picmm --image=a.jpg --mask=center
+    python -m picjax.complete --workdir=runs/demo-picmm --compose scene.json
 
     model = picjax.load("runs/demo-picmm")
     images = model.complete(image, mask, n=10, seed=0)   # uint8 [n h w 3]
@@ -39,6 +40,7 @@ from rich.text import Text
 
 from picjax import checkpoints, masks, report, sharding, systems
 from picjax.cli import Parser, UserError, run
+from picjax.compose import compose
 from picjax.data.pipeline import to_float, to_uint8
 from picjax.inputs import (
     as_known,
@@ -151,9 +153,10 @@ class Model:
         images: UInt8[np.ndarray, "b h w 3"],
         known: UInt8[np.ndarray, "b h w 1"],
         seed: int,
+        given: Mapping[str, np.ndarray] | None = None,
     ) -> dict[str, Array]:
         """What the system itself says of whole images: one number an image each."""
-        batch = {"image": images, "mask": known}
+        batch = {"image": images, "mask": known, **(given or {})}
         return self._evaluate(self._variables, batch, jax.random.key(seed % 2**32))
 
     def complete(
@@ -251,7 +254,9 @@ def refuse_mask(translates: bool, mask: object) -> None:
       UserError: when it is otherwise.
     """
     if translates and mask is not None:
-        raise UserError("this run makes whole pictures from pairs; leave the mask out")
+        raise UserError(
+            "this run makes whole pictures from pairs; leave the mask out, or --compose"
+        )
     if not translates and mask is None:
         raise UserError(
             "this run completes holes; give a mask (--mask): a file, a folder or one "
@@ -304,7 +309,10 @@ def paste(
 
 
 class Job(NamedTuple):
-    """One image to complete; `mask` is a file or the name of a mask, or None."""
+    """One image to complete; `mask` is a file or the name of a mask, or None.
+
+    A .json among images is a scene, which has a mask of its own.
+    """
 
     image: Path
     mask: Path | str | None
@@ -318,14 +326,36 @@ def find_jobs(image: str, mask: str | None) -> list[Job]:
     """
     images = find_images(image, "--image")
     stems = [path.stem for path in images]
+    refuse_same(stems, f"'{image}' holds {{}} images")
+    matched = [None] * len(stems) if mask is None else match_masks(stems, mask)
+    return [Job(*pair) for pair in zip(images, matched, strict=True)]
+
+
+def find_scenes(files: Sequence[str]) -> list[Job]:
+    """The scenes in files, each of which is composed once to see that it can be.
+
+    Raises:
+      UserError: when one cannot, or two have the same name.
+    """
+    paths = [Path(file) for file in files]
+    refuse_same([path.stem for path in paths], "--compose has {} scenes")
+    for path in paths:
+        compose(path)
+    return [Job(path, None) for path in paths]
+
+
+def refuse_same(stems: Sequence[str], what: str) -> None:
+    """Refuses outputs that would overwrite each other; `what` has a place for a number.
+
+    Raises:
+      UserError: when two are called the same.
+    """
     for stem, count in Counter(stems).most_common(1):
         if count > 1:
             raise UserError(
-                f"'{image}' holds {count} images named '{stem}', whose completions "
-                "would overwrite each other; rename all but one"
+                f"{what.format(count)} named '{stem}', whose completions would "
+                "overwrite each other; rename all but one"
             )
-    matched = [None] * len(stems) if mask is None else match_masks(stems, mask)
-    return [Job(*pair) for pair in zip(images, matched, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -338,19 +368,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.num < 1:
         raise UserError(f"--num is {args.num}; ask for 1 completion or more")
-    if args.mask is None:
+    if bool(args.image) == bool(args.compose):
+        raise UserError("give either --image, with --mask, or --compose")
+    if args.compose and (args.mask or args.invert_mask):
+        raise UserError("a scene says itself what is known; leave --mask out")
+    masked = args.compose or args.mask
+    if masked is None:
         refuse_mask(translates(checkpoints.read_config(Path(args.workdir))), None)
-    jobs = find_jobs(args.image, args.mask)
+    if args.compose:
+        jobs = find_scenes(args.compose)
+    else:
+        jobs = find_jobs(args.image, args.mask)
     out = Path(args.out) if args.out else Path(args.workdir) / "completions"
-    if out.resolve() == jobs[0].image.parent.resolve():
+    if args.image and out.resolve() == jobs[0].image.parent.resolve():
         raise UserError(
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
         )
-    if len(jobs) == 1:  # a damaged one among several is left out
+    if args.image and len(jobs) == 1:  # a damaged one among several is left out
         read_job(jobs[0], args)
     model = load(args.workdir, args.sampler)
-    refuse_mask(model.translates, args.mask)
+    refuse_mask(model.translates, masked)
     complete_all(model, jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
@@ -359,6 +397,9 @@ def read_job(
     job: Job, args: argparse.Namespace
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
     """The image, its mask where it has one, and warnings about that."""
+    if args.compose:
+        image, known = compose(job.image)
+        return image, known[..., 0], []
     image = read_image(job.image)
     if job.mask is None:
         return image, None, []
@@ -482,6 +523,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
         prog="python -m picjax.complete",
+        usage="%(prog)s --workdir DIR --image PATH --mask PATH|NAME [...]\n"
+        "       %(prog)s --workdir DIR --compose JSON [JSON ...] [...]",
         description="Completes the hole of each image in n different ways.",
         epilog="example: python -m picjax.complete --workdir=runs/demo-picmm "
         "--image=photo.jpg --mask=center --num=6",
@@ -489,19 +532,25 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
-    add("--image", required=True, metavar="PATH", help="an image, or a folder of them")
+    add("--image", metavar="PATH", help="an image, or a folder of them")
     add(
         "--mask",
         metavar="PATH|NAME",
         help="white = hole; a folder's masks match by stem, or else by order; "
         f"or one of {', '.join(masks.NAMES)}; none for a run on aligned pairs",
     )
+    add(
+        "--compose",
+        nargs="+",
+        metavar="JSON",
+        help="instead: cut-outs on a canvas (docs/composition.md)",
+    )
     add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
     add(
         "--best-of",
         type=int,
         metavar="M",
-        help="draw M, keep the N that the system's discriminator scores highest",
+        help="draw M, keep the N that the system scores highest",
     )
     add(
         "--sampler",

@@ -1,4 +1,4 @@
-"""Official PyTorch weights to a run of picjax, and a run back to PyTorch.
+"""Official weights to a run of picjax, and a run back to PyTorch.
 
     python -m picjax.convert --system=picmm --from=DIR --out=runs/imported
     python -m picjax.convert --to=pytorch --from=runs/imported --out=DIR
@@ -26,7 +26,7 @@ from orbax.checkpoint import v1 as ocp
 from picjax import checkpoints as ckpt
 from picjax import report, systems, train
 from picjax.cli import Parser, UserError, run
-from picjax.official import files, mapping, painter, replay
+from picjax.official import files, mapping, painter, replay, tf_files
 from picjax.system import Config, State, Tree, by_net, image_shape
 
 
@@ -37,25 +37,28 @@ class Original(NamedTuple):
       variant: of configs/SYSTEM.py: the published settings at 256 px, and what the code
         that made the weights does with them.
       prefix: of every name in its files: DataParallel's, where it saved that.
+      torch: whether its files are PyTorch's, so that there is a way back.
       file: what it calls a file, by its entry in the official module's `FILES`.
     """
 
     variant: str
-    prefix: str
+    prefix: str = ""
+    torch: bool = True
     file: str = "latest_net_{}.pth"
 
 
 ORIGINALS = {
     "picmm": Original("celeba_hq-official", "module."),
     "picnet": Original("celeba_hq_center", "module."),
-    "pix2pix": Original("facades", ""),
-    "painter": Original("places2_256", "", "{}.pt"),
+    "pix2pix": Original("facades"),
+    "pixelcnn": Original("cifar10", torch=False),
+    "painter": Original("places2_256", file="{}.pt"),
 }
 
 Tensors = Mapping[str, np.ndarray]
 
 
-# ---- PyTorch to picjax ----
+# ---- to picjax ----
 
 
 def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]:
@@ -82,7 +85,8 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
     abstract = ckpt.abstract_state(config)
     variables = {}
     for net, arrays in tensors.items():
-        target = {"params": abstract.params[net], "stats": abstract.stats[net]}
+        stats = abstract.stats.get(net, {})
+        target = {"params": abstract.params[net], "stats": stats}
         try:
             variables[net] = mapping.from_official(arrays, target, tables[net])
         except UserError as error:
@@ -98,20 +102,25 @@ def first_state(config: Config, given: Mapping[str, Tree]) -> State:
         shapes = ckpt.abstract_batch(config)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         state = system.init(train.init_key(config.seed), batch)
+
         # What is left out here is not computed either.
-        rest = [net for net in state.params if net not in given]
+        def rest(trees: Tree) -> Tree:
+            return {n: {} if n in given else tree for n, tree in trees.items()}
+
         return state.replace(
-            params={net: state.params[net] for net in rest},
-            stats={net: state.stats[net] for net in rest},
+            params=rest(state.params),
+            stats=rest(state.stats),
             ema={net: {} for net in state.ema},
         )
 
     fresh = jax.jit(init, **train.quick())()
-    params = {net: variables["params"] for net, variables in given.items()}
-    params |= fresh.params
-    stats = {net: variables["stats"] for net, variables in given.items()}
+
+    def whole(trees: Tree, kind: str) -> Tree:
+        return {n: given[n][kind] if n in given else x for n, x in trees.items()}
+
+    params = whole(fresh.params, "params")
     ema = {net: params[net] for net in fresh.ema}
-    return fresh.replace(params=params, stats=stats | fresh.stats, ema=ema)
+    return fresh.replace(params=params, stats=whole(fresh.stats, "stats"), ema=ema)
 
 
 def read_painter(
@@ -205,8 +214,10 @@ def check(
             f"--check '{path}' does not fit this run ({str(error)[:200]}); make it "
             "with the same weights, sizes and noise"
         ) from error
-    if not any(name.startswith("sample") for name in differences):
-        raise UserError(f"--check '{path}' has no out/sample0; see docs/convert.md")
+    if not any(name.startswith(("sample", "logits")) for name in differences):
+        raise UserError(
+            f"--check '{path}' has no out/sample0 or out/logits; see docs/convert.md"
+        )
     return differences
 
 
@@ -219,7 +230,7 @@ def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     }
 
 
-# ---- picjax to PyTorch ----
+# ---- to PyTorch ----
 
 
 def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str, Any]]:
@@ -242,7 +253,7 @@ def official(system: str) -> Any:
     """The module of a system's official names: `FILES` and `tables(config)`.
 
     Raises:
-      UserError: for a system without published PyTorch weights.
+      UserError: for a system without published weights.
     """
     if system not in ORIGINALS:
         raise UserError(
@@ -262,6 +273,22 @@ def file_names(system: str, nets: Iterable[str]) -> list[str]:
     """What the original calls the files of these nets."""
     suffixes = {net: suffix for suffix, net in official(system).FILES.items()}
     return [ORIGINALS[system].file.format(suffixes[net]) for net in sorted(nets)]
+
+
+def read_files(
+    config: Config, sources: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, Tensors]]:
+    """Net -> its file, and net -> official name -> array.
+
+    Raises:
+      UserError: when a file is missing, unclear or cannot be read.
+    """
+    if not ORIGINALS[config.system].torch:
+        path = tf_files.find(sources)
+        tensors = official(config.system).read(path, config.model.blocks)
+        return {"net": path}, {"net": tensors}
+    paths = find_files(sources, config.system)
+    return paths, {net: files.read(path) for net, path in paths.items()}
 
 
 def find_files(sources: Sequence[str], system: str) -> dict[str, Path]:
@@ -391,8 +418,7 @@ def to_picjax(args: argparse.Namespace) -> None:
             paths = painter.find_files(args.sources)
             config, variables, state = read_painter(config, paths, args.settings)
         else:
-            paths = find_files(args.sources, args.system)
-            tensors = {net: files.read(path) for net, path in paths.items()}
+            paths, tensors = read_files(config, args.sources)
             variables = read_nets(config, tensors)
             state = first_state(config, variables)
         differences = {}
@@ -434,6 +460,11 @@ def to_pytorch(args: argparse.Namespace) -> None:
             "leave --system out"
         )
     official(config.system)
+    if not ORIGINALS[config.system].torch:
+        raise UserError(
+            f"the original of {config.system} is not PyTorch's, and there is no way "
+            "back; a run of picjax itself can be copied as it is"
+        )
     config, restored, step = ckpt.restore_variables(source)
     variables = by_net(restored)
     contents = export(config, variables)
@@ -485,7 +516,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; `settings` are its `--config.KEY=VALUE`s."""
     parser = Parser(
         prog="python -m picjax.convert",
-        description="Official PyTorch weights to a run of picjax, or a run back.",
+        description="Official weights to a run of picjax, or a run back to PyTorch.",
         epilog="example: python -m picjax.convert --system=picnet "
         "--from=checkpoints/celeba_center --out=runs/picnet-celeba",
         allow_abbrev=False,
@@ -499,8 +530,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         action="extend",
         metavar="PATH",
-        help="a folder of latest_net_E.pth and the like, or such files; with "
-        "--to=pytorch a run",
+        help="a folder of latest_net_E.pth and the like, or such files; for pixelcnn "
+        "a TensorFlow checkpoint; with --to=pytorch a run",
     )
     add("--out", required=True, metavar="DIR", help="a new folder")
     add("--to", choices=["picjax", "pytorch"], default="picjax", help="(picjax)")

@@ -93,6 +93,13 @@ def side(known: str, rng: np.random.Generator, h: int, w: int) -> Mask:
     return mask
 
 
+def top_17_of_32(rng: np.random.Generator, h: int, w: int) -> Mask:
+    """17 rows of 32 are known, as in a report of PixelCNN++ on ImageNet."""
+    mask = np.zeros((h, w), np.uint8)
+    mask[: h * 17 // 32] = 1
+    return mask
+
+
 def half(rng: np.random.Generator, h: int, w: int) -> Mask:
     """Half the image is known, which one is drawn."""
     sides = ("left", "right", "top", "bottom")
@@ -325,6 +332,7 @@ MASKS: dict[str, Callable[[np.random.Generator, int, int], Mask]] = {
     "right": partial(side, "right"),
     "top": partial(side, "top"),
     "bottom": partial(side, "bottom"),
+    "top_17_of_32": top_17_of_32,
     "rectangles": _from_numpy(rectangles),
     "irregular": _from_numpy(irregular),
     "freeform": freeform,

@@ -69,6 +69,30 @@ def test_what_is_turned_is_turned_back(tiny):
     assert held.known[:, :4].all() and not held.known[:, 4:].any()
 
 
+def test_the_class_is_told_beside_the_turn(tiny):
+    """An image's own, or the config's where it comes without; training wants its own."""
+    config, batch, _ = tiny
+    turns = ("upright", "upside_down")
+    hyper = pixelcnn.Hyper(turns=turns, classes=3, label=2)
+    net = pixelcnn.network(config.model)
+    known = batch | {"class": jnp.array([0, 1, 2, 0])}
+    for given, labels in [(batch, [2, 2, 2, 2]), (known, [0, 1, 2, 0])]:
+        seen = pixelcnn.best_turned(net, hyper, given)
+        own = jnp.eye(3)[jnp.array(labels)]
+        told = jnp.concatenate([jnp.eye(2)[jnp.array([0, 1, 0, 0])], own], 1)
+        np.testing.assert_array_equal(seen.condition, told)
+    alone = pixelcnn.best_turned(net, hyper._replace(turns=turns[:1]), known)
+    np.testing.assert_array_equal(alone.condition, jnp.eye(3)[known["class"]])
+    config = config.copy_and_resolve_references()
+    config.data.classes = 5
+    system = systems.make(config)
+    made = jax.eval_shape(system.init, KEY, batch)
+    assert made.params["net"]["up0_0_u"]["hw"].shape == (4 + 5, 8)
+    with pytest.raises(UserError, match="set config.data.classes to 0"):
+        jax.eval_shape(system.step, made, batch, KEY)
+    jax.eval_shape(system.step, made, known, KEY)
+
+
 def test_candidates_are_chosen_by_what_is_known_after_the_hole(tiny):
     config, batch, state = tiny
     net = pixelcnn.network(config.model)
@@ -147,6 +171,7 @@ def test_the_rate_falls_from_the_first_step():
         ("model.turns", ("left",), "config.model.turns: 'left' is none of upright"),
         ("loss.form", "exact", "config.loss.form 'exact' is none of official, stable"),
         ("model.candidates", 0, "config.model.candidates below 1"),
+        ("model.label", 1, "config.model.label 1 is none of config.data.classes, 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(key, value, said):

@@ -1,5 +1,10 @@
 """Rules from names to layouts; the mesh."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from jax.sharding import AbstractMesh
@@ -61,3 +66,46 @@ def test_batches_must_split_evenly():
     assert sharding.local_batch_size(mesh, 4 * mesh.size) == 4 * mesh.size
     with pytest.raises(UserError, match="config.batch_size 0 does not split"):
         sharding.local_batch_size(mesh, 0)
+
+
+COMPLETE = """
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+from configs.pixelcnn import get_config
+from picjax import checkpoints, sharding, systems
+config = get_config("tiny")
+rng = np.random.default_rng(0)
+shapes = checkpoints.abstract_state(config).params
+params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, "float32"), shapes)
+batch = {
+    "image": ((2 * rng.integers(0, 256, (8, 8, 8, 3)) - 255) / 255).astype("float32"),
+    "mask": np.ones((8, 8, 8, 1), "float32"),
+}
+for i in range(8):
+    batch["mask"][i, i // 2 + 1 :, i:] = 0
+complete = jax.jit(systems.make(config).complete, static_argnums=3)
+mesh = sharding.make_mesh()
+alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+found = []
+layouts = (alone, alone), (sharding.replicated(mesh), sharding.batch_sharding(mesh))
+for whole, split in layouts:
+    variables = jax.device_put({"params": params, "stats": {}}, whole)
+    images = complete(variables, jax.device_put(batch, split), jax.random.key(0), 2)
+    found.append((len(images.sharding.device_set), np.asarray(images)))
+(one, expected), (many, images) = found
+assert (one, many) == (1, 8), (one, many)
+np.testing.assert_array_equal(images, expected)
+assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
+"""
+
+
+def test_eight_devices_draw_the_pixels_of_one():
+    """PixelCNN++'s completions, whose loops run over the pixels of all images."""
+    root = str(Path(__file__).parents[1])
+    subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        check=True,
+        env=os.environ | {"PYTHONPATH": root},
+    )

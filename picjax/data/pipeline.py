@@ -24,7 +24,7 @@ from picjax.data.sources import DataConfig, Element
 Size = tuple[int, int]
 FILES = "files"  # in config.data.masks: those at config.data.mask_path
 # What an image comes with, at completion too, besides its mask.
-GIVEN = ("condition",)
+GIVEN = ("condition", "class")
 AHEAD = 2  # batches kept ready besides those in the making, one a thread
 # Images shuffled together, at least: several passes over a small set, since grain's
 # shuffle takes 27 / n ms an image (2.8 ms, more than all the rest, for ten images).
@@ -47,9 +47,17 @@ def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
     return {**batch, **floats, "mask": mask}
 
 
-def to_uint8(image: Float[Array, "*b h w 3"]) -> UInt8[Array, "*b h w 3"]:
-    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
-    return jnp.clip(jnp.round((image + 1) * 127.5), 0, 255).astype(jnp.uint8)
+def to_uint8(
+    image: Float[Array, "*b h w 3"], truncate: bool = False
+) -> UInt8[Array, "*b h w 3"]:
+    """[-1, 1] to 0..255, clipped and rounded to the nearest; see `truncate`.
+
+    RePaint and guided-diffusion truncate, which is half a level darker on average
+    (diffusion specification, section 6).
+    """
+    levels = (image + 1) * 127.5
+    levels = levels if truncate else jnp.round(levels)
+    return jnp.clip(levels, 0, 255).astype(jnp.uint8)
 
 
 def train_batches(
@@ -64,6 +72,7 @@ def train_batches(
 
     Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs
     `condition` uint8 [b h w 3], and their mask is 0: nothing of the image is known.
+    With `config.classes` there is also `class` int32 [b].
 
     Args:
       config: the `data` part of a config.

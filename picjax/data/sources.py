@@ -69,6 +69,17 @@ PHOTOS = (
 )
 
 
+def photograph(name: str) -> Image.Image | None:
+    """One of PHOTOS by its file's name; None where its package does not carry it."""
+    (package,) = (package for package, file, _ in PHOTOS if file == name)
+    folder, _, last = package.rpartition(".")
+    path = resources.files(folder) / last / name
+    if not path.is_file():
+        return None
+    with resources.as_file(path) as file:
+        return decode(file)
+
+
 @lru_cache
 def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], ...]:
     """(name, picture) of the training or of the held-out part of each photograph.
@@ -80,13 +91,10 @@ def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], 
       UserError: when the installed packages carry none.
     """
     found = []
-    for package, name, cut in PHOTOS:
-        folder, _, last = package.rpartition(".")
-        path = resources.files(folder) / last / name
-        if not path.is_file():
+    for _, name, cut in PHOTOS:
+        picture = photograph(name)
+        if picture is None:
             continue
-        with resources.as_file(path) as file:
-            picture = decode(file)
         edge = round(picture.width * cut)
         right = held_out == (cut > 0.5)
         left, end = (edge, picture.width) if right else (0, edge)
@@ -174,7 +182,8 @@ class Pictures:
     """Pictures by index, augmented; without `how`, resized whole.
 
     Args:
-      load: index -> (picture or pixels, its name); raises BadImage.
+      load: index -> (picture or pixels, `name` and what else is known of it); raises
+        BadImage.
       names: a string for each index, by whose hash images are held out.
       size: of what comes out.
       how: augmentation, or None at evaluation.
@@ -182,7 +191,7 @@ class Pictures:
 
     def __init__(
         self,
-        load: Callable[[int], tuple[Any, str]],
+        load: Callable[[int], tuple[Any, Element]],
         names: Sequence[str],
         size: Size,
         how: Augment | None,
@@ -194,8 +203,8 @@ class Pictures:
 
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """Decodes, then one resampling."""
-        picture, name = self.load(index)
-        return {"image": self.render(picture, rng), "name": name}
+        picture, about = self.load(index)
+        return {"image": self.render(picture, rng), **about}
 
     def render(
         self, picture: Image.Image | np.ndarray, rng: np.random.Generator
@@ -231,7 +240,7 @@ class Pairs:
 
     def read(self, index: int, rng: np.random.Generator) -> Element:
         """`condition` is what `image` is to be made from."""
-        pair, name = self.files.load(index)
+        pair, about = self.files.load(index)
         middle = pair.width // 2
         boxes = [(0, 0, middle, pair.height), (middle, 0, pair.width, pair.height)]
         seed = int(rng.integers(2**63))  # the same draws for both
@@ -240,7 +249,7 @@ class Pairs:
             for box in boxes
         )
         condition, image = (a, b) if self.direction == "AtoB" else (b, a)
-        return {"image": image, "condition": condition, "name": name}
+        return {"image": image, "condition": condition, **about}
 
 
 class Part:
@@ -293,26 +302,62 @@ class Usable:
         raise BadImage("no image can be read")
 
 
-def folder(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
+def folder(
+    path: str, key: str, size: Size, how: Augment | None, classes: int = 0
+) -> Pictures:
     """The images of a directory tree or a .txt list.
 
+    Args:
+      path: of the tree or list.
+      key: what to call it in errors.
+      size: of what comes out.
+      how: augmentation, or None.
+      classes: of how many classes they are, each in a folder of its own below `path`;
+        they are numbered in the order of names. 0: whatever.
+
     Raises:
-      UserError: when there is none.
+      UserError: when there is no image, or there are not so many classes.
     """
     paths = list_images(path, key)
     names = [path.stem for path in paths]
+    base = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    inside = [os.path.relpath(file, base) for file in paths]
     if len(set(names)) < len(names):
-        base = path if os.path.isdir(path) else os.path.dirname(path) or "."
-        names = [_flat(os.path.relpath(file, base)) for file in paths]
+        names = [_flat(file) for file in inside]
     target = max(how.load_size if how else size)
+    about: list[Element] = [{"name": name} for name in names]
+    if classes:
+        # A file that is in no folder is alone in its class, which does not fit either.
+        tops = [file.partition(os.sep)[0] for file in inside]
+        kinds = sorted(set(tops))
+        check_classes(classes, len(kinds), f"{key} '{path}' has so many folders")
+        about = [x | in_class(kinds.index(y)) for x, y in zip(about, tops, strict=True)]
 
-    def load(index: int) -> tuple[Image.Image, str]:
+    def load(index: int) -> tuple[Image.Image, Element]:
         try:
-            return decode(paths[index], target), names[index]
+            return decode(paths[index], target), about[index]
         except BadImage as error:
             raise BadImage(f"'{paths[index]}': {error}") from error
 
     return Pictures(load, names, size, how)
+
+
+def in_class(label: int) -> Element:
+    """What an element says of its class."""
+    return {"class": np.int32(label)}
+
+
+def check_classes(wanted: int, found: int, where: str) -> None:
+    """Refuses data of another number of classes.
+
+    Raises:
+      UserError: naming both.
+    """
+    if wanted != found:
+        raise UserError(
+            f"config.data.classes is {wanted}, where {found} are found ({where}); "
+            "mend it, or make it 0 to do without"
+        )
 
 
 def _flat(path: str) -> str:
@@ -331,19 +376,28 @@ def packed(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
 
     shards = pack.open_shards(path, key)
 
-    def load(index: int) -> tuple[np.ndarray, str]:
+    def load(index: int) -> tuple[np.ndarray, Element]:
         pixels, name = pack.unpack(shards[index])
-        return pixels, _flat(name)
+        return pixels, {"name": _flat(name)}
 
     names = [f"{index:07}" for index in range(len(shards))]
     return Pictures(load, names, size, how)
 
 
-def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pictures:
+def tfds(
+    path: str,
+    key: str,
+    split: str,
+    size: Size,
+    how: Augment | None,
+    classes: int = 0,
+) -> Pictures:
     """A split of a prepared TFDS data set with a feature called `image`.
 
+    With `classes` each image's is that of the feature `label`.
+
     Raises:
-      UserError: when it cannot be read that way.
+      UserError: when it cannot be read that way, or has not so many classes.
     """
     import tensorflow_datasets
 
@@ -361,10 +415,18 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
             f"{key} '{path}' has no feature 'image'; choose another data set"
         )
 
-    def load(index: int) -> tuple[np.ndarray, str]:
-        image = np.asarray(source[index]["image"])
+    if classes:
+        features = builder.info.features
+        found = features["label"].num_classes if "label" in features else 0
+        check_classes(classes, found, f"the feature 'label' of '{path}'")
+
+    def load(index: int) -> tuple[np.ndarray, Element]:
+        record = source[index]
+        image = np.asarray(record["image"])
+        about = in_class(int(record["label"])) if classes else {}
+        about |= {"name": names[index]}
         grey = image.shape[2] == 1
-        return np.repeat(image, 3, 2) if grey else image[..., :3], names[index]
+        return np.repeat(image, 3, 2) if grey else image[..., :3], about
 
     names = [f"{index:07}" for index in range(len(source))]
     return Pictures(load, names, size, how)
@@ -373,15 +435,26 @@ def tfds(path: str, key: str, split: str, size: Size, how: Augment | None) -> Pi
 # ---- digits ----
 
 
-def digits(size: Size, how: Augment | None) -> Pictures:
-    """scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, 17 greys."""
+def digits(size: Size, how: Augment | None, classes: int = 0) -> Pictures:
+    """scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels, 17 greys.
+
+    Raises:
+      UserError: when classes are asked for, but not ten.
+    """
     from sklearn.datasets import load_digits
 
     found: Any = load_digits()
     greys = np.round(found.images * (255 / 16)).astype(np.uint8)
     pixels = np.repeat(greys[..., None], 3, -1)
     names = [f"digit{label}_{i:04}" for i, label in enumerate(found.target)]
-    return Pictures(lambda index: (pixels[index], names[index]), names, size, how)
+    if classes:
+        check_classes(classes, 10, "digits")
+
+    def load(index: int) -> tuple[np.ndarray, Element]:
+        about = in_class(int(found.target[index])) if classes else {}
+        return pixels[index], about | {"name": names[index]}
+
+    return Pictures(load, names, size, how)
 
 
 # ---- by config ----
@@ -394,6 +467,9 @@ def training(config: DataConfig, size: Size) -> Usable:
       UserError: when there is none, before anything else is done.
     """
     how = augmentation(config, size)
+    classes = config.get("classes", 0)
+    if classes and config.name not in ("digits", "folder", "tfds"):
+        check_classes(classes, 0, config.name)
     if config.name == "photos":
         return Usable(Photos(how))
     if config.name == "scenes":
@@ -405,7 +481,7 @@ def training(config: DataConfig, size: Size) -> Usable:
 
 
 def evaluation(config: DataConfig, size: Size) -> Usable:
-    """The held-out images of a data config, resized whole.
+    """The held-out images of a data config, resized whole or, by `aspect`, cropped.
 
     Without `eval_path` they are one in 20 of the images at `path`, which training
     leaves out, chosen by a hash of their names.
@@ -417,10 +493,13 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
         return Usable(HeldOutPhotos(size))
     if config.name == "scenes":
         return Usable(Scenes(size, scenes.EVAL))
+    how = None
+    if config.crop == "aspect":
+        how = augmentation(config, size)._replace(flip=False, rotation=0.0)
     if _own_held_out(config):
         path, key = config.eval_path, "config.data.eval_path"
-        return _checked(_stored(config, path, key, "eval", size, None), key, path)
-    source = _stored(config, config.path, "config.data.path", "train", size, None)
+        return _checked(_stored(config, path, key, "eval", size, how), key, path)
+    source = _stored(config, config.path, "config.data.path", "train", size, how)
     part = Part(source, _share(source, held_out=True))
     return _checked(part, "config.data.path", config.path)
 
@@ -432,10 +511,11 @@ def _own_held_out(config: DataConfig) -> bool:
 def _stored(
     config: DataConfig, path: str, key: str, part: str, size: Size, how: Augment | None
 ) -> Pictures | Pairs:
+    classes = config.get("classes", 0)
     if config.name == "digits":
-        return digits(size, how)
+        return digits(size, how, classes)
     if config.name == "folder":
-        return folder(path, key, size, how)
+        return folder(path, key, size, how, classes)
     if config.name == "aligned":
         direction = config.get("direction", "AtoB")
         return Pairs(folder(path, key, size, how), direction)
@@ -444,7 +524,7 @@ def _stored(
     if config.name == "tfds":
         # Its splits are in one folder: `eval_path` is the name of the held-out one.
         split = path if part == "eval" else config.get("split", "train")
-        return tfds(config.path, "config.data.path", split, size, how)
+        return tfds(config.path, "config.data.path", split, size, how, classes)
     names = ("photos", "digits", "folder", "aligned", "tfds", "arrayrecord", "scenes")
     near = difflib.get_close_matches(config.name, names, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "give one of them"

@@ -12,6 +12,7 @@ from picjax.cli import UserError
 Size = tuple[int, int]
 Pixels = UInt8[np.ndarray, "h w 3"]
 BILINEAR = Image.Resampling.BILINEAR
+CROPS = ("random", "center", "aspect")
 
 
 class Augment(NamedTuple):
@@ -21,7 +22,8 @@ class Augment(NamedTuple):
       size: height and width of what comes out.
       load_size: what the whole picture is resized to, aspect not kept, before `size` is
         cropped from it.
-      random: crop anywhere, not in the middle.
+      crop: `random`: anywhere; `center`: the middle; `aspect`: the middle, and the
+        aspect kept instead of `load_size`, see `middle_square`.
       flip: left and right, half of the time.
       rotation: degrees, at most, either way; what enters at the edges is reflected
         (the original's is black).
@@ -29,7 +31,7 @@ class Augment(NamedTuple):
 
     size: Size
     load_size: Size
-    random: bool
+    crop: str
     flip: bool
     rotation: float
 
@@ -40,7 +42,8 @@ def augmentation(config: Any, size: Size) -> Augment:
     `load_size` is that of the longer side; 0 keeps the original's ratio, 266 to 256.
 
     Raises:
-      UserError: for a load_size below the image's or an unknown crop.
+      UserError: for a load_size below the image's, an unknown crop, or one that keeps
+        the aspect of images that are not square.
     """
     longer = max(size)
     load = config.load_size or round(longer * 266 / 256)
@@ -49,14 +52,16 @@ def augmentation(config: Any, size: Size) -> Augment:
             f"config.data.load_size {load} is smaller than config.image_size {longer}; "
             "make it at least that, or 0 for 266/256 of it"
         )
-    if config.crop not in ("random", "center"):
+    if config.crop not in CROPS:
         raise UserError(
-            f"config.data.crop '{config.crop}' is neither random nor center"
+            f"config.data.crop '{config.crop}' is none of {', '.join(CROPS)}; mend it"
+        )
+    if config.crop == "aspect" and size[0] != size[1]:
+        raise UserError(
+            f"config.data.crop=aspect makes squares, not {size[0]}x{size[1]}; use center"
         )
     load_size = (round(load * size[0] / longer), round(load * size[1] / longer))
-    return Augment(
-        size, load_size, config.crop == "random", config.flip, float(config.rotation)
-    )
+    return Augment(size, load_size, config.crop, config.flip, float(config.rotation))
 
 
 def augment(
@@ -69,9 +74,13 @@ def augment(
     Resizing to `load_size` and cropping are one resampling of just the crop; an array
     that has `load_size` already is only sliced.
     """
+    if how.crop == "aspect":
+        if isinstance(picture, np.ndarray):
+            picture = Image.fromarray(picture)
+        return jitter(middle_square(picture, how.size[0]), how, rng)
     (h, w), (load_h, load_w) = how.size, how.load_size
     y, x = (load_h - h) // 2, (load_w - w) // 2
-    if how.random:
+    if how.crop == "random":
         y, x = int(rng.integers(load_h - h + 1)), int(rng.integers(load_w - w + 1))
     if isinstance(picture, np.ndarray) and picture.shape[:2] == how.load_size:
         pixels = picture[y : y + h, x : x + w]
@@ -123,6 +132,22 @@ def resample(
     if picture.size != (w, h) or box not in (None, (0, 0, w, h)):
         picture = picture.resize((w, h), BILINEAR, box, reducing_gap=2.0)
     return np.asarray(picture)
+
+
+def middle_square(picture: Image.Image, size: int) -> UInt8[np.ndarray, "s s *c"]:
+    """The middle of a picture or a grey mask, its shorter side resized to `size`.
+
+    Halved by boxes while twice too large, then bicubic: the loading of guided-diffusion
+    and RePaint (diffusion specification, section 3.6). Masks come out soft.
+    """
+    while min(picture.size) >= 2 * size:
+        half = picture.width // 2, picture.height // 2
+        picture = picture.resize(half, Image.Resampling.BOX)
+    scale = size / min(picture.size)
+    box = round(picture.width * scale), round(picture.height * scale)
+    pixels = np.asarray(picture.resize(box, Image.Resampling.BICUBIC))
+    y, x = (box[1] - size) // 2, (box[0] - size) // 2
+    return pixels[y : y + size, x : x + size]
 
 
 def random_box(

@@ -5,19 +5,31 @@ on the number of blocks (specification, section 14). `/` in its names is `.` her
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from picjax.cli import UserError
 from picjax.models.pixelcnn import LEVELS, down_blocks, effective
+from picjax.official import files, tf_files
 from picjax.official.mapping import Leaf, Site, Table
+from picjax.system import Config
 
+FILES = {"params": "net"}  # what is in a file: the one network
 PREFIX = "model."
+AVERAGE = "/ExponentialMovingAverage"  # what the name of an averaged variable ends with
 LAYER = {f"params/{name}": Leaf(f".{name}") for name in ("V", "g", "b")}
 CONDITION = {"params/hw": Leaf(".hw")}
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PixelCNN++."""
+    return {"net": table(config.model.blocks)}
 
 
 def table(blocks: int, prefix: str = PREFIX) -> Table:
@@ -60,6 +72,46 @@ def table(blocks: int, prefix: str = PREFIX) -> Table:
 def dotted(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """TensorFlow's names with `.` for `/`, as `official.mapping` has them."""
     return {name.replace("/", "."): x for name, x in tensors.items()}
+
+
+def read(path: Path, blocks: int) -> dict[str, Any]:
+    """The weights of a network from a checkpoint, an .npz or the port's .pth.
+
+    Averaged variables if there are any. The optimiser's, of which some have no names,
+    are left out.
+
+    Raises:
+      UserError: when the file cannot be read or holds something else.
+    """
+    if path.suffix in (".pth", ".pt"):
+        tensors = files.read(path)
+        try:
+            return from_port(tensors, blocks)
+        except KeyError as error:
+            raise UserError(
+                f"'{path}' is no state_dict of the PyTorch port with "
+                f"config.model.blocks={blocks} ({error}); check that they belong together"
+            ) from error
+    checkpoint = tf_files.open_checkpoint(path)
+    names = averaged(checkpoint.names)
+    if not names:
+        raise UserError(
+            f"'{path}' holds no variable whose name begins with model/ (but "
+            f"{', '.join(list(checkpoint.names)[:5])}); give PixelCNN++'s checkpoint"
+        )
+    tensors = {ours: checkpoint.get(name) for ours, name in names.items()}
+    for name, x in tensors.items():
+        if not np.isfinite(x).all():
+            raise UserError(f"'{path}': {name} is not finite; give a sound file")
+    return dotted(tensors)
+
+
+def averaged(names: Sequence[str]) -> dict[str, str]:
+    """A network's variables -> the names to read: all averaged, or none is."""
+    begin = PREFIX.replace(".", "/")
+    own = [name for name in names if name.startswith(begin)]
+    means = {n.removesuffix(AVERAGE): n for n in own if n.endswith(AVERAGE)}
+    return means or {name: name for name in own}
 
 
 # ---- the PyTorch port (pclucas14/pixel-cnn-pp) ----

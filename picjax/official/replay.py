@@ -1,8 +1,8 @@
 """The official test procedures on given noise: the proof that weights were read right.
 
-Images and masks come and go as PyTorch has them, [b 3 h w]; `img` lies in [0, 1] and the
-mask is 1 where the image is known. Spectral norm makes one power iteration at every
-call, as the originals do in their test mode too.
+Images and masks come and go as the originals have them, PyTorch's [b 3 h w]; `img` lies
+in [0, 1] and the mask is 1 where the image is known. Spectral norm makes one power
+iteration at every call, as the originals do in their test mode too.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from picjax.losses import logistic
 from picjax.losses.reconstruction import resize
 
 Arrays = Mapping[str, Any]
@@ -74,7 +75,34 @@ def picmm(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
     return out
 
 
-PROCEDURES = {"picmm": picmm, "picnet": picnet}
+def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
+    """One pass of PixelCNN++ over whole images (specification, section 14).
+
+    Args:
+      nets: net.
+      variables: its.
+      given: `x_uint8` [b h w 3], TensorFlow's layout; perhaps uniforms for a draw of
+        each pixel from its logits, `u_mix` [b h w k] and `u_logistic` [b h w 3].
+
+    Returns:
+      `logits` [b h w 10k]; `bits_per_dim` [b]; with uniforms `sample` [b h w 3].
+    """
+    image = (2 * jnp.asarray(given["x_uint8"], jnp.float32) - 255) / 255
+    logits = _look(nets["net"], variables["net"]["params"], image)
+    bits = logistic.bits(logistic.nll(image, logits, "official")) / image[0].size
+    out = {"logits": logits, "bits_per_dim": bits}
+    if "u_mix" in given:
+        mixture, value = jnp.asarray(given["u_mix"]), jnp.asarray(given["u_logistic"])
+        out["sample"] = logistic.draw(logits, mixture, value)
+    return out
+
+
+@partial(jax.jit, static_argnums=0)
+def _look(net: Any, params: Any, image: Array) -> Array:
+    return net.apply({"params": params}, image, False)
+
+
+PROCEDURES = {"picmm": picmm, "picnet": picnet, "pixelcnn": pixelcnn}
 
 
 def stateful(nets: Nets, variables: Variables, *names: str) -> Callable[..., Any]:

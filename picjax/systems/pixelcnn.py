@@ -44,6 +44,8 @@ class Hyper(NamedTuple):
     form: str = "stable"
     ema: float = 0.9995
     turns: tuple[str, ...] = ("upright",)
+    classes: int = 0
+    label: int = 0
     sampler: str = "cached"
     candidates: int = 1
     rounded: bool = True
@@ -62,6 +64,8 @@ def make(config: Config) -> System:
         form=config.loss.form,
         ema=opt.ema ** (1 / opt.accumulate),
         turns=tuple(model.turns),
+        classes=config.data.get("classes", 0),
+        label=model.get("label", 0),
         sampler=model.sampler,
         candidates=model.candidates,
         rounded=model.rounded,
@@ -93,6 +97,12 @@ def network(model: Config) -> PixelCNN:
     )
 
 
+def networks(model: Config, size: tuple[int, int]) -> dict[str, PixelCNN]:
+    """The one network, which fits any size."""
+    del size
+    return {"net": network(model)}
+
+
 def check(config: Config) -> None:
     """Refuses what cannot work, before anything is compiled.
 
@@ -117,6 +127,12 @@ def check(config: Config) -> None:
     if model.channels not in (1, 3):
         raise UserError(
             f"config.model.channels is {model.channels}; give 3, or 1: grey"
+        )
+    classes, label = config.data.get("classes", 0), model.get("label", 0)
+    if not 0 <= label < max(classes, 1):
+        raise UserError(
+            f"config.model.label {label} is none of config.data.classes, {classes}; "
+            "give one below that"
         )
     if not model.turns or model.candidates < 1:
         raise UserError(
@@ -167,7 +183,8 @@ class Turned(NamedTuple):
       which: of the turns, for each image.
       image: in the network's channels.
       known: what is not missing.
-      condition: the turn as the network is told it; None where there is only one.
+      condition: the turn and the class as the network is told them; None where there is
+        one turn only, and no class.
     """
 
     which: Int[Array, " b"]
@@ -186,9 +203,13 @@ def in_channels(
 
 
 def turned(
-    net: PixelCNN, turns: tuple[str, ...], batch: Batch, index: Int[Array, " b"]
+    net: PixelCNN,
+    turns: tuple[str, ...],
+    batch: Batch,
+    index: Int[Array, " b"],
+    classes: int = 0,
 ) -> Turned:
-    """The batch with each image turned by one of `turns`."""
+    """The batch, with `class` if there are any, each image turned by one of `turns`."""
     image = in_channels(net, batch["image"])
 
     def choose(x: Array) -> Array:
@@ -196,8 +217,16 @@ def turned(
         return each[index, jnp.arange(len(index))]
 
     known = choose(batch["mask"]) > 0.5
-    condition = jax.nn.one_hot(index, len(turns)) if len(turns) > 1 else None
+    told = [jax.nn.one_hot(index, len(turns))] if len(turns) > 1 else []
+    told += [jax.nn.one_hot(batch["class"], classes)] if classes else []
+    condition = jnp.concatenate(told, -1) if told else None
     return Turned(index, choose(image), known, condition)
+
+
+def labelled(hyper: Hyper, batch: Batch) -> Batch:
+    """The batch with the config's class where it comes without any."""
+    b = batch["image"].shape[0]
+    return {"class": jnp.full(b, hyper.label, jnp.int32), **batch}
 
 
 def look(
@@ -216,6 +245,12 @@ def best_turn(turns: tuple[str, ...], mask: Float[Array, "b h w 1"]) -> Array:
     """The turn after which the fewest known pixels come after the hole's first."""
     each = [raster.unused(raster.turn(mask, name) > 0.5) for name in turns]
     return jnp.argmin(jnp.stack(each), 0)
+
+
+def best_turned(net: PixelCNN, hyper: Hyper, batch: Batch) -> Turned:
+    """The batch with each image turned as its mask wants it."""
+    index = best_turn(hyper.turns, batch["mask"])
+    return turned(net, hyper.turns, labelled(hyper, batch), index, hyper.classes)
 
 
 def remarks(turns: tuple[str, ...], mask: UInt8[np.ndarray, "h w"]) -> list[str]:
@@ -241,7 +276,7 @@ def init(
 ) -> State:
     """Gains and biases from the first batch; the average starts from what they make."""
     keys = split_keys(key, "params", "dropout", "turn")
-    seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
+    seen = turned_at_random(net, hyper, labelled(hyper, batch), keys.pop("turn"))
     made = net.init(keys, seen.image, True, seen.condition)
     params = {"net": made["params"]}
     return State(
@@ -257,7 +292,7 @@ def turned_at_random(net: PixelCNN, hyper: Hyper, batch: Batch, key: Array) -> T
     """Each image turned by any of the turns, all equally likely."""
     b = batch["image"].shape[0]
     index = jax.random.randint(key, (b,), 0, len(hyper.turns))
-    return turned(net, hyper.turns, batch, index)
+    return turned(net, hyper.turns, batch, index, hyper.classes)
 
 
 def step(
@@ -269,6 +304,8 @@ def step(
     key: Array,
 ) -> tuple[State, dict[str, Array]]:
     """One update on the summed negative log-likelihood, then the average."""
+    if hyper.classes and "class" not in batch:
+        raise UserError("the images come without classes; set config.data.classes to 0")
     keys = split_keys(key, "dropout", "turn")
     seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
 
@@ -329,7 +366,7 @@ def complete(
     """n completions an image; the i-th does not depend on n."""
     keys = split_keys(key, "draws", "choice")
     params, m = variables["params"]["net"], hyper.candidates
-    seen = turned(net, hyper.turns, batch, best_turn(hyper.turns, batch["mask"]))
+    seen = best_turned(net, hyper, batch)
     b, height, width, channels = seen.image.shape
 
     def uniforms(i: Array) -> Noise:
@@ -402,7 +439,8 @@ def score(
 ) -> Float[Array, " n"]:
     """Log-likelihood of whole images, nats; upright, or as the first of the turns."""
     batch = {"image": images, "mask": jnp.ones_like(images[..., :1])}
-    seen = turned(net, hyper.turns, batch, jnp.zeros(len(images), jnp.int32))
+    first = jnp.zeros(len(images), jnp.int32)
+    seen = turned(net, hyper.turns, labelled(hyper, batch), first, hyper.classes)
     logits = look(net, variables["params"]["net"], seen.image, seen.condition)
     return -logistic.nll(seen.image, logits, hyper.form)
 
@@ -415,7 +453,7 @@ def evaluate(
     The latter is the negative log-likelihood of the hole given the known pixels where
     these come before it, as `unused` = 0 says; else given the pixels before each.
     """
-    seen = turned(net, hyper.turns, batch, best_turn(hyper.turns, batch["mask"]))
+    seen = best_turned(net, hyper, batch)
     params = variables["params"]["net"]
     logits = look(net, params, seen.image, seen.condition)
     bits = -logistic.bits(logistic.log_likelihood(seen.image, logits, hyper.form))

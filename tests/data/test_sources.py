@@ -70,6 +70,36 @@ def test_a_size_that_is_not_square():
     assert sources.Photos(how).read(0, rng())["image"].shape == (32, 64, 3)
 
 
+# ---- classes ----
+
+
+def test_classes_of_digits_and_of_folders(tmp_path):
+    digits = sources.training(data("digits", "", classes=10), SIZE)
+    for index in (0, 1, 700):
+        element = digits.read(index, rng())
+        assert element["name"].startswith(f"digit{element['class']}_")
+    for name in ("cat/x.png", "dog/b/x.png", "ant/x.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.fromarray(ramp(40, 40)).save(tmp_path / name)
+    found = sources.folder(str(tmp_path), "path", SIZE, None, 3)
+    elements = [found.read(i, rng()) for i in range(3)]
+    assert {e["name"]: int(e["class"]) for e in elements} == {
+        "ant_x": 0,
+        "cat_x": 1,
+        "dog_b_x": 2,
+    }
+    assert "class" not in sources.folder(str(tmp_path), "path", SIZE, None).read(
+        0, rng()
+    )
+
+
+@pytest.mark.parametrize("name, count", [("digits", 9), ("photos", 2), ("folder", 2)])
+def test_another_number_of_classes_is_refused(name, count, tmp_path):
+    Image.fromarray(ramp(40, 40)).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=f"config.data.classes is {count}, where"):
+        sources.training(data(name, tmp_path, classes=count), SIZE)
+
+
 # ---- augmentation ----
 
 
@@ -94,6 +124,25 @@ def test_one_resampling_equals_resize_then_crop():
     resized = picture.resize((40, 40), Image.Resampling.BILINEAR)
     expected = np.asarray(resized)[y : y + 32, x : x + 32]
     assert np.abs(got.astype(int) - expected).max() <= 1
+
+
+def test_the_aspect_may_be_kept(tmp_path):
+    """The middle square, in training and at evaluation, whatever the load size."""
+    pixels = ramp(90, 150)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    config = data("folder", tmp_path, crop="aspect", flip=True, rotation=3.0)
+    expected = transforms.middle_square(Image.fromarray(pixels), 32)
+    held = sources.evaluation(config, SIZE).read(0, rng())
+    np.testing.assert_array_equal(held["image"], expected)
+    config.update(flip=False, rotation=0.0)
+    seen = sources.training(config, SIZE).read(0, rng())
+    np.testing.assert_array_equal(seen["image"], expected)
+    # The middle 90 of 150 columns, which run from 0 to 255.
+    assert (
+        abs(int(expected[0, 0, 0]) - 53) < 4 and abs(int(expected[0, -1, 0]) - 202) < 4
+    )
+    with pytest.raises(UserError, match="makes squares, not 32x64"):
+        sources.training(config, (32, 64))
 
 
 def test_an_array_of_the_load_size_is_only_sliced():
@@ -134,6 +183,14 @@ def test_a_prepared_tfds_data_set_needs_no_tensorflow(tmp_path):
     got = sources.training(settings, SIZE).read(3, rng())["image"]
     np.testing.assert_array_equal(got, images[3][1:33, 1:33])
     assert len(sources.evaluation(settings, SIZE)) == 2
+    settings.classes = 3
+    labels = [
+        sources.training(settings, SIZE).read(i, rng())["class"] for i in range(5)
+    ]
+    assert labels == [0, 1, 2, 0, 1] and labels[0].dtype == np.int32
+    settings.classes = 4
+    with pytest.raises(UserError, match="classes is 4, where 3 are found"):
+        sources.training(settings, SIZE)
     assert "tensorflow" not in sys.modules
     with pytest.raises(UserError, match="split 'no'"):
         sources.evaluation(data("tfds", path, eval_path="no"), SIZE)

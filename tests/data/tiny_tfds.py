@@ -24,25 +24,30 @@ def varint(value: int) -> bytes:
     return bytes(out + bytes([value]))
 
 
-def example(image: np.ndarray) -> bytes:
+def example(image: np.ndarray, label: int) -> bytes:
     """A serialised tf.train.Example whose `image` is a PNG."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     bytes_list = field(1, field(1, file.getvalue()))
-    entry = field(1, b"image") + field(2, bytes_list)
-    return field(1, field(1, entry))
+    int64_list = field(3, field(1, varint(label)))
+    features = {b"image": bytes_list, b"label": int64_list}
+    entries = (field(1, name) + field(2, x) for name, x in features.items())
+    return field(1, b"".join(field(1, entry) for entry in entries))
 
 
 def write(folder: Path, splits: dict[str, list[np.ndarray]]) -> Path:
-    """Writes a data set `tiny` of version 1.0.0 and returns its folder."""
+    """Writes a data set `tiny` of version 1.0.0 and returns its folder.
+
+    Its images belong to three classes, in turn.
+    """
     path = folder / "tiny" / "1.0.0"
     path.mkdir(parents=True)
     described = []
     for split, images in splits.items():
         name = f"tiny-{split}.array_record-00000-of-00001"
         writer = ArrayRecordWriter(str(path / name), "group_size:1")
-        for image in images:
-            writer.write(example(image))
+        for i, image in enumerate(images):
+            writer.write(example(image, i % 3))
         writer.close()
         described.append(
             {
@@ -67,9 +72,13 @@ def write(folder: Path, splits: dict[str, list[np.ndarray]]) -> Path:
             "encodingFormat": "png",
         },
     }
+    label = {
+        "pythonClassName": f"{PACKAGE}.class_label_feature.ClassLabel",
+        "classLabel": {"numClasses": "3"},
+    }
     features = {
         "pythonClassName": f"{PACKAGE}.features_dict.FeaturesDict",
-        "featuresDict": {"features": {"image": image}},
+        "featuresDict": {"features": {"image": image, "label": label}},
     }
     (path / "features.json").write_text(json.dumps(features))
     return path

@@ -16,6 +16,7 @@ MODULES = (
     "handlers_steps",
     "handlers_pix2pix",
     "handlers_pixelcnn",
+    "handlers_compose",
     "handlers_painter",
     "handlers_diffusion",
 )

@@ -1,0 +1,101 @@
+"""TensorFlow's checkpoints, old and new, and the same as an .npz: variables by name."""
+
+# pyright: reportMissingImports=false, reportMissingModuleSource=false
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from picjax.cli import UserError
+
+ALONE = (".npz", ".pth", ".pt")  # files that are no part of a checkpoint
+
+
+class Variables(NamedTuple):
+    """What a checkpoint holds; a variable is read when it is asked for."""
+
+    names: Sequence[str]
+    get: Callable[[str], np.ndarray]
+
+
+def find(sources: Sequence[str]) -> Path:
+    """The one checkpoint that was given: a file, a prefix, or the one in a folder.
+
+    A prefix is what `NAME.index` and `NAME.data-00000-of-00001` have in common; the
+    older format is one file.
+
+    Raises:
+      UserError: when there is none, or more than one.
+    """
+    if len(sources) > 1:
+        raise UserError(
+            f"--from has {len(sources)} paths, where one checkpoint is enough; give its "
+            "prefix (without .index or .data)"
+        )
+    source = Path(sources[0])
+    if not source.is_dir():
+        return _whole(source)
+    files = [path for path in sorted(source.iterdir()) if path.is_file()]
+    kinds = (".index", ".ckpt", *ALONE)
+    for kind in kinds:
+        found = [path for path in files if path.suffix == kind]
+        if len(found) > 1:
+            names = ", ".join(path.name for path in found)
+            raise UserError(f"--from '{source}' holds {names}; give one of them")
+        if found:
+            return _whole(found[0])
+    raise UserError(
+        f"--from '{source}' holds no file that ends in {', '.join(kinds)}; give the "
+        "checkpoint itself"
+    )
+
+
+def _whole(path: Path) -> Path:
+    """The prefix of a checkpoint, any of whose files may be given."""
+    prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
+    if prefix.with_name(f"{prefix.name}.index").is_file() or prefix.is_file():
+        return prefix
+    raise UserError(
+        f"--from '{path}' does not exist; give a checkpoint, its prefix or a folder"
+    )
+
+
+def open_checkpoint(path: Path) -> Variables:
+    """The variables of a checkpoint by its prefix, or of an .npz.
+
+    TensorFlow reads tensors from it and executes nothing.
+
+    Raises:
+      UserError: when TensorFlow is missing, or the file cannot be read.
+    """
+    if path.suffix == ".npz":
+        try:
+            file = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"'{path}' cannot be read ({error}); mend it") from error
+        return Variables(file.files, file.__getitem__)
+    tensorflow = _tensorflow()
+    try:
+        reader = tensorflow.train.load_checkpoint(str(path))
+        names = sorted(reader.get_variable_to_shape_map())
+    except Exception as error:  # TensorFlow's own kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"'{path}' is no checkpoint of TensorFlow's ({reason}); copy it again"
+        ) from error
+    return Variables(names, reader.get_tensor)
+
+
+def _tensorflow() -> Any:
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise UserError(
+            "TensorFlow's checkpoints need TensorFlow, which is not installed; install "
+            "picjax with its convert extra (pip install -e '.[convert]'), or give the "
+            "variables as an .npz (docs/convert.md)"
+        ) from error
+    return tensorflow

@@ -1,0 +1,68 @@
+"""Intelligent Painter's network input and RePaint's loading of files."""
+
+import jax.numpy as jnp
+import numpy as np
+from fixture import Fixture, nchw
+from PIL import Image
+
+from picjax import compose
+from picjax.data.pipeline import to_float, to_uint8
+from picjax.data.transforms import middle_square
+
+
+def cases(fixture: Fixture) -> list[str]:
+    """`0`, `1`, ... where a file counts what it was made from."""
+    names = {name.partition(".")[0] for name in fixture.inputs}
+    return sorted(name for name in names if name.isdigit())
+
+
+def check_network_input(fixture: Fixture, case: str, image, mask) -> None:
+    """uint8 [h w 3] and [h w 1] as the original's tensors; its masks may be soft."""
+    batch = to_float({"image": image[None], "mask": mask[None]})
+    tensor = nchw(batch["image"]).reshape(fixture.outputs[f"{case}.gt"].shape)
+    fixture.assert_close("gt", tensor, fixture.outputs[f"{case}.gt"], 0, 1e-6)
+    keep = np.repeat(nchw(np.asarray(batch["mask"]) / 255), 3, 1)
+    expected = fixture.outputs[f"{case}.gt_keep_mask"]
+    fixture.assert_close("keep", keep.reshape(expected.shape), expected, 0, 1e-6)
+
+
+def composition(fixture: Fixture) -> None:
+    """A flattened canvas to the network; resized levels within 1, all else exact."""
+    out = fixture.outputs
+    assert cases(fixture)
+    for case in cases(fixture):
+        rgba = fixture.inputs[f"{case}.rgba"]
+        size = int(fixture.inputs[f"{case}.size"])
+        mask = compose.official_mask(rgba)
+        np.testing.assert_array_equal(mask, out[f"{case}.mask_fullres"])
+        eroded = compose.official_mask(rgba, erode=1)
+        np.testing.assert_array_equal(eroded, out[f"{case}.mask_eroded3"])
+        inverted = compose.official_mask(rgba, invert=True)
+        np.testing.assert_array_equal(inverted, 255 - mask)
+        image, soft = compose.official_input(rgba, size)
+        resized = out[f"{case}.resized_rgb"], out[f"{case}.resized_mask"][..., None]
+        for found, expected in zip((image, soft), resized, strict=True):
+            fixture.assert_close("resized", found, expected, 0, 1)
+        check_network_input(fixture, case, *resized)
+
+
+def transforms(fixture: Fixture) -> None:
+    """Files to the network, exact with Pillow, and samples to files."""
+    for case in cases(fixture):
+        size = int(fixture.inputs[f"{case}.size"])
+        image, mask = (
+            middle_square(Image.fromarray(fixture.inputs[f"{case}.{name}"]), size)
+            for name in ("image", "mask")
+        )
+        np.testing.assert_array_equal(image, fixture.outputs[f"{case}.crop"])
+        check_network_input(fixture, case, image, mask[..., None])
+    samples = jnp.asarray(fixture.inputs["u8.x"].transpose(0, 2, 3, 1))
+    expected = fixture.outputs["u8.y"]
+    np.testing.assert_array_equal(to_uint8(samples, truncate=True), expected)
+    assert (np.asarray(to_uint8(samples)) != expected).any()
+
+
+HANDLERS = {
+    ("diffusion", "composition_input"): composition,
+    ("diffusion", "image_transforms"): transforms,
+}
