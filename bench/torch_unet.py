@@ -58,7 +58,7 @@ class Attention(nn.Module):
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
 
-    def forward(self, x, emb):
+    def forward(self, x):
         b, c, *size = x.shape
         qkv = self.qkv(self.norm(x).reshape(b, c, -1))
         qkv = qkv.reshape(b, self.heads, 3, c // self.heads, -1).transpose(-1, -2)
@@ -67,16 +67,9 @@ class Attention(nn.Module):
         return x + self.proj_out(y).reshape(b, c, *size)
 
 
-class First(nn.Conv2d):
-    """The first convolution, called as a block is."""
-
-    def forward(self, x, emb):
-        return super().forward(x)
-
-
 def run(modules, x, emb):
     for module in modules:
-        x = module(x, emb)
+        x = module(x, emb) if isinstance(module, ResBlock) else module(x)
     return x
 
 
@@ -89,7 +82,9 @@ class UNet(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(width, e), nn.SiLU(), nn.Linear(e, e))
         channels = [int(m * width) for m in mult]
         c = channels[0]
-        self.input_blocks = nn.ModuleList([nn.ModuleList([First(3, c, 3, padding=1)])])
+        self.input_blocks = nn.ModuleList(
+            [nn.ModuleList([nn.Conv2d(3, c, 3, padding=1)])]
+        )
         self.output_blocks = nn.ModuleList()
         skips = [c]
         for level, out in enumerate(channels):
@@ -155,6 +150,6 @@ class Trainer:
         loss.backward()
         self.opt.step()
         with torch.no_grad():
-            torch._foreach_mul_(self.average, 0.9999)
-            torch._foreach_add_(self.average, list(self.net.parameters()), alpha=1e-4)
+            for mean, new in zip(self.average, self.net.parameters(), strict=True):
+                mean.lerp_(new, 1e-4)
         return loss.detach()

@@ -235,7 +235,7 @@ def classifier_options(shapes: Shapes | None) -> dict[str, Any]:
     """
     if shapes is None:
         return {"classifier_classes": 0}
-    pools: dict[Pool, str] = {
+    pools = {
         "attention": "out.2.c_proj.weight",
         "spatial": "out.2.weight",
         "spatial_v2": "out.1.weight",
