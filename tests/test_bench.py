@@ -22,7 +22,9 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["complete", "data", "pixelcnn", "train", "unet"])
+@pytest.mark.parametrize(
+    "name", ["complete", "data", "painter", "pixelcnn", "train", "unet"]
+)
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
