@@ -94,7 +94,7 @@ def test_the_history_grows_and_the_average_follows(guided):
     jax.tree.map(np.testing.assert_array_equal, state.ema["unet"], state.params["unet"])
     after, metrics = jax.jit(systems.make(config).step)(state, batch, KEY)
     assert set(metrics) == {"loss", "mse", "vb"}
-    assert int(after.stats["history"]["count"].sum()) == 2
+    assert int(after.stats["history"]["seen"].sum()) == 2
     assert float(after.stats["history"]["losses"].sum()) > 0
     expected = painter.average(config.opt.ema, state.params, after.params)["unet"]
     jax.tree.map(
