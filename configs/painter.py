@@ -178,10 +178,10 @@ def small(config: Any) -> None:
 
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
-    config.steps = 3_500
+    config.steps = 3_000
     config.batch_size = 8
     config.save_every = 500
-    config.sample_every = 1_750
+    config.sample_every = 1_500
     config.samples = 6
     config.model.mult = (1, 2, 2)
 

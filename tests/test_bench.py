@@ -32,7 +32,7 @@ def test_benchmarks_import_without_torch_or_a_device():
 
 
 @pytest.mark.parametrize(
-    "name", ["complete", "data", "metrics", "pixelcnn", "train", "unet"]
+    "name", ["complete", "data", "metrics", "painter", "pixelcnn", "train", "unet"]
 )
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])

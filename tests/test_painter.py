@@ -94,7 +94,7 @@ def test_the_history_grows_and_the_average_follows(guided):
     jax.tree.map(np.testing.assert_array_equal, state.ema["unet"], state.params["unet"])
     after, metrics = jax.jit(systems.make(config).step)(state, batch, KEY)
     assert set(metrics) == {"loss", "mse", "vb"}
-    assert int(after.stats["history"]["count"].sum()) == 2
+    assert int(after.stats["history"]["seen"].sum()) == 2
     assert float(after.stats["history"]["losses"].sum()) > 0
     expected = painter.average(config.opt.ema, state.params, after.params)["unet"]
     jax.tree.map(
@@ -124,12 +124,15 @@ def test_the_classifier_and_the_label_change_what_is_made(guided):
     variables = inference_variables(state)
     variables["params"] = {"unet": unet, "classifier": classifier}
 
-    def made(**changes):
+    def made(guidance, *kinds):
+        """One image a kind, the first of the two."""
         own = config.copy_and_resolve_references()
-        own.sampler.update(**changes)
-        complete = systems.make(own).complete
-        return jax.jit(complete, static_argnums=3)(variables, batch, KEY, 1)
+        own.sampler.guidance = guidance
+        complete = jax.jit(partial(systems.make(own).complete, n=1))
+        batches = [batch | {"class": jnp.full(2, kind)} for kind in kinds]
+        return [complete(variables, given, KEY)[0] for given in batches]
 
-    guided_to_0 = made(label=0)
-    assert float(jnp.abs(guided_to_0 - made(label=1)).max()) > 1e-3
-    assert float(jnp.abs(guided_to_0 - made(label=0, guidance=0.0)).max()) > 1e-3
+    first, second = made(1.0, 0, 1)
+    (unguided,) = made(0.0, 0)
+    assert float(jnp.abs(first - second).max()) > 1e-3
+    assert float(jnp.abs(first - unguided).max()) > 1e-3

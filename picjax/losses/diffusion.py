@@ -206,11 +206,11 @@ class History(NamedTuple):
 
     Attributes:
       losses: oldest first, 0 where there is none yet.
-      count: how many there are of each step.
+      seen: how many there are of each step.
     """
 
     losses: Float[Array, "t n"]
-    count: Int[Array, " t"]
+    seen: Int[Array, " t"]
 
 
 def no_history(steps: int, length: int = 10) -> History:
@@ -223,11 +223,11 @@ def probabilities(history: History, uniform: float = 1e-3) -> Float[Array, " t"]
 
     Uniform until every step has as many losses as are kept.
     """
-    losses, count = history
+    losses, seen = history
     size = jnp.sqrt(jnp.square(losses).mean(1))
-    steps = len(count)
+    steps = len(seen)
     warm = (1 - uniform) * size / size.sum() + uniform / steps
-    return jnp.where((count == losses.shape[1]).all(), warm, 1 / steps)
+    return jnp.where((seen == losses.shape[1]).all(), warm, 1 / steps)
 
 
 def remember(history: History, t: Times, losses: Float[Array, " b"]) -> History:
@@ -235,13 +235,13 @@ def remember(history: History, t: Times, losses: Float[Array, " b"]) -> History:
 
     def add(known: History, new: tuple[Array, Array]) -> tuple[History, None]:
         step, loss = new
-        row, count = known.losses[step], known.count[step]
+        row, count = known.losses[step], known.seen[step]
         full = count == row.shape[0]
         row = jnp.where(full, jnp.roll(row, -1), row)
         row = row.at[jnp.where(full, -1, count)].set(loss)
         return History(
             known.losses.at[step].set(row),
-            known.count.at[step].set(jnp.minimum(count + 1, row.shape[0])),
+            known.seen.at[step].set(jnp.minimum(count + 1, row.shape[0])),
         ), None
 
     return lax.scan(add, history, (t, losses))[0]

@@ -305,6 +305,6 @@ PRESETS = {
     "repaint": Preset("250", Jumps()),  # 2,410 calls, as published
     "painter": Preset("250", Jumps(stop=100)),  # 1,510 calls, as published
     "fast": Preset("100", Jumps(times=8, stop=40)),
-    "draft": Preset("20", Jumps(length=2, times=4, stop=8)),
+    "draft": Preset("20", Jumps(length=2, times=6, start=14, stop=8)),  # 50 calls
     "plain": Preset("250", Jumps(times=1)),  # no jumps: 250 calls, for an empty page
 }

@@ -252,11 +252,12 @@ def classifier_guidance(fixture: Fixture) -> None:
 def losses_of_steps(fixture: Fixture) -> None:
     given, out, meta = fixture.inputs, fixture.outputs, fixture.meta
     near = partial(assert_near, share=2e-5)
-    first, second = ((given[f"kl.mean{i}"], given[f"kl.logvar{i}"]) for i in (1, 2))
-    first, second = (tuple(map(jnp.asarray, pair)) for pair in (first, second))
-    standard = jnp.zeros_like(first[0])
-    near("kl", losses.normal_kl(*first, *second), out["normal_kl"])
-    kl = losses.normal_kl(*first, standard, standard)
+    names = "kl.mean1", "kl.logvar1", "kl.mean2", "kl.logvar2"
+    mean_p, log_var_p, mean_q, log_var_q = (jnp.asarray(given[n]) for n in names)
+    kl = losses.normal_kl(mean_p, log_var_p, mean_q, log_var_q)
+    near("kl", kl, out["normal_kl"])
+    zero = jnp.zeros_like(mean_p)
+    kl = losses.normal_kl(mean_p, log_var_p, zero, zero)
     near("kl to N(0, 1)", kl, out["normal_kl_vs_std"])
     cdf = losses.normal_cdf(jnp.asarray(given["cdf.x"]))
     near("cdf", cdf, out["approx_standard_normal_cdf"])
@@ -387,7 +388,7 @@ def train_utils(fixture: Fixture) -> None:
             history = losses.remember(history, times(t), jnp.asarray(loss))
             exactly(chances(history), expected / expected.sum())
         exactly(history.losses, out["lsm.history"])
-        np.testing.assert_array_equal(history.count, out["lsm.counts"])
+        np.testing.assert_array_equal(history.seen, out["lsm.counts"])
         exactly(chances(history), out["lsm.p"])
         t, weights = losses.draw_steps(KEY, chances(history), 64)
         exactly(weights, out["lsm.importance_weights"][t])
