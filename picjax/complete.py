@@ -521,8 +521,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--compose",
         nargs="+",
-        metavar="JSON",
-        help="instead: cut-outs on a canvas (docs/composition.md)",
+        metavar="J",
+        help="instead: JSON files of cut-outs (docs/composition.md)",
     )
     add("--num", type=int, default=10, metavar="N", help="completions an image (10)")
     add(
@@ -531,12 +531,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the system scores highest",
     )
-    add(
-        "--sampler",
-        default="",
-        metavar="NAME",
-        help="for painter: repaint, painter, fast, draft or plain (the run's)",
-    )
+    walks = "painter's walk: repaint, painter, fast, draft, plain"
+    add("--sampler", default="", metavar="NAME", help=walks)
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")

@@ -245,7 +245,7 @@ def command(*words: object) -> None:
 
 def test_scenes_are_completed(tmp_path, fake, monkeypatch, capsys):
     """At the canvas's size, known pixels to the bit, and as from Python."""
-    monkeypatch.setattr(completing, "load", lambda workdir: fake)
+    monkeypatch.setattr(completing, "load", lambda *_: fake)
     paths = [write_scene(tmp_path, name) for name in ("a", "b")]
     command("--workdir", tmp_path, "--compose", *paths, "--num=2")
     out = tmp_path / "completions"
@@ -281,7 +281,7 @@ def test_wrong_commands_are_said_before_anything_is_loaded(
     write_scene(tmp_path / "other")
     (tmp_path / "bad.json").write_text('{"width": 9, "height": 9}')
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(completing, "load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(completing, "load", lambda *_: pytest.fail("loaded"))
     with pytest.raises(UserError, match=said):
         command("--workdir=run", *words)
 

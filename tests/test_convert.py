@@ -5,6 +5,7 @@ What needs PyTorch itself, its files, is in test_convert_files.py.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -138,7 +139,9 @@ def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
     assert int(state.step) == 0 and state.opt
     made = by_net(inference_variables(state))
     whole = changed | {"discriminator": variables["discriminator"]}
-    jax.tree.map(np.testing.assert_array_equal, made, whole)
+    # Two programs draw the discriminator: the last bit is free.
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, made, whole)
 
 
 @pytest.mark.parametrize(
@@ -358,12 +361,12 @@ def test_a_run_is_not_overwritten(imported):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "a" / "out"
-    with pytest.raises(OSError), report.new_folder(out) as partial:
-        (partial / "file").write_text("half")
+    with pytest.raises(OSError), report.new_folder(out) as folder:
+        (folder / "file").write_text("half")
         raise OSError
     assert not list(out.parent.iterdir())
-    with report.new_folder(out) as partial:
-        (partial / "file").write_text("whole")
+    with report.new_folder(out) as folder:
+        (folder / "file").write_text("whole")
         assert not out.exists()
     assert [p.name for p in out.parent.iterdir()] == ["out"]
     with (
