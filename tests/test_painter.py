@@ -128,9 +128,9 @@ def test_the_classifier_and_the_label_change_what_is_made(guided):
         """One image a kind, the first of the two."""
         own = config.copy_and_resolve_references()
         own.sampler.guidance = guidance
-        complete = jax.jit(partial(systems.make(own).complete, n=1))
+        complete = jax.jit(systems.make(own).complete, static_argnums=3)
         batches = [batch | {"class": jnp.full(2, kind)} for kind in kinds]
-        return [complete(variables, given, KEY)[0] for given in batches]
+        return [complete(variables, given, KEY, 1)[0] for given in batches]
 
     first, second = made(1.0, 0, 1)
     (unguided,) = made(0.0, 0)
