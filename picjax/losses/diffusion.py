@@ -39,7 +39,10 @@ def normal_kl(
 
 def normal_cdf(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """The standard normal's cumulative distribution, as the original approximates it."""
-    return 0.5 * (1 + jnp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    y = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    # XLA's tanh may stop 2e-7 short of 1, of which the likelihood takes the logarithm.
+    tanh = 1 - 2 / (jnp.exp(2 * jnp.clip(y, -15, 15)) + 1)
+    return 0.5 * (1 + tanh)
 
 
 def discretised_log_likelihood(

@@ -259,11 +259,11 @@ def losses_of_steps(fixture: Fixture) -> None:
     zero = jnp.zeros_like(mean_p)
     kl = losses.normal_kl(mean_p, log_var_p, zero, zero)
     near("kl to N(0, 1)", kl, out["normal_kl_vs_std"])
-    cdf = losses.normal_cdf(jnp.asarray(given["cdf.x"]))
+    cdf = jax.jit(losses.normal_cdf)(jnp.asarray(given["cdf.x"]))
     near("cdf", cdf, out["approx_standard_normal_cdf"])
     x0, noise = image(given["x_start"]), image(given["noise"])
     means, scales = image(given["dgl.means"]), image(given["dgl.log_scales"])
-    likelihood = losses.discretised_log_likelihood(x0, means, scales)
+    likelihood = jax.jit(losses.discretised_log_likelihood)(x0, means, scales)
     wanted = out["discretized_gaussian_log_likelihood"]
     near("likelihood", nchw(likelihood), wanted)
 
@@ -284,9 +284,9 @@ def losses_of_steps(fixture: Fixture) -> None:
             prior = losses.prior_bits(tables, x0)
             near("prior", prior, out[f"prior_bpd.{combo}.{name}"])
             for word in ("clip", "noclip"):
-                bits, _ = losses.bound_term(
-                    tables, kind, x0, x, t, output, word == "clip"
-                )
+                given_all = tables, kind, x0, x, t
+                term = partial(losses.bound_term, *given_all, clip=word == "clip")
+                bits, _ = jax.jit(term)(output=output)
                 near(word, bits, out[f"vb_terms_bpd.{combo}.{name}.{word}"])
     given_noise = stream(given["bpd.noise"])
     tables = diffusion.tables(
@@ -328,7 +328,7 @@ def check_losses(
         each = losses.step_losses(tables, kind, loss, x0, x, t, noise, output)
         return each["loss"].mean(), each
 
-    grad, each = jax.grad(mean_loss, has_aux=True)(output)
+    grad, each = jax.jit(jax.grad(mean_loss, has_aux=True))(output)
     for term, value in below(fixture.outputs, f"{case}.").items():
         assert_near(f"{case} {term}", each[term], value, 2e-5)
     expected = fixture.grads[f"{case}.model_output"]
