@@ -234,14 +234,15 @@ def measure_lpips(args) -> list[table.Row]:
 
 
 STREAM = """
-import resource, sys
+import sys
 import numpy as np
 from picjax.metrics import fid
 moments, rng = fid.Moments(), np.random.default_rng(0)
 for _ in range(int(sys.argv[1]) // 50):
     moments.add(rng.normal(size=(50, 2048)).astype(np.float32))
 assert moments.count == int(sys.argv[1])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(int(status["VmHWM"].split()[0]) / 1024)  # getrusage's has the parent's
 """
 
 

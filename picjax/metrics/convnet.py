@@ -76,6 +76,8 @@ def conv(
     kernel, bias = weights
     if kernel.shape[:2] == (1, 1) and stride == 1:
         y = jnp.dot(x, kernel[0, 0], precision=HIGHEST)
+    elif _gains(x, kernel, stride):
+        y = winograd(x, kernel, padding)
     else:
         y = lax.conv_general_dilated(
             x,
@@ -86,6 +88,58 @@ def conv(
             precision=HIGHEST,
         )
     return y + bias.reshape(1, 1, 1, -1)
+
+
+def _gains(x: Array, kernel: Array, stride: int) -> bool:
+    """Whether a convolution takes less time in Winograd's form: wide ones on a CPU."""
+    inputs, outputs = kernel.shape[2:]
+    wide = inputs >= 32 and inputs >= min(outputs, 64) and min(x.shape[1:3]) >= 32
+    shape = kernel.shape[:2] == (3, 3) and stride == 1
+    return shape and wide and jax.default_backend() == "cpu"
+
+
+# A kernel's three taps of a line to the four that its products take.
+_G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+
+
+def winograd(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "3 3 c d"],
+    padding: tuple[int, int],
+) -> Float[Array, "b y x d"]:
+    """A 3 x 3 convolution with 16 products for 2 x 2 outputs instead of 36.
+
+    Winograd's F(2 x 2, 3 x 3) (Lavin and Gray, 2016); exact but for rounding.
+    """
+    size = [n + 2 * p - 2 for n, p in zip(x.shape[1:3], padding, strict=True)]
+    tiles = [-(-n // 2) for n in size]
+    ends = [
+        (p, 2 * t + 2 - n - p)
+        for n, p, t in zip(x.shape[1:3], padding, tiles, strict=True)
+    ]
+    x = jnp.pad(x, [(0, 0), *ends, (0, 0)])
+
+    def inwards(x: Array, axis: int, count: int) -> list[Array]:
+        last = 2 * count - 1
+        a, b, c, d = (lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(4))
+        return [a - c, b + c, c - b, b - d]
+
+    parts = [
+        part for rows in inwards(x, 1, tiles[0]) for part in inwards(rows, 2, tiles[1])
+    ]
+    inputs, outputs = kernel.shape[2:]
+    sums = jnp.stack(parts).reshape(16, -1, inputs)
+    taps = jnp.einsum("ai,bj,ijcd->abcd", _G, _G, kernel, precision=HIGHEST)
+    products = jnp.einsum(
+        "tnc,tcd->tnd", sums, taps.reshape(16, inputs, outputs), precision=HIGHEST
+    ).reshape(4, 4, len(x), *tiles, outputs)
+
+    def outwards(m: Any) -> tuple[Array, Array]:
+        return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
+
+    rows = [jnp.stack(outwards(m), 3) for m in outwards(products)]
+    y = jnp.stack(rows, 2).reshape(len(x), 2 * tiles[0], 2 * tiles[1], outputs)
+    return y[:, : size[0], : size[1]]
 
 
 def linear(x: Float[Array, "b c"], weights: Weights) -> Float[Array, "b d"]:
