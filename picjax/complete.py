@@ -482,6 +482,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
         prog="python -m picjax.complete",
+        usage="%(prog)s --workdir DIR --image PATH --mask PATH|NAME [...]",
         description="Completes the hole of each image in n different ways.",
         epilog="example: python -m picjax.complete --workdir=runs/demo-picmm "
         "--image=photo.jpg --mask=center --num=6",
@@ -507,7 +508,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sampler",
         default="",
         metavar="NAME",
-        help="for painter: repaint, painter, fast, draft or plain (the run's)",
+        help="painter's: repaint, painter, fast, draft, plain",
     )
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")

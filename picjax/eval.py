@@ -322,6 +322,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = Parser(
         prog="python -m picjax.eval",
+        usage="%(prog)s --workdir DIR [...]\n       %(prog)s --real DIR --fake DIR [...]",
         description="Measures a run on its held-out images, or completions in a folder "
         "against the images in another.",
         epilog="example: python -m picjax.eval --workdir=runs/demo-picmm --num=10",

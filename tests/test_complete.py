@@ -34,7 +34,7 @@ def fake():
 
 @pytest.fixture
 def model(fake, monkeypatch):
-    monkeypatch.setattr(module, "load", lambda workdir: fake)
+    monkeypatch.setattr(module, "load", lambda *_: fake)
     return fake
 
 
@@ -225,7 +225,7 @@ def test_a_run_on_pairs_makes_whole_pictures_without_a_mask(translator):
 
 
 def test_files_of_a_translation(tmp_path, translator, monkeypatch):
-    monkeypatch.setattr(module, "load", lambda workdir: translator)
+    monkeypatch.setattr(module, "load", lambda *_: translator)
     config = {"config": {"data": {"name": "aligned"}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save(tmp_path / "in/a.png", picture(0))
@@ -442,7 +442,7 @@ def prepare(path) -> None:
 def test_bad_input_is_one_line_and_exit_2(words, what, tmp_path, monkeypatch, capsys):
     prepare(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "load", lambda _: pytest.fail("loaded before checks"))
+    monkeypatch.setattr(module, "load", lambda *_: pytest.fail("loaded before checks"))
     with pytest.raises(SystemExit) as caught:
         run(lambda: module.main(["--workdir=run", *words.split()]))
     assert caught.value.code == 2

@@ -69,7 +69,7 @@ def test_pairs_are_given_and_shown_their_condition(monkeypatch):
 @pytest.fixture
 def model(monkeypatch):
     fake = make_model()
-    monkeypatch.setattr(module, "load", lambda workdir: fake)
+    monkeypatch.setattr(module, "load", lambda *_: fake)
     monkeypatch.setattr(module.pipeline, "eval_batches", held_out)
     return fake
 
@@ -372,7 +372,7 @@ def test_one_completion_of_the_same_name(tmp_path):
     ],
 )
 def test_bad_words_are_one_line(words, what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "load", lambda _: make_model())
+    monkeypatch.setattr(module, "load", lambda *_: make_model())
     monkeypatch.setattr(module, "evaluate", lambda *_: pytest.fail("not refused"))
     with pytest.raises(SystemExit) as caught:
         run(lambda: module.main([f"--workdir={tmp_path}", *words.split()]))
