@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from picjax.cli import UserError, check_choice
 from picjax.data.sources import DataConfig
-from picjax.metrics import lpips, niqe
+from picjax.metrics import image, lpips, niqe
 from picjax.metrics.feature_suite import FEATURE_METRICS, Settings, Shared, check
 from picjax.metrics.suite import METRICS, Metric
 from picjax.metrics.weights import NoWeights
@@ -48,6 +48,8 @@ def not_applying(
         missing["posterior"] = "needs a run on the data set scenes with centre masks"
     if not likelihood:
         missing["likelihood"] = "needs a run of a system that has one, such as pixelcnn"
+    if min(size) < len(image.WINDOW):
+        missing["ssim"] = f"needs {len(image.WINDOW)} pixels a side"
     if (size[0] // niqe.BLOCK) * (size[1] // niqe.BLOCK) < 2:
         missing["niqe"] = f"needs two blocks of {niqe.BLOCK} pixels"
     smallest = min(lpips.SMALLEST.values())
