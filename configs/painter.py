@@ -62,7 +62,7 @@ def published() -> ConfigDict:
         "mult": (1, 1, 2, 2, 4, 4),  # of each level; between levels the size halves
         "blocks": 2,  # residual blocks a level
         "attention": (32, 16, 8),  # feature-map sizes that have it
-        "head_width": 64,  # channels of a head; None: `heads` counts them
+        "head_width": 64,  # channels of a head; 0: `heads` counts them
         "heads": 4,
         "qkv_order": "legacy",  # or new: of the 64 px release
         "scale_shift": True,  # the time scales and shifts; without, it is added
@@ -103,7 +103,7 @@ def published() -> ConfigDict:
         "b1": 0.9,
         "b2": 0.999,
         "weight_decay": 0.0,
-        "ema": 0.9999,  # of the averaged parameters, a step
+        "ema": 0.9999,  # of the averaged parameters, an update
         "accumulate": 1,  # steps whose gradients are averaged for one update
     }
     watch = {  # evaluation during training, as picjax.eval, with averaged weights

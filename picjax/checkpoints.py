@@ -70,7 +70,7 @@ def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> lis
     """
     free = set(FREE_KEYS) - ({"steps"} if ours.opt.decay else set())
     if untrained:
-        free = set(ours.keys()) - {"system", "model", "image_size"}
+        free = set(ours.keys()) - {"system", "model", "image_size", "diffusion"}
     now = _flatten(json.loads(ours.to_json()))
     then = _flatten(json.loads(theirs.to_json()))
     return [

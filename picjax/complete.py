@@ -14,7 +14,6 @@ start from, and there is no mask.
 
 import argparse
 import warnings
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -49,6 +48,7 @@ from picjax.inputs import (
     match_masks,
     read_image,
     read_known,
+    refuse_same,
 )
 from picjax.system import Config, System, Tree, image_shape
 
@@ -213,12 +213,24 @@ def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
       UserError: when the folder is no workdir or holds no such checkpoint, or the
         system has no such choice.
     """
+    if sampler:  # refused before the weights are read
+        use_sampler(checkpoints.read_config(Path(workdir)), sampler)
     config, variables, step = checkpoints.restore_variables(workdir, best)
-    if sampler and "sampler" not in config:
-        raise UserError(f"{config.system} draws in one way; leave the sampler out")
     if sampler:
-        config.sampler.preset = sampler
+        use_sampler(config, sampler)
     return Model(config, systems.make(config), variables, step)
+
+
+def use_sampler(config: Config, sampler: str) -> None:
+    """Sets the way of drawing.
+
+    Raises:
+      UserError: when the system has no such choice.
+    """
+    if "sampler" not in config:
+        raise UserError(f"{config.system} draws in one way; leave the sampler out")
+    config.sampler.preset = sampler
+    systems.make(config)
 
 
 def translates(config: Config) -> bool:
@@ -321,20 +333,6 @@ def find_scenes(files: Sequence[str]) -> list[Job]:
     for path in paths:
         compose(path)
     return [Job(path, None) for path in paths]
-
-
-def refuse_same(stems: Sequence[str], what: str) -> None:
-    """Refuses outputs that would overwrite each other; `what` has a place for a number.
-
-    Raises:
-      UserError: when two are called the same.
-    """
-    for stem, count in Counter(stems).most_common(1):
-        if count > 1:
-            raise UserError(
-                f"{what.format(count)} named '{stem}', whose completions would "
-                "overwrite each other; rename all but one"
-            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -26,6 +26,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from picjax import report
 from picjax.cli import Parser, UserError, run
+from picjax.inputs import refuse_same
 
 Layer = Float32[np.ndarray, "_ _ 4"]  # red, green, blue times alpha, and alpha, in 0..1
 GREY = 127 / 255  # beneath everything, as holes are shown
@@ -180,8 +181,10 @@ def _by_plane(layer: Layer, change: Callable[[Image.Image], Image.Image]) -> Lay
 
 def shrink(known: UInt8[np.ndarray, "h w"], pixels: int) -> UInt8[np.ndarray, "h w"]:
     """What is further than `pixels` from all that is lower, in rows and columns."""
-    square = ImageFilter.MinFilter(2 * pixels + 1)
-    return np.asarray(Image.fromarray(known).filter(square))
+    image = Image.fromarray(known)
+    for _ in range(pixels):  # quicker than one wide square
+        image = image.filter(ImageFilter.MinFilter(3))
+    return np.asarray(image)
 
 
 def to_uint8(x: Float32[np.ndarray, "h w c"]) -> UInt8[np.ndarray, "h w c"]:
@@ -389,7 +392,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         for path in write_examples(Path(args.examples)):
             print(path)
-    for scene in map(Path, args.scenes):
+    scenes = [Path(scene) for scene in args.scenes]
+    if args.out:
+        refuse_same([scene.stem for scene in scenes], "there are {} scenes")
+    for scene in scenes:
         image, mask = compose(scene)
         out = Path(args.out) if args.out else scene.parent
         report.write_png(out / f"{scene.stem}_canvas.png", image)

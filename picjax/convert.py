@@ -14,6 +14,7 @@ import importlib
 import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,8 +82,8 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
             f"no file holds the {' nor the '.join(sorted(lacking))}, which completion "
             f"needs; add {', '.join(file_names(config.system, lacking))} to --from"
         )
-    tables = official(config.system).tables(config)
     abstract = ckpt.abstract_state(config)
+    tables = official(config.system).tables(config)
     variables = {}
     for net, arrays in tensors.items():
         stats = abstract.stats.get(net, {})
@@ -139,7 +140,8 @@ def read_painter(
     Raises:
       UserError: when files, settings and network do not belong together.
     """
-    nets = {net: files.read(paths[net]) for net in painter.FILES if net in paths}
+    given = [net for net in painter.FILES if net in paths]
+    nets = {net: mapping.strip_module(files.read(paths[net])) for net in given}
     shapes = {net: {n: x.shape for n, x in nets[net].items()} for net in nets}
     fixed = [setting.removeprefix("--config.").split("=")[0] for setting in settings]
     config = painter.fit(config, shapes, fixed)
@@ -497,7 +499,9 @@ def make_config(system: str, variant: str, settings: Sequence[str]) -> Config:
                 f"configs/{system}.py, or see python -m picjax.convert --help"
             )
         try:
-            config.update_from_flattened_dict({match[1]: _literal(match[2])})
+            is_text = isinstance(reduce(getattr, match[1].split("."), config), str)
+            value = match[2] if is_text else _literal(match[2])
+            config.update_from_flattened_dict({match[1]: value})
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{setting} does not fit its key ({error}); mend the value"

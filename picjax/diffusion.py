@@ -70,7 +70,7 @@ def spacing(steps: int, chosen: str) -> list[int]:
     def refuse(why: str) -> UserError:
         return UserError(
             f"a spacing of '{chosen}' on {steps} steps {why}; give a number up to "
-            f"{steps}, such as '50', or 'ddim' and one, such as 'ddim25'"
+            f"{steps}, such as '{max(steps // 2, 2)}', or 'ddim' and one that divides it"
         )
 
     if not chosen:

@@ -5,6 +5,7 @@ Whatever is wrong with them is said in one line before anything is compiled.
 
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -208,3 +209,17 @@ def named(
     drawn = Image.fromarray(masks.make(name, (DRAWN_AT, DRAWN_AT), rng))
     size = (image.shape[1], image.shape[0])
     return np.asarray(drawn.resize(size, Image.Resampling.NEAREST))
+
+
+def refuse_same(stems: Sequence[str], what: str) -> None:
+    """Refuses outputs that would overwrite each other; `what` has a place for a number.
+
+    Raises:
+      UserError: when two are called the same.
+    """
+    for stem, count in Counter(stems).most_common(1):
+        if count > 1:
+            raise UserError(
+                f"{what.format(count)} named '{stem}', whose completions would "
+                "overwrite each other; rename all but one"
+            )

@@ -46,7 +46,7 @@ def train(config: Config, workdir: Path) -> State:
     check_config(config)
     mesh = sharding.make_mesh(**config.mesh)
     per_process = sharding.local_batch_size(mesh, config.batch_size)
-    if (workdir / "checkpoints").exists():
+    if any((workdir / "checkpoints").glob("[0-9]*")):
         refuse_other_config(config, workdir)
     system = systems.make(config)
     watching.check(config, system)
@@ -83,6 +83,7 @@ def train(config: Config, workdir: Path) -> State:
         key = jax.random.fold_in(root, state.step)
         return system.step(state, pipeline.to_float(batch), key)
 
+    jax.eval_shape(step_fn, abstract, first)  # what it refuses, before it compiles
     if jax.process_index() == 0:
         ckpt.write_config(workdir, config)
     with contextlib.ExitStack() as stack:
@@ -176,7 +177,8 @@ def loop(
                 refuse_nan_state(step, state, last_saved)
                 ckpt.save(saved, state, data, values)
                 last_saved = step
-        if config.sample_every and (last or step % config.sample_every == 0):
+        due = step == config.steps or step % max(config.sample_every, 1) == 0
+        if config.sample_every and due and not stopping:
             began = time.perf_counter()
             grid = sample(state)
             if log:

@@ -35,6 +35,22 @@ KEY = jax.random.key(0)
             "config.model.classifier_width 32 makes levels that are no multiple of 64",
         ),
         ({"model.qkv_order": "mixed"}, "config.model.qkv_order 'mixed'"),
+        ({"model.dtype": "bf16"}, "config.model.dtype 'bf16'"),
+        ({"model.attention": (4,)}, "holds 4, which is not 8"),
+        ({"model.head_width": 0, "model.heads": 3}, "heads 3 does not divide 32"),
+        ({"model.classifier_pool": "max"}, "config.model.classifier_pool 'max'"),
+        (
+            {"model.classifier_classes": 2, "model.classifier_width": 64},
+            "fewer levels in config.model.classifier_mult",
+        ),
+        (
+            {"model.classes": 3, "data.classes": 2},
+            "config.data.classes is 2, config.model.classes is 3; make them equal",
+        ),
+        ({"diffusion.predicts": "previous_x"}, "needs every step of the chain"),
+        ({"sampler.eta": 2.0}, "config.sampler.eta 2.0 is above 1"),
+        ({"sampler.jump_times": 0}, "taken 0 times"),
+        ({"sampler.spacing": "2000"}, "config.sampler, preset 'own'"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, said):
@@ -86,6 +102,16 @@ def guided():
     batch = make_batch(config.image_size)
     state = jax.jit(systems.make(config).init)(KEY, batch)
     return config, batch, state
+
+
+def test_classes_of_the_data_are_nothing_to_a_network_without():
+    config = load_config("painter", "tiny")
+    config.data.classes = 10
+    system = systems.make(config)
+    batch = make_batch(8) | {"class": jnp.zeros(2, jnp.int32)}
+    state = jax.eval_shape(system.init, KEY, batch)
+    _, metrics = jax.eval_shape(system.step, state, batch, KEY)
+    assert "loss" in metrics
 
 
 def test_the_history_grows_and_the_average_follows(guided):

@@ -29,27 +29,23 @@ Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 Multiplier = int | float
 Time = Float[Array, " b"] | Int[Array, " b"]
 
-# Channel multipliers that the original takes for an image size.
-MULTIPLIERS = {
-    512: (0.5, 1, 1, 2, 2, 4, 4),
-    256: (1, 1, 2, 2, 4, 4),
-    128: (1, 1, 2, 3, 4),
-    64: (1, 2, 3, 4),
-}
+MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # of the original's networks for 256 px
 
 
-def factors(image_size: int, sizes: Sequence[int]) -> tuple[int, ...]:
+def factors(
+    image_size: int, sizes: Sequence[int], levels: int, key: str
+) -> tuple[int, ...]:
     """The downsampling factors at which features have these sizes.
 
     Raises:
-      UserError: for a size that is not the image's divided by a power of two.
+      UserError: naming `key` of config.model, for a size that no level has.
     """
     for size in sizes:
         factor = image_size // size if size > 0 else 0
-        if factor * size != image_size or factor & (factor - 1):
+        if factor not in (2**level for level in range(levels)) or image_size % size:
             raise UserError(
-                f"config.model.attention holds {size}, which is not {image_size}, the "
-                "image size, halved some times; give such sizes"
+                f"config.model.{key} holds {size}, which is not {image_size}, the "
+                f"image size, halved up to {levels - 1} times; give such sizes"
             )
     return tuple(image_size // size for size in sizes)
 
@@ -60,7 +56,7 @@ def channels(width: int, multiplier: Multiplier) -> int:
 
 
 def check_widths(
-    width: int, mult: Sequence[Multiplier], head_width: int | None
+    width: int, mult: Sequence[Multiplier], head_width: int | None, heads: int
 ) -> None:
     """Refuses widths that the norms or heads cannot divide.
 
@@ -77,11 +73,16 @@ def check_widths(
         if head_width and c % head_width:
             raise UserError(
                 f"config.model.head_width {head_width} does not divide {c} channels; "
-                "give a divisor of every level's, or none and config.model.heads"
+                "give a divisor of every level's, or 0 and config.model.heads"
+            )
+        if not head_width and (heads < 1 or c % heads):
+            raise UserError(
+                f"config.model.heads {heads} does not divide {c} channels; give a "
+                "divisor of every level's"
             )
 
 
-def check_size(height: int, width: int, levels: int) -> None:
+def check_size(height: int, width: int, levels: int, key: str = "mult") -> None:
     """Refuses sizes that do not halve between all levels.
 
     Raises:
@@ -91,7 +92,7 @@ def check_size(height: int, width: int, levels: int) -> None:
     if height % step or width % step:
         raise UserError(
             f"an image size of {height}x{width} does not halve {levels - 1} times; use "
-            f"multiples of {step}, or fewer levels in config.model.mult"
+            f"multiples of {step}, or fewer levels in config.model.{key}"
         )
 
 
@@ -220,7 +221,7 @@ class _Torso(nn.Module):
     """
 
     width: int = 256
-    mult: tuple[Multiplier, ...] = MULTIPLIERS[256]
+    mult: tuple[Multiplier, ...] = MULTIPLIERS
     blocks: int = 2
     attention: tuple[int, ...] = (8, 16, 32)
     head_width: int | None = 64

@@ -146,7 +146,7 @@ def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
       UserError: when the file is no UNet of guided-diffusion.
     """
     refuse_strangers(shapes)
-    width = shapes["time_embed.0.weight"][1]
+    width = _shape(shapes, "time_embed.0.weight", 2)[1]
     inputs = _count(shapes, "input_blocks")
     ways = _resampling(shapes)
     blocks = ways.blocks or inputs - 1
@@ -158,8 +158,8 @@ def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
             "guided-diffusion has; give the file as it was saved"
         )
     firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
-    wide = [_shape(shapes, f"{first}.0.in_layers.2.weight")[0] for first in firsts]
-    told = _shape(shapes, f"{firsts[0]}.0.emb_layers.1.weight")[0]
+    wide = [_shape(shapes, f"{first}.0.in_layers.2.weight", 4)[0] for first in firsts]
+    told = _shape(shapes, f"{firsts[0]}.0.emb_layers.1.weight", 2)[0]
     factors = [
         2**level
         for level, first in enumerate(firsts)
@@ -173,7 +173,7 @@ def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
         "resblock_updown": ways.residual,
         "conv_resample": ways.convolved,
         "classes": shapes.get("label_emb.weight", (0,))[0],
-        "learn_sigma": _shape(shapes, "out.2.weight")[0] == 6,
+        "learn_sigma": _shape(shapes, "out.2.weight", 4)[0] == 6,
     }
 
 
@@ -192,11 +192,11 @@ def refuse_strangers(shapes: Shapes) -> None:
     elif "input_blocks.0.0.weight" in shapes and "out.0.weight" in shapes:
         if "output_blocks.0.0.in_layers.0.weight" not in shapes:
             what = "a classifier; name it classifier.pt and give the UNet as well"
-        elif shapes["input_blocks.0.0.weight"][1] == 6:
+        elif _shape(shapes, "input_blocks.0.0.weight", 4)[1] == 6:
             what = "a super-resolution model, which wants a small image beside"
         elif shapes["input_blocks.0.0.weight"][1] != 3:
             what = "a network for images without 3 channels"
-        elif _shape(shapes, "out.2.weight")[0] not in (3, 6):
+        elif _shape(shapes, "out.2.weight", 4)[0] not in (3, 6):
             what = "a network with neither 3 nor 6 channels of output"
         else:
             return
@@ -250,22 +250,22 @@ def classifier_options(shapes: Shapes | None) -> dict[str, Any]:
     last = "out.3.weight" if named[0] == "spatial_v2" else pools[named[0]]
     return {
         "classifier_classes": shapes[last][0],
-        "classifier_width": _shape(shapes, "time_embed.0.weight")[1],
+        "classifier_width": _shape(shapes, "time_embed.0.weight", 2)[1],
         "classifier_pool": named[0],
     }
 
 
 def _count(shapes: Shapes, stage: str) -> int:
     """Blocks of a stage: one more than the highest number."""
-    numbers = [int(n.split(".")[1]) for n in shapes if n.startswith(f"{stage}.")]
-    return 1 + max(numbers, default=-1)
+    found = [re.match(rf"{stage}\.(\d+)\.", name) for name in shapes]
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
 
 
-def _shape(shapes: Shapes, name: str) -> tuple[int, ...]:
-    if name not in shapes:
+def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
+    if len(shapes.get(name, ())) != rank:
         raise UserError(
-            f"the file lacks {name}, which every network of its kind has; give the "
-            "file as it was saved"
+            f"the file lacks {name} with {rank} dimensions, which every network of its "
+            "kind has; give the file as it was saved"
         )
     return shapes[name]
 

@@ -3,6 +3,7 @@
 # pyright: reportMissingImports=false, reportMissingModuleSource=false
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,10 @@ import numpy as np
 from picjax.cli import UserError
 
 ALONE = (".npz", ".pth", ".pt")  # files that are no part of a checkpoint
+
+# What numpy raises for files that are damaged, or no archives.
+DAMAGED = (OSError, ValueError, EOFError, AttributeError, TypeError)
+DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 class Variables(NamedTuple):
@@ -73,10 +78,11 @@ def open_checkpoint(path: Path) -> Variables:
     """
     if path.suffix == ".npz":
         try:
-            file = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        except DAMAGED as error:
             raise UserError(f"'{path}' cannot be read ({error}); mend it") from error
-        return Variables(file.files, file.__getitem__)
+        return Variables(list(arrays), arrays.__getitem__)
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(path))
@@ -86,7 +92,16 @@ def open_checkpoint(path: Path) -> Variables:
         raise UserError(
             f"'{path}' is no checkpoint of TensorFlow's ({reason}); copy it again"
         ) from error
-    return Variables(names, reader.get_tensor)
+
+    def get(name: str) -> np.ndarray:
+        try:
+            return reader.get_tensor(name)
+        except Exception as error:
+            raise UserError(
+                f"'{path}': {name} cannot be read; copy all of its .data files again"
+            ) from error
+
+    return Variables(names, get)
 
 
 def _tensorflow() -> Any:

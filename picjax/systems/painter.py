@@ -7,7 +7,7 @@ before every call of the network and jumping back now and then (`sampling.walk`)
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ from picjax.system import (
 )
 
 HEAD_WIDTH = 64  # of every published classifier
+PLAIN_CALLS = 250  # of the preset without jumps
 EVALUATED = 4  # steps of the chain that `evaluate` looks at
 
 
@@ -110,22 +111,40 @@ def check(config: Config) -> None:
             "loss.kind": losses.LOSSES,
             "loss.steps": losses.SAMPLERS,
             "model.qkv_order": ("legacy", "new"),
+            "model.classifier_pool": get_args(painter.Pool),
+            "model.dtype": ("float32", "bfloat16"),
             "sampler.preset": (*PRESETS, "own"),
         },
     )
     painter.check_size(*image_shape(config), len(model.mult))
-    painter.check_widths(model.width, model.mult, model.head_width)
+    painter.check_widths(model.width, model.mult, model.head_width, model.heads)
     width, mult = model.classifier_width, model.classifier_mult
     if model.classifier_classes and any(width * m % HEAD_WIDTH for m in mult):
         raise UserError(
             f"config.model.classifier_width {width} makes levels that are no multiple "
             f"of {HEAD_WIDTH} channels, a head's; choose another"
         )
+    if model.classifier_classes:
+        painter.check_size(*image_shape(config), len(mult), "classifier_mult")
+    counts = {
+        "config.data.classes": config.data.get("classes", 0),
+        "config.model.classes": model.classes,
+        "config.model.classifier_classes": model.classifier_classes,
+    }
+    counts = {key: count for key, count in counts.items() if count}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{key} is {count}" for key, count in counts.items())
+        raise UserError(f"{said}; make them equal, or 0 what is not wanted")
     most = max(model.classes, model.classifier_classes)
     if not -1 <= sampler.label < most:
         raise UserError(
             f"config.sampler.label {sampler.label} is none of the {most} classes; give "
             "-1 for any"
+        )
+    if sampler.eta > 1:
+        raise UserError(
+            f"config.sampler.eta {sampler.eta} is above 1; give 0 to 1, or -1 for "
+            "ancestral steps"
         )
 
 
@@ -141,7 +160,9 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
             width=model.width,
             mult=tuple(model.mult),
             blocks=model.blocks,
-            attention=painter.factors(image_size[0], model.attention),
+            attention=painter.factors(
+                image_size[0], model.attention, len(model.mult), "attention"
+            ),
             head_width=model.head_width,
             heads=model.heads,
             qkv_order=model.qkv_order,
@@ -155,12 +176,14 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
         )
     }
     if model.classifier_classes:
-        sizes = model.classifier_attention
+        sizes, mult = model.classifier_attention, tuple(model.classifier_mult)
         nets["classifier"] = Classifier(
             width=model.classifier_width,
-            mult=tuple(model.classifier_mult),
+            mult=mult,
             blocks=model.classifier_blocks,
-            attention=painter.factors(image_size[0], sizes),
+            attention=painter.factors(
+                image_size[0], sizes, len(mult), "classifier_attention"
+            ),
             classes=model.classifier_classes,
             pool=model.classifier_pool,
             head_width=HEAD_WIDTH,
@@ -207,7 +230,15 @@ def make_sampler(config: Config) -> Sampler:
     given = config.sampler
     preset = own_preset(given) if given.preset == "own" else PRESETS[given.preset]
     schedule = config.diffusion
-    tables = diffusion.tables(schedule.schedule, schedule.steps, preset.spacing)
+    try:
+        tables = diffusion.tables(schedule.schedule, schedule.steps, preset.spacing)
+    except UserError as error:
+        raise UserError(f"config.sampler, preset '{given.preset}': {error}") from error
+    if schedule.predicts == "previous_x" and tables.steps < schedule.steps:
+        raise UserError(
+            "config.diffusion.predicts=previous_x needs every step of the chain; set "
+            "config.sampler.preset=own and leave config.sampler.spacing empty"
+        )
     calls = walk.plan(tables.steps, preset.jumps)
     if preset.jumps.times > 1 and not calls.steps_back:
         raise UserError(
@@ -231,11 +262,11 @@ def own_preset(given: Config) -> Preset:
 
 def remarks(calls: Walk, known: UInt8[np.ndarray, "h w"]) -> list[str]:
     """What whoever completes this mask should know."""
-    if known.any() or not calls.steps_back:
+    if known.any() or calls.calls <= PLAIN_CALLS:
         return []
     said = (
-        f"nothing is known, so the {calls.steps_back} steps back of this sampler change "
-        "nothing; config.sampler.preset=plain makes whole images with 250 calls"
+        f"nothing is known, so this sampler's {calls.steps_back} steps back are not "
+        f"needed; --sampler=plain takes {PLAIN_CALLS} calls instead of {calls.calls}"
     )
     return [said]
 
@@ -295,9 +326,10 @@ def step(
         chances = losses.probabilities(History(**history))
     t, weights = losses.draw_steps(keys["steps"], chances, len(image))
     noise = jax.random.normal(keys["noise"], image.shape)
+    y = batch["class"] if nets["unet"].classes else None
 
     def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
-        network = look(nets["unet"], params, batch.get("class"), keys["dropout"])
+        network = look(nets["unet"], params, y, keys["dropout"])
         x, output = noised(network, tables, image, t, noise)
         each = losses.step_losses(tables, kind, hyper.loss, image, x, t, noise, output)
         return (weights * each["loss"]).mean(), each

@@ -114,12 +114,12 @@ def test_classifiers(pool: Any) -> None:
 
 
 def test_widths_and_sizes_that_cannot_work() -> None:
-    check_widths(64, (0.5, 1, 1.5), 32)
+    check_widths(64, (0.5, 1, 1.5), 32, 4)
     with pytest.raises(UserError, match=r"48 times 1 .*makes 48 channels"):
-        check_widths(48, (2, 1), None)
+        check_widths(48, (2, 1), None, 4)
     with pytest.raises(UserError, match="head_width 64 does not divide 96"):
-        check_widths(32, (2, 3), 64)
-    assert factors(256, (32, 16, 8)) == (8, 16, 32)
+        check_widths(32, (2, 3), 64, 4)
+    assert factors(256, (32, 16, 8), 6, "attention") == (8, 16, 32)
     for size in (24, 0, 512):
         with pytest.raises(UserError, match=f"holds {size}, which"):
-            factors(256, (32, size))
+            factors(256, (32, size), 6, "attention")
