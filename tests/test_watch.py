@@ -118,6 +118,10 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
         ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),
         ({"best": "eval/ssim"}, "config.best 'eval/ssim' is not measured"),
         ({"eval.every": 0}, "is not measured"),
+        ({"best": "eval/diversity"}, "says nothing of what is better; take eval/"),
+        ({"best": "eval/pr", "eval.metrics": "pr"}, "says nothing of what is better"),
+        ({"best": "eval/fid_hole", "eval.metrics": "fid"}, "says nothing of what"),
+        ({"eval.metrics": "is", "eval.images": 9}, "is needs 10 images"),
         ({"save_every": 3}, "no multiple of config.eval.every 2"),
     ],
 )
@@ -125,6 +129,16 @@ def test_settings_that_cannot_work_are_refused(config, change, what):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=what):
         watch.check(config, SYSTEM)
+
+
+def test_what_is_logged_may_choose_the_best(config):
+    config.update_from_flattened_dict({"eval.metrics": "pr", "best": "eval/recall"})
+    watch.check(config, SYSTEM)
+    config.update_from_flattened_dict({"eval.metrics": "basic", "best": "eval/l1_hole"})
+    config.data.name = "photos"
+    watch.check(config, SYSTEM)
+    names = watch.metric_names(config, SYSTEM)
+    assert names == ["l1", "psnr", "ssim", "tv", "diversity"]
 
 
 def test_a_save_without_the_metric_is_never_the_best():
