@@ -142,14 +142,8 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--real and --fake go together; give both folders")
     if args.stats and args.save_stats:
         raise UserError("--stats and --save-stats exclude each other; give one")
-    of_fake, of_run = (
-        ("invert_mask", "raw", "pattern"),
-        (
-            "best_of",
-            "sampler",
-            "checkpoint",
-        ),
-    )
+    of_fake = ("invert_mask", "raw", "pattern")
+    of_run = ("best_of", "sampler", "checkpoint")
     for option in of_fake if args.workdir else of_run:
         if getattr(args, option):
             other = "--fake" if args.workdir else "--workdir"

@@ -624,10 +624,19 @@ def test_every_image_has_the_same_columns(tmp_path):
         def add(self, group):
             return {} if group.name == "1" else {"x": np.zeros(3)}
 
+        def results(self):
+            return []
+
         def state(self):
             return {}
 
-    subject = measure.Subject("", iter, 2, {"x": Ragged()}, {}, {}, tmp_path)
+        def restore(self, state):
+            pass
+
+    none = {"label": "", "groups": lambda start: iter([]), "total": 2}
+    subject = measure.Subject(
+        **none, metrics={"x": Ragged()}, protocol={}, stamps={}, out=tmp_path
+    )
     table = measure.Pass(subject)
     table.add(group(0))
     with pytest.raises(ValueError, match="'1' has the columns"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_systems import load_config
 
-from picjax import checkpoints, groups, systems, train, watch
+from picjax import checkpoints, groups, sharding, systems, train, watch
 from picjax.cli import UserError
 from picjax.complete import Model
 from picjax.metrics import select
@@ -129,6 +129,21 @@ def test_settings_that_cannot_work_are_refused(config, change, what):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=what):
         watch.check(config, SYSTEM)
+
+
+def test_weights_are_looked_for_before_training(config, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    config.update_from_flattened_dict({"eval.metrics": "fid", "best": ""})
+    with pytest.raises(UserError, match="cannot be fetched"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    config.eval.every = 0
+    watch.make_watcher(config, SYSTEM, sharding.make_mesh())  # nothing is asked for
 
 
 def test_what_is_logged_may_choose_the_best(config):
