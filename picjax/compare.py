@@ -134,12 +134,12 @@ def difference(
 ) -> tuple[float, float, float]:
     """Mean of `theirs - ours` over images, and its bootstrap interval: low, high.
 
-    Images where either is NaN are left out; NaN thrice where none is left.
+    Images where either is NaN are left out; without two others no interval (NaN).
     """
     both = theirs - ours
     both = both[np.isfinite(both)]
-    if not len(both):
-        return (np.nan, np.nan, np.nan)
+    if len(both) < 2:
+        return (float(both[0]) if len(both) else np.nan, np.nan, np.nan)
     n, rng = len(both), np.random.default_rng(seed)
     means = [
         rng.multinomial(n, np.full(n, 1 / n), CHUNK) @ both / n
@@ -169,12 +169,15 @@ def shown(results: Mapping[Key, Result]) -> list[Key]:
 
 def table(
     found: Sequence[Evaluation],
-) -> tuple[list[str], list[list[str]], dict[str, dict[str, tuple[float, ...]]]]:
-    """Header and rows, and each difference from the first by row and label."""
+) -> tuple[list[str], list[list[str]], dict[str, dict[str, tuple[float | None, ...]]]]:
+    """Header and rows, and each difference from the first by row and label.
+
+    A difference is its mean, low and high end; None where there is none.
+    """
     first = found[0]
     rows = list(dict.fromkeys(key for e in found for key in shown(e.results)))
     cells: list[list[str]] = []
-    differences: dict[str, dict[str, tuple[float, ...]]] = {}
+    differences: dict[str, dict[str, tuple[float | None, ...]]] = {}
     for key in rows:
         row = list(key)
         for e in found:
@@ -182,9 +185,13 @@ def table(
             paired = e is not first and e.images == first.images
             if paired and key in e.values and key in first.values:
                 d, low, high = difference(first.values[key], e.values[key])
-                word = verdict(low, high, BETTER.get(key[0], ""))
-                text += f"\n{d:+.3g} [{low:+.3g}, {high:+.3g}] {word}".rstrip()
-                differences.setdefault("/".join(key), {})[e.label] = (d, low, high)
+                if np.isfinite(low):
+                    word = verdict(low, high, BETTER.get(key[0], ""))
+                    text += f"\n{d:+.3g} [{low:+.3g}, {high:+.3g}] {word}".rstrip()
+                elif np.isfinite(d):
+                    text += f"\n{d:+.3g}, of a single image"
+                known = tuple(x if np.isfinite(x) else None for x in (d, low, high))
+                differences.setdefault("/".join(key), {})[e.label] = known
             row.append(text)
         unit = next(e.results[key].unit for e in found if key in e.results)
         cells.append([*row, unit])

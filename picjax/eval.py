@@ -27,13 +27,20 @@ from ml_collections import ConfigDict
 from picjax import __version__, compare, groups, masks, page, protocols, report
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, check_choice, run
-from picjax.complete import load
+from picjax.complete import load, refuse_mask
 from picjax.data import pipeline
 from picjax.data.decode import say
-from picjax.inputs import read_image
-from picjax.measure import Measured, Subject, fingerprint, measure, read_manifest
+from picjax.measure import (
+    Measured,
+    Subject,
+    fingerprint,
+    forget,
+    measure,
+    read_manifest,
+)
 from picjax.metrics import fid, select, suite
-from picjax.metrics.feature_suite import Fid, Settings
+from picjax.metrics.feature_suite import FEATURE_METRICS, Fid, Settings
+from picjax.metrics.feature_suite import check as check_settings
 from picjax.metrics.suite import Result
 from picjax.system import Config
 
@@ -58,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", action="append", metavar="DIR", help="a run; several: compared")
-    add("--checkpoint", default="newest", metavar="C", help="of a run: newest, or best")
+    add("--checkpoint", metavar="C", help="of a run: newest, or best")
     add("--real", metavar="DIR", help="true images; of a run: these, not its own")
     add("--fake", action="append", metavar="DIR", help="completions; several: compared")
     add("--pattern", metavar="P", help="their names, such as {stem}_out_{i}")
@@ -127,22 +134,26 @@ def check(args: argparse.Namespace) -> None:
         if getattr(args, option) is not None and getattr(args, option) < 1:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is below 1; give 1 or more")
-    check_choice("--checkpoint", args.checkpoint, ("newest", "best"))
+    if args.checkpoint is not None:
+        check_choice("--checkpoint", args.checkpoint, ("newest", "best"))
     if bool(args.workdir) == bool(args.fake):
         raise UserError("give either --workdir, or --real and --fake")
     if args.fake and not args.real:
         raise UserError("--real and --fake go together; give both folders")
     if args.stats and args.save_stats:
         raise UserError("--stats and --save-stats exclude each other; give one")
-    alone = (
-        ("invert_mask", "raw", "pattern") if args.workdir else ("best_of", "sampler")
-    )
-    for option in alone:
+    of_fake = ("invert_mask", "raw", "pattern")
+    of_run = ("best_of", "sampler", "checkpoint")
+    for option in of_fake if args.workdir else of_run:
         if getattr(args, option):
             other = "--fake" if args.workdir else "--workdir"
             why = "; a run's completions keep known pixels" if option == "raw" else ""
             name = option.replace("_", "-")
             raise UserError(f"--{name} goes with {other}{why}; leave it out")
+    for option in ("invert_mask", "raw"):
+        if getattr(args, option) and not args.mask:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is about masks; give them by --mask")
     if args.manifest:
         for option in ("num", "images", "seed", "best_of"):
             if getattr(args, option) is not None:
@@ -170,11 +181,31 @@ def settle(
         args.images = args.images or preset.images
         if args.workdir:
             args.num = args.num or preset.num
-            args.mask = args.mask or (None if manifest else preset.masks)
-    if preset is None:
-        select.parse_names(args.metrics, "--metrics")
+    names = preset.metrics if preset else select.parse_names(args.metrics, "--metrics")
+    refuse_unused(args, names)
     args.seed = args.seed or 0
     return preset
+
+
+def refuse_unused(args: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuses options of networks where no metric named has one.
+
+    Raises:
+      UserError: naming the option.
+    """
+    for option in ("stats", "save_stats"):
+        if getattr(args, option) and "fid" not in names:
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} goes with --metrics=fid; name it")
+    if any(name in FEATURE_METRICS for name in names):
+        return
+    for option in ("weights", "feature", "allow_random_features"):
+        if getattr(args, option):
+            name = option.replace("_", "-")
+            raise UserError(
+                f"--{name} is of metrics with networks, and none is measured; name one "
+                "by --metrics, such as fid"
+            )
 
 
 def out_folders(
@@ -205,15 +236,25 @@ def run_subject(
             model.config.data = ConfigDict(manifest["protocol"]["data"])
     if args.real:
         use_images(model.config, args.real)
-    if args.mask:
+    if model.translates:
+        refuse_mask(True, args.mask)
+    elif args.mask:
         use_masks(model.config, args.mask)
+    elif preset is not None and preset.masks and manifest is None:
+        use_masks(model.config, preset.masks)
     config: dict[str, Any] = json.loads(model.config.to_json())
     data = config["data"]
     num, images = args.num or NUM, args.images or IMAGES
+    settings = feature_settings(args, preset)
     missing = select.not_applying(
-        model.config.data, model.has_likelihood, model.size, num
+        model.config.data,
+        model.has_likelihood,
+        model.size,
+        num,
+        images,
+        settings.net,
     )
-    metrics, left_out = pick(args, preset, missing)
+    metrics, left_out = pick(args, preset, settings, missing)
     protocol = {
         "what": f"{config['system']} ({workdir}, step {model.step})",
         "system": config["system"],
@@ -232,7 +273,9 @@ def run_subject(
         groups.model_groups, model, num, images, args.seed, batch_size, args.best_of
     )
     expected = manifest["images"] if manifest else None
-    return Subject(label, made, images, metrics, protocol, out, expected)
+    checkpoint = Path(workdir) / "checkpoints" / str(model.step)
+    changed = stamps(args) | {"checkpoint": stamp(checkpoint)}
+    return Subject(label, made, images, metrics, protocol, changed, out, expected)
 
 
 def use_images(config: Config, folder: str) -> None:
@@ -273,22 +316,26 @@ def folder_subject(
     if manifest is not None:
         pairs = in_order(pairs, [entry["name"] for entry in manifest["images"]])
     pairs = pairs[: args.images]
-    num, size = len(pairs[0].fakes), read_image(pairs[0].real).shape[:2]
-    missing = select.not_applying(None, False, size, num)
-    metrics, left_out = pick(args, preset, missing)
+    num, settings = len(pairs[0].fakes), feature_settings(args, preset)
+    missing: dict[str, str] = {}
+    for size in groups.sizes(pairs):
+        missing |= select.not_applying(None, False, size, num, len(pairs), settings.net)
+    metrics, left_out = pick(args, preset, settings, missing)
     raw = args.raw or args.mask is None
     protocol = {
         "what": f"{fake} against {args.real}",
         "data_source": args.real,
         "data": {"real": args.real, "fake": fake, "files": groups.listing(pairs)},
         "masks": args.mask or "not given",
+        "inverted": args.invert_mask,
         "pixels": "8-bit files "
         + ("as they are" if raw else "with the truth's known pixels pasted"),
         **common_protocol(args, num, metrics, left_out),
     }
     made = partial(_folder_from, pairs, args, raw)
     expected = manifest["images"] if manifest else None
-    return Subject(label, made, len(pairs), metrics, protocol, out, expected)
+    changed = stamps(args)
+    return Subject(label, made, len(pairs), metrics, protocol, changed, out, expected)
 
 
 def _folder_from(
@@ -315,6 +362,7 @@ def in_order(pairs: Sequence[groups.Pair], names: Sequence[str]) -> list[groups.
 def pick(
     args: argparse.Namespace,
     preset: protocols.Preset | None,
+    settings: Settings,
     missing: dict[str, str],
 ) -> tuple[dict[str, suite.Metric], dict[str, str]]:
     """The metrics to measure, and why others are left out.
@@ -322,12 +370,12 @@ def pick(
     Args:
       args: of the command.
       preset: a paper's, which says which.
+      settings: of metrics with networks.
       missing: those that cannot be measured here, and why.
 
     Raises:
       UserError: when one that is asked for by name cannot be measured.
     """
-    settings = feature_settings(args, preset)
     if preset is not None or args.metrics in ("all", "basic"):
         names = preset.metrics if preset else select.parse_names(args.metrics, "")
         able = [name for name in names if name not in missing]
@@ -358,9 +406,15 @@ def feature_settings(
                 "--feature", key, ("pipeline", "net", "version", "pairs", "luma")
             )
             given[key] = value
-    return Settings(
-        args.weights, args.allow_random_features, reference=args.stats, **given
+    settings = Settings(
+        args.weights,
+        args.allow_random_features,
+        reference=args.stats,
+        seed=args.seed,
+        **given,
     )
+    check_settings(settings)
+    return settings
 
 
 def common_protocol(
@@ -374,11 +428,28 @@ def common_protocol(
         "asked": args.metrics,
         "num": num,
         "seed": args.seed,
+        "stats": args.stats,
         "metrics": {name: metric.about for name, metric in metrics.items()},
         "left_out": left_out,
         "versions": {"picjax": __version__, "python": sys.version.split()[0]}
         | {name: metadata.version(name) for name in PACKAGES},
     }
+
+
+def stamps(args: argparse.Namespace) -> dict[str, Any]:
+    """When the statistics of `--stats`, a file or a folder of two, were changed."""
+    if not args.stats:
+        return {}
+    path = Path(args.stats)
+    return {"stats": [stamp(p) for p in (path, path / "m.npy", path / "s.npy")]}
+
+
+def stamp(path: Path) -> int | None:
+    """When a file was changed, in nanoseconds; None where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 # ---- what is written ----
@@ -390,7 +461,7 @@ def is_finished(subject: Subject) -> bool:
         content = json.loads((subject.out / "metrics.json").read_text())
     except (OSError, ValueError):
         return False
-    return content.get("fingerprint") == fingerprint(subject.protocol)
+    return content.get("fingerprint") == fingerprint(subject)
 
 
 def save_stats(metric: suite.Metric, path: Path) -> None:
@@ -430,13 +501,14 @@ def finish(
         ]
     page.write(subject.out, protocol, results, measured.gallery)
     content = {
-        "fingerprint": fingerprint(subject.protocol),
+        "fingerprint": fingerprint(subject),
         "protocol": protocol,
         "samples": suite.MEANING,
         "results": suite.tree(results),
     }
     text = json.dumps(content, indent=2) + "\n"
     report.write_text(subject.out / "metrics.json", text)
+    forget(subject.out)
     header, cells = suite.table_cells(results)  # the units are in the report
     print(f"{protocol['what']}: {page.sentence(protocol)}")
     for line in page.notes(protocol):

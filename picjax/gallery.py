@@ -2,8 +2,7 @@
 
 import base64
 import io
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ EXTREME = 4  # images on each of the other shelves
 SAMPLES = 8  # completions of each
 LARGEST = 256  # pixels: the longest side of a picture that is kept
 LOSSLESS = 128  # up to this side as PNG, beyond as JPEG
-# What images are ranked by: the first of these that was measured.
+# What images are ranked by: the first of these columns that there is.
 RANKED_BY = ("lpips_hole", "lpips", "psnr_hole", "psnr", "l1_hole", "l1", "ssim")
 DIVERSE_BY = ("lpips_diversity_hole", "lpips_diversity", "diversity_hole", "diversity")
 
@@ -44,7 +43,7 @@ class Gallery:
 
     Attributes:
       shelves: title -> (how high it ranks here, shot), highest first.
-      by: column that a shelf ranks by.
+      by: column that a shelf ranks by, chosen once, at the first image.
     """
 
     def __init__(self) -> None:
@@ -58,6 +57,8 @@ class Gallery:
             for name, column in columns.items()
             if len(finite := column[np.isfinite(column)])
         }
+        if not index:
+            self.by = ranking(columns)
         ranks = self.ranks(index, numbers)
         wanted = [title for title, rank in ranks.items() if self.admits(title, rank)]
         if not wanted:
@@ -70,19 +71,14 @@ class Gallery:
             del shelf[places(title) :]
 
     def ranks(self, index: int, numbers: Mapping[str, float]) -> dict[str, float]:
-        """How high an image ranks on each shelf that there is."""
+        """How high an image ranks on each shelf for which it has the number."""
         found = {"first": -float(index)}
-        quality = next((name for name in RANKED_BY if name in numbers), None)
-        if quality:
-            sign = 1 if BETTER.get(quality.removesuffix("_hole")) == "max" else -1
-            found["best"] = sign * numbers[quality]
-            found["worst"] = -sign * numbers[quality]
-            self.by |= {"best": quality, "worst": quality}
-        diverse = next((name for name in DIVERSE_BY if name in numbers), None)
-        if diverse:
-            found["most diverse"] = numbers[diverse]
-            self.by["most diverse"] = diverse
-        return {title: rank for title, rank in found.items() if not math.isnan(rank)}
+        for title, column in self.by.items():
+            if column in numbers:
+                high = BETTER.get(column.removesuffix("_hole")) != "min"
+                sign = 1 if high == (title != "worst") else -1
+                found[title] = sign * numbers[column]
+        return found
 
     def admits(self, title: str, rank: float) -> bool:
         """Whether a shelf has room for this."""
@@ -104,6 +100,14 @@ class Gallery:
             title: [(rank, Shot(*shot)) for rank, shot in shelf]
             for title, shelf in state["shelves"].items()
         }
+
+
+def ranking(columns: Collection[str]) -> dict[str, str]:
+    """Shelf -> the column that it ranks by, of those that every image has."""
+    quality = next((name for name in RANKED_BY if name in columns), None)
+    diverse = next((name for name in DIVERSE_BY if name in columns), None)
+    found = {"best": quality, "worst": quality, "most diverse": diverse}
+    return {title: column for title, column in found.items() if column}
 
 
 def places(title: str) -> int:

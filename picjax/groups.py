@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from picjax.cli import UserError
-from picjax.complete import Model, refuse_nan
+from picjax.complete import Model, refuse_nan, refuse_same
 from picjax.data import pipeline
 from picjax.data.decode import list_images, say
 from picjax.draw import Drawn
@@ -144,6 +145,8 @@ def find_pairs(
     reals = find_images(real, "--real")
     truths = [path for path in reals if path.stem.endswith("_truth")]
     names = {path.stem.removesuffix("_truth"): path for path in truths or reals}
+    if len(names) < len(truths or reals):
+        refuse_same([path.stem for path in truths or reals], "--real holds {} images")
     root = Path(fake)
     if not root.is_dir():
         raise UserError(f"--fake '{fake}' does not exist as a folder; give one")
@@ -181,11 +184,16 @@ def match(
         raise UserError(
             f"--pattern '{pattern}' has no {{stem}}; write {{stem}}_out_{{i}}"
         )
-    suffix = Path(pattern).suffix.lower()
-    written = pattern.removesuffix(suffix) if suffix in (".png", ".jpg") else pattern
-    parts = re.split(r"(\{stem\}|\{i\}|\*)", written)
+    suffix = Path(pattern).suffix
+    is_image = suffix.lower() in Image.registered_extensions()
+    written = pattern.removesuffix(suffix) if is_image else pattern
     regex = {"{stem}": "(?P<stem>.+)", "{i}": r"(?P<i>\d+)", "*": "[^/]*"}
-    compiled = re.compile("".join(regex.get(part, re.escape(part)) for part in parts))
+    again = {"{stem}": "(?P=stem)", "{i}": "(?P=i)"}  # the same as before
+    text = ""
+    for part in re.split(r"(\{stem\}|\{i\}|\*)", written):
+        text += regex.get(part, re.escape(part))
+        regex |= {part: again[part]} if part in again else {}
+    compiled = re.compile(text)
     found: dict[str, dict[int, Path]] = {}
     for path in files:
         name = path.relative_to(root).with_suffix("").as_posix()
@@ -214,11 +222,12 @@ def folder_groups(
     """Groups from files.
 
     Where there is a mask, the truth's known pixels are pasted into the completions
-    unless `raw`.
+    unless `raw`. What may be wrong with a mask is said once.
 
     Raises:
       UserError: where an image and its completions differ in size.
     """
+    said: set[str] = set()
     for pair in pairs:
         truth = read_image(pair.real)
         samples = [read_image(path) for path in pair.fakes]
@@ -230,10 +239,24 @@ def folder_groups(
                 )
         mask, stack = None, np.stack(samples)
         if pair.mask is not None:
-            mask = read_known(pair.mask, truth, seed, invert)[0][..., None]
+            known, warnings = read_known(pair.mask, truth, seed, invert)
+            for warning in dict.fromkeys(warnings):
+                if warning not in said:
+                    say(warning)
+                    said.add(warning)
+            mask = known[..., None]
             if not raw:
                 stack = np.where(mask == 1, truth, stack)
         yield Group(pair.stem, truth, mask, stack, choose(stack, truth), {})
+
+
+def sizes(pairs: Sequence[Pair]) -> set[tuple[int, int]]:
+    """Height and width of the true images, from their headers."""
+    found = set()
+    for pair in pairs:
+        with Image.open(pair.real) as picture:
+            found.add((picture.height, picture.width))
+    return found
 
 
 def size(image: np.ndarray) -> str:

@@ -1,8 +1,9 @@
 """One pass over groups: metrics, a table of samples, pictures and a manifest.
 
 Memory does not grow with the number of images, and an interrupted pass goes on: every
-SAVE_EVERY images, or more where that takes long, all that was counted is written to
-`OUT/.partial/state.npz` at once, with how long the tables beside it were by then.
+PAUSE seconds, or more where that takes long, all that was counted is written to
+`OUT/.partial/state.npz` at once, with how long the tables beside it were by then. It is
+there until the reports are written (`forget`).
 """
 
 import csv
@@ -28,7 +29,7 @@ from picjax.gallery import Gallery
 from picjax.groups import size
 from picjax.metrics.suite import Group, Metric, Result
 
-SAVE_EVERY = 64  # images
+PAUSE = 10.0  # seconds between two saves, at least
 SHARE = 0.05  # of the time that saving may take
 PARTIAL = ".partial"
 STATE, TABLE, IMAGES = "state.npz", "samples.csv", "images.jsonl"
@@ -43,6 +44,8 @@ class Subject(NamedTuple):
       total: how many there are, at most.
       metrics: name -> a metric that has seen nothing yet.
       protocol: all that the numbers depend on, ready for JSON.
+      stamps: when the files that the protocol names were changed. They are of this
+        machine, so no report has them, but what was counted with others is dropped.
       out: folder of everything that is written.
       expected: entries of a manifest that the images must be those of, in order.
     """
@@ -52,6 +55,7 @@ class Subject(NamedTuple):
     total: int
     metrics: Mapping[str, Metric]
     protocol: dict[str, Any]
+    stamps: dict[str, Any]
     out: Path
     expected: Sequence[dict[str, Any]] | None = None
 
@@ -76,18 +80,18 @@ class Pass:
     def __init__(self, subject: Subject) -> None:
         self.metrics = subject.metrics
         self.expected = subject.expected
-        self.fingerprint = fingerprint(subject.protocol)
+        self.fingerprint = fingerprint(subject)
         self.folder = subject.out / PARTIAL
         self.count, self.samples = 0, 0
         self.hole, self.masked = 0.0, False
         self.sizes: list[str] = []
         self.header: list[str] = []
         self.gallery = Gallery()
-        self.saved, self.saving = 0.0, 0.0  # seconds: when last, and how long it took
+        # Seconds: when last, and how long it took.
+        self.saved, self.saving = time.monotonic(), 0.0
         lengths = self.restore()
         if not lengths:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(parents=True)
+            make_empty(self.folder)
         self.table = open_at(self.folder / TABLE, lengths.get(TABLE, 0))
         self.images = open_at(self.folder / IMAGES, lengths.get(IMAGES, 0))
 
@@ -105,9 +109,14 @@ class Pass:
             columns |= metric.add(group)
         hole = math.nan if group.mask is None else entry["hole"]
         rows = csv.writer(self.table, lineterminator="\n")
+        header = ["image", "sample", "hole", *columns, "picnet"]
         if not self.header:
-            self.header = ["image", "sample", "hole", *columns, "picnet"]
-            rows.writerow(self.header)
+            self.header = header
+            rows.writerow(header)
+        if header != self.header:
+            raise ValueError(
+                f"'{group.name}' has the columns {header}, others {self.header}"
+            )
         for i in range(len(group.samples)):
             values = [hole, *(float(column[i]) for column in columns.values())]
             numbers = [f"{value:.6g}" for value in values]
@@ -123,7 +132,7 @@ class Pass:
     def save_now_and_then(self) -> None:
         """Saves, unless saving would take more than a share of all the time."""
         began = time.monotonic()
-        if began - self.saved > self.saving / SHARE:
+        if began - self.saved > max(PAUSE, self.saving / SHARE):
             self.save()
             self.saved = time.monotonic()
             self.saving = self.saved - began
@@ -153,7 +162,7 @@ class Pass:
 
     def restore(self) -> dict[str, int]:
         """Goes on from a state of the same protocol; the tables' lengths, or nothing."""
-        if not (self.folder / STATE).exists():
+        if not all((self.folder / name).exists() for name in (STATE, TABLE, IMAGES)):
             return {}
         with np.load(self.folder / STATE) as stored:
             arrays = dict(stored)
@@ -179,13 +188,16 @@ class Pass:
             shutil.rmtree(self.folder)
 
     def publish(self, subject: Subject) -> None:
-        """Gives both tables their final names, and removes the rest."""
+        """Copies both tables to where they belong."""
         self.table.flush()
         self.images.flush()
         protocol = subject.protocol | self.facts()
         write_manifest(subject.out / "manifest.json", protocol, self.folder / IMAGES)
-        os.replace(self.folder / TABLE, subject.out / TABLE)
-        (self.folder / STATE).unlink(missing_ok=True)
+        with (
+            open(self.folder / TABLE, "rb") as source,
+            report.open_atomic(subject.out / TABLE) as copy,
+        ):
+            shutil.copyfileobj(source, copy)
 
     def facts(self) -> dict[str, Any]:
         """What was seen."""
@@ -211,9 +223,9 @@ def measure(subject: Subject) -> Measured:
             for group in subject.groups(state.count):
                 state.add(group)
                 bar.advance(task)
-                if state.count % SAVE_EVERY == 0:
-                    state.save_now_and_then()
+                state.save_now_and_then()
         refuse_too_few(state.count, subject.expected)
+        state.save()
         results = [r for metric in subject.metrics.values() for r in metric.results()]
         state.publish(subject)
     finally:
@@ -244,9 +256,30 @@ def open_at(path: Path, length: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(file, "utf-8", newline="")
 
 
-def fingerprint(protocol: Mapping[str, Any]) -> str:
+def make_empty(folder: Path) -> None:
+    """Makes a folder anew.
+
+    Raises:
+      UserError: when it cannot be made.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(
+            f"--out '{folder.parent}' cannot be written to ({error.strerror}); give "
+            "another folder"
+        ) from error
+
+
+def forget(out: Path) -> None:
+    """Removes what an evaluation would go on from, when all its reports are there."""
+    shutil.rmtree(out / PARTIAL, ignore_errors=True)
+
+
+def fingerprint(subject: Subject) -> str:
     """A checksum of all that numbers depend on."""
-    text = json.dumps(protocol, sort_keys=True)
+    text = json.dumps([subject.protocol, subject.stamps], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -304,7 +337,10 @@ def read_manifest(path: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(Path(path).read_text())
-        if content["images"] and content["protocol"]:
+        named = [content["protocol"][key] for key in ("num", "seed", "asked", "data")]
+        for entry in content["images"]:
+            named += [entry[key] for key in ("index", "name", "truth", "mask")]
+        if content["images"]:
             return content
     except (OSError, ValueError, KeyError, TypeError):
         pass

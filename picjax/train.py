@@ -50,6 +50,7 @@ def train(config: Config, workdir: Path) -> State:
         refuse_other_config(config, workdir)
     system = systems.make(config)
     watching.check(config, system)
+    watch = watching.make_watcher(config, system, mesh)
 
     # ---- data ----
     def batches():
@@ -102,7 +103,6 @@ def train(config: Config, workdir: Path) -> State:
             if saved.latest is not None:
                 log.say(f"going on from step {int(state.step)}")
         sample = make_sampler(config, system, mesh)
-        watch = watching.make_watcher(config, system, mesh)
         asked_to_stop = stack.enter_context(stop_on_sigterm())
         state = loop(
             config, state, step_fn, data, mesh, saved, log, sample, watch, asked_to_stop

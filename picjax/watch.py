@@ -6,7 +6,6 @@ numbers compare over a run; nothing of it touches the run's own data or randomne
 
 import math
 from collections.abc import Callable, Collection
-from functools import cache
 
 import jax
 import numpy as np
@@ -23,6 +22,9 @@ from picjax.system import Config, State, System, image_shape, inference_variable
 
 PREFIX = "eval/"
 BATCH = 8  # images completed at once on a device
+# Metrics that are logged under other names than their own: logged -> asked for.
+ASKED = {"precision": "pr", "recall": "pr", "p_ids": "ids", "u_ids": "ids"}
+HOLES = ("l1", "psnr", "ssim", "likelihood", "lpips")  # are logged of the hole, too
 
 
 def check(config: Config, system: System) -> None:
@@ -37,26 +39,45 @@ def check(config: Config, system: System) -> None:
     for key in ("images", "num"):
         if watch[key] < 1:
             raise UserError(f"config.eval.{key} is below 1; make it at least 1")
-    names = (
-        select.parse_names(watch.metrics, "config.eval.metrics") if watch.every else []
-    )
-    for name, reason in select.not_applying(
-        config.data, system.likelihood, image_shape(config), watch.num
-    ).items():
-        if name in names:
-            raise UserError(f"config.eval.metrics {name} {reason}; leave it out")
+    names = metric_names(config, system) if watch.every else []
     if config.best.startswith(PREFIX):
         refuse_missing(config, names)
+
+
+def metric_names(config: Config, system: System) -> list[str]:
+    """The metrics of `config.eval.metrics`; of `all` and `basic` those that apply.
+
+    Raises:
+      UserError: for one that there is none of, or that does not apply.
+    """
+    watch = config.eval
+    names = select.parse_names(watch.metrics, "config.eval.metrics")
+    missing = select.not_applying(
+        config.data, system.likelihood, image_shape(config), watch.num, watch.images
+    )
+    if watch.metrics in ("all", "basic"):
+        return [name for name in names if name not in missing]
+    for name in names:
+        if name in missing:
+            raise UserError(f"config.eval.metrics {name} {missing[name]}; leave it out")
+    return names
 
 
 def refuse_missing(config: Config, names: Collection[str]) -> None:
     """The metric that the best checkpoint is kept by is there at every save.
 
     Raises:
-      UserError: when it is not.
+      UserError: when it is not, or neither of its ends is better.
     """
     column = config.best.removeprefix(PREFIX)
-    if column.removesuffix("_hole").split("/")[0] not in names:
+    metric = column.removesuffix("_hole")
+    if metric not in (HOLES if column.endswith("_hole") else suite.BETTER):
+        raise UserError(
+            f"config.best '{config.best}' says nothing of what is better; take "
+            f"{PREFIX} and one of {', '.join(suite.BETTER)}, or of "
+            f"{', '.join(f'{name}_hole' for name in HOLES)}"
+        )
+    if ASKED.get(metric, metric.split("/")[0]) not in names:
         raise UserError(
             f"config.best '{config.best}' is not measured; set config.eval.every and "
             f"name it in config.eval.metrics (now {watch_text(config)})"
@@ -81,9 +102,12 @@ def make_watcher(
 
     Of several samples an image it is their mean; numbers that are not finite are left
     out. Memory does not grow with `config.eval.images`.
+
+    Raises:
+      UserError: when weights of a network that measures are not to be had.
     """
     num, images = config.eval.num, config.eval.images
-    names = select.parse_names(config.eval.metrics, "config.eval.metrics")
+    names = metric_names(config, system) if config.eval.every else []
     batch_size = min(BATCH * mesh.size, images)
     even = batch_size % mesh.size == 0
     layout = sharding.batch_sharding(mesh) if even else sharding.replicated(mesh)
@@ -92,9 +116,10 @@ def make_watcher(
     draw = jax.jit(make_draw(system), static_argnums=(3, 4), out_shardings=whole)
     size = image_shape(config)
 
-    @jax.jit
-    def score(variables, batch):
+    def evaluate(variables, batch):
         return system.evaluate(variables, pipeline.to_float(batch), key)
+
+    score = jax.jit(evaluate, out_shardings=whole)
 
     def place(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {
@@ -102,17 +127,14 @@ def make_watcher(
             for name, x in batch.items()
         }
 
-    @cache
-    def made() -> list[tuple[suite.Metric, dict[str, np.ndarray]]]:
-        """Every metric with what it is when nothing was counted; networks load once."""
-        found = select.make(names, Settings()).values()
-        return [(metric, metric.state()) for metric in found]
+    # Before hours of training go by: a network may have no weights here.
+    metrics = list(select.make(names, Settings()).values())
+    empty = [metric.state() for metric in metrics]
 
     def watch(state: State) -> dict[str, float]:
         variables = inference_variables(state)
-        for metric, empty in made():
-            metric.restore(empty)
-        metrics = [metric for metric, _ in made()]
+        for metric, nothing in zip(metrics, empty, strict=True):
+            metric.restore(nothing)
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
             given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
             seen = place(visible(batch["image"], batch["mask"], given))

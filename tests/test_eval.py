@@ -102,6 +102,7 @@ def test_number_of_digits():
     assert text(1754.3, 23) == "1754 ± 23"
     assert text(17.54034, math.nan, 1) == "17.540"
     assert text(math.nan, math.nan, 0) == "none"
+    assert text(0.00012345, math.nan) == "0.000123" and text(0, 0) == "0.000"
     assert text(0.5, math.nan, 2, (0.25, 0.75)) == "0.500 [0.250, 0.750]"
 
 
@@ -369,7 +370,8 @@ def test_completions_against_their_own_truths(tmp_path):
         (["{}/img_0", "{}/img_1"], None),
         (["{}_fake_B"], None),
         (["{}"], None),
-        (["try1-{}"], "try{i}-{stem}.png"),
+        (["try1-{}"], "try{i}-{stem}.PNG"),
+        (["{0}/{0}_0", "{0}/{0}_1"], "{stem}/{stem}_{i}"),
     ],
 )
 def test_completions_are_found_by_their_names(names, pattern, tmp_path):
@@ -441,6 +443,9 @@ def test_equal_images_and_a_single_one(tmp_path):
         ("--checkpoint=worst", "none of newest, best"),
         ("--metrics=l1,posterior", "scenes"),
         ("--metrics=likelihood", "pixelcnn"),
+        ("--stats=x.npz", "--stats goes with --metrics=fid"),
+        ("--feature=net=vgg --metrics=l1", "--feature is of metrics with networks"),
+        ("--feature=net=vgg16 --metrics=lpips", "--feature net 'vgg16'"),
         ("--speed=3", "--speed"),
     ],
 )
@@ -472,6 +477,14 @@ def test_bad_folders(tmp_path):
         command(real, fake, "--pattern=out_{i}")
     with pytest.raises(UserError, match="does not exist"):
         command(real, "--fake=nowhere")
+    with pytest.raises(UserError, match="--checkpoint goes with --workdir"):
+        command(real, fake, "--checkpoint=best")
+    for option in ("--raw", "--invert-mask"):
+        with pytest.raises(UserError, match=f"{option} is about masks"):
+            command(real, fake, option)
+    save(tmp_path / "real/b.jpg", picture(0))
+    with pytest.raises(UserError, match="2 images named 'b'"):
+        command(real, fake)
 
 
 def test_help_fits_a_screen(capsys, monkeypatch):
@@ -507,15 +520,15 @@ def test_an_interrupted_evaluation_ends_like_an_undisturbed_one(
 ):
     words = folders(tmp_path)
     command(*words, "--out", tmp_path / "whole")
-    monkeypatch.setattr(measure, "SAVE_EVERY", 2)
+    monkeypatch.setattr(measure, "PAUSE", 0)
     monkeypatch.setattr(measure, "SHARE", math.inf)
     add, seen = measure.Pass.add, []
 
     def killed(self, group):
-        if len(seen) == 3:  # one image after the last save
-            raise Interrupted
         seen.append(group.name)
         add(self, group)
+        if len(seen) == 3:  # one image after the last save
+            raise Interrupted
 
     monkeypatch.setattr(measure.Pass, "add", killed)
     with pytest.raises(Interrupted):
@@ -533,19 +546,105 @@ def test_an_interrupted_evaluation_ends_like_an_undisturbed_one(
 
 def test_a_partial_evaluation_of_another_protocol_is_dropped(tmp_path, monkeypatch):
     words = folders(tmp_path)
-    monkeypatch.setattr(measure, "SAVE_EVERY", 1)
-    monkeypatch.setattr(measure, "SHARE", math.inf)
-    finish = module.page.write
     monkeypatch.setattr(measure, "write_manifest", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         command(*words)
+    assert (tmp_path / "fake/eval/.partial/state.npz").exists()
     monkeypatch.undo()
-    assert module.page.write is finish
     command(*words, "--num=1")
     content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
     assert content["protocol"]["images"] == 5
     assert content["protocol"]["samples_per_image"] == 1
     assert len((tmp_path / "fake/eval/samples.csv").read_text().splitlines()) == 6
+
+
+def test_nothing_is_lost_before_the_reports_are_there(tmp_path, monkeypatch, capsys):
+    words = folders(tmp_path, images=2)
+    for damaged in (False, True):  # a table that is gone cannot be gone on with
+        with monkeypatch.context() as patch:
+            patch.setattr(module.page, "write", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                command(*words)
+        capsys.readouterr()
+        if damaged:
+            (tmp_path / "fake/eval/.partial/samples.csv").unlink()
+        command(*words)
+        assert ("going on after 2" in capsys.readouterr().err) == (not damaged)
+        assert len((tmp_path / "fake/eval/samples.csv").read_text().splitlines()) == 5
+        assert not (tmp_path / "fake/eval/.partial").exists()
+
+
+def test_what_the_numbers_depend_on_is_told_apart(tmp_path, model):
+    """Masks inverted, another checkpoint of the same step, other statistics."""
+
+    def found(out):
+        return json.loads((out / "metrics.json").read_text())["fingerprint"]
+
+    words = folders(tmp_path, images=1)[:2]
+    seen = set()
+    for more in ((), ("--invert-mask",)):
+        save(tmp_path / "mask.png", center()[..., 0] * np.uint8(255))
+        command(*words, "--mask", tmp_path / "mask.png", "--metrics=l1", *more)
+        seen.add(found(tmp_path / "fake/eval"))
+    checkpoint = tmp_path / "run/checkpoints/7"
+    checkpoint.mkdir(parents=True)
+    manifests = set()
+    for changed in (1, 2):
+        os.utime(checkpoint, ns=(changed, changed))
+        command("--workdir", tmp_path / "run", "--images=1", "--num=1", "--metrics=l1")
+        seen.add(found(tmp_path / "run/eval"))
+        manifests.add((tmp_path / "run/eval/manifest.json").read_text())
+    assert len(seen) == 4 and len(manifests) == 1
+    args = module.parse([f"--stats={checkpoint}"])
+    before = module.stamps(args)
+    (checkpoint / "m.npy").write_bytes(b"")
+    assert module.stamps(args) != before
+
+
+def test_an_image_without_a_hole_is_not_ranked(tmp_path, capsys):
+    words = folders(tmp_path, images=3)[:2]
+    for k in range(3):
+        hole = 0 if k == 0 else 1 - center()[..., 0]
+        save(
+            tmp_path / f"masks/{k}.png",
+            (hole * np.full((SIZE, SIZE), 255)).astype("u1"),
+        )
+    command(*words, "--mask", tmp_path / "masks", "--metrics=l1,psnr", "--raw")
+    said = capsys.readouterr().err
+    assert said.count("--invert-mask") == 1 and "masks/0.png" in said
+    text = (tmp_path / "fake/eval/report.html").read_text()
+    best = text.partition("<h3>Best")[2].partition("<h3>")[0]
+    assert "by psnr_hole" in best and best.count("<figure") == 2
+
+
+def test_every_image_has_the_same_columns(tmp_path):
+    class Ragged:
+        about = ""
+
+        def add(self, group):
+            return {} if group.name == "1" else {"x": np.zeros(3)}
+
+        def results(self):
+            return []
+
+        def state(self):
+            return {}
+
+        def restore(self, state):
+            pass
+
+    none = {"label": "", "groups": lambda start: iter([]), "total": 2}
+    subject = measure.Subject(
+        **none, metrics={"x": Ragged()}, protocol={}, stamps={}, out=tmp_path
+    )
+    table = measure.Pass(subject)
+    table.add(group(0))
+    with pytest.raises(ValueError, match="'1' has the columns"):
+        table.add(group(1))
+    table.close()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        measure.Pass(subject._replace(out=tmp_path / "file/out"))
 
 
 def test_a_manifest_repeats_an_evaluation(tmp_path, model):
@@ -562,6 +661,9 @@ def test_a_manifest_repeats_an_evaluation(tmp_path, model):
     assert second == first  # the completions' checksums, too
     with pytest.raises(UserError, match="--manifest says what --num is"):
         command(*again, "--num=3")
+    (tmp_path / "old.json").write_text('{"protocol": {"num": 1}, "images": [{}]}')
+    with pytest.raises(UserError, match="cannot be read as one"):
+        command("--workdir=run", "--manifest", tmp_path / "old.json")
     other = first | {"images": first["images"][::-1]}
     (tmp_path / "other.json").write_text(json.dumps(other))
     with pytest.raises(UserError, match="image 2 of the manifest is 'image2', but the"):
@@ -611,7 +713,7 @@ def test_without_weights_the_others_are_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
     monkeypatch.setattr("urllib.request.urlopen", offline)
-    words = folders(tmp_path, images=1)[:-1]
+    words = folders(tmp_path, images=4)[:-1]
     command(*words, "--metrics=all")
     content = json.loads((tmp_path / "fake/eval/metrics.json").read_text())
     assert set(content["results"]) == {"l1", "psnr", "ssim", "tv", "diversity"}
@@ -621,11 +723,14 @@ def test_without_weights_the_others_are_measured(tmp_path, monkeypatch, capsys):
         and "two blocks" in left_out["niqe"]
     )
     (line,) = [x for x in capsys.readouterr().out.splitlines() if "Left out" in x]
-    assert "fid, kid, is, pr, ids (no weights pt_inception" in line
+    assert "fid, kid, pr (no weights pt_inception" in line
+    assert "is (needs 10 images or more)" in line and "2,000 images" in left_out["ids"]
+    with pytest.raises(UserError, match="--metrics is needs 10 images"):
+        command(*words, "--metrics=l1,is")
     with pytest.raises(UserError, match="cannot be fetched"):
         command(*words, "--metrics=l1,fid")
     with pytest.raises(UserError, match="none of pipeline, net"):
-        command(*words, "--metrics=l1", "--feature=nett=vgg")
+        command(*words, "--metrics=lpips", "--feature=nett=vgg")
     with pytest.raises(UserError, match="holds no statistics"):
         command(*words, "--metrics=fid", "--allow-random-features", "--stats=no.npz")
 
@@ -643,6 +748,29 @@ def test_metrics_go_on_from_their_state():
         after.restore(before.state())
         after.add(group(2))
         assert after.results() == expected.results()
+
+
+def test_a_papers_masks_are_not_for_pairs(tmp_path, monkeypatch):
+    def pairs(*args):
+        for batch in held_out(*args):
+            yield batch | {"condition": batch["image"], "mask": 0 * batch["mask"]}
+
+    monkeypatch.setattr(groups.pipeline, "eval_batches", pairs)
+    monkeypatch.setattr(module, "load", lambda *_: make_model(data="aligned"))
+    words = ("--workdir", tmp_path, "--images=1")
+    command(*words, "--metrics=paper:halfimage")
+    protocol = json.loads((tmp_path / "eval/metrics.json").read_text())["protocol"]
+    assert protocol["data"]["masks"] == []
+    with pytest.raises(UserError, match="leave the mask out"):
+        command(*words, "--mask=top")
+
+
+def test_a_single_image_has_no_interval():
+    from picjax import compare
+
+    one, two = np.array([1.0, np.nan]), np.array([3.0, 4.0])
+    mean, *interval = compare.difference(one, two)
+    assert mean == 2 and np.isnan(interval).all()
 
 
 def test_a_papers_protocol_says_what_is_not_its_own(tmp_path, model, capsys):

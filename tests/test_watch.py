@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_systems import load_config
 
-from picjax import checkpoints, groups, systems, train, watch
+from picjax import checkpoints, groups, sharding, systems, train, watch
 from picjax.cli import UserError
 from picjax.complete import Model
 from picjax.metrics import select
@@ -118,6 +118,10 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
         ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),
         ({"best": "eval/ssim"}, "config.best 'eval/ssim' is not measured"),
         ({"eval.every": 0}, "is not measured"),
+        ({"best": "eval/diversity"}, "says nothing of what is better; take eval/"),
+        ({"best": "eval/pr", "eval.metrics": "pr"}, "says nothing of what is better"),
+        ({"best": "eval/fid_hole", "eval.metrics": "fid"}, "says nothing of what"),
+        ({"eval.metrics": "is", "eval.images": 9}, "is needs 10 images"),
         ({"save_every": 3}, "no multiple of config.eval.every 2"),
     ],
 )
@@ -125,6 +129,31 @@ def test_settings_that_cannot_work_are_refused(config, change, what):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=what):
         watch.check(config, SYSTEM)
+
+
+def test_weights_are_looked_for_before_training(config, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    config.update_from_flattened_dict({"eval.metrics": "fid", "best": ""})
+    with pytest.raises(UserError, match="cannot be fetched"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    config.eval.every = 0
+    watch.make_watcher(config, SYSTEM, sharding.make_mesh())  # nothing is asked for
+
+
+def test_what_is_logged_may_choose_the_best(config):
+    config.update_from_flattened_dict({"eval.metrics": "pr", "best": "eval/recall"})
+    watch.check(config, SYSTEM)
+    config.update_from_flattened_dict({"eval.metrics": "basic", "best": "eval/l1_hole"})
+    config.data.name = "photos"
+    watch.check(config, SYSTEM)
+    names = watch.metric_names(config, SYSTEM)
+    assert names == ["l1", "psnr", "ssim", "tv", "diversity"]
 
 
 def test_a_save_without_the_metric_is_never_the_best():

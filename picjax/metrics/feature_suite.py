@@ -1,13 +1,12 @@
 """Metrics that ask a trained network, and NIQE, as streams over groups of completions.
 
-They are classes as `picjax.metrics.suite` wants them. `make` builds those asked for, so
-that they share networks and passes: FID, KID, the Inception Score, precision and recall
+They are classes as `picjax.metrics.suite` wants them, and share networks and passes: FID, KID, the Inception Score, precision and recall
 and P/U-IDS see one pass of Inception, LPIPS and its diversity one pass of its backbone.
 """
 
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -30,8 +29,12 @@ from picjax.metrics import (
 )
 from picjax.metrics.suite import Averaged, Group, Metric, Result, ToTruth, column_of
 
+FEATURES = 2048  # of Inception, for FID
 MANY = 2048  # images; with fewer, FID's covariances have no full rank
 ENOUGH = 2000  # images for P-IDS and U-IDS
+FEWEST = {"fid": 2, "kid": 2, "is": 10, "pr": 4, "ids": ENOUGH}  # images
+# The pipeline of PICNet is for its Inception Score alone (torchvision's network).
+INPUTS = tuple(name for name in resize.PIPELINES if name != "picnet")
 
 
 class Settings(NamedTuple):
@@ -41,7 +44,7 @@ class Settings(NamedTuple):
       weights: folder of weights (see `weights.load`).
       allow_random: measure with networks that were never trained where there are no
         weights; every number is branded.
-      pipeline: Inception's input, a key of `resize.PIPELINES`.
+      pipeline: Inception's input, one of INPUTS.
       reference: file of FID statistics to compare with instead of the truths'.
       net: LPIPS's backbone: alex, vgg or squeeze.
       version: LPIPS's, 0.1 or 0.0.
@@ -101,17 +104,6 @@ class Shared:
         return self._lpips
 
 
-def make(names: Sequence[str], settings: Settings) -> dict[str, Metric]:
-    """The metrics named, of FEATURE_METRICS.
-
-    Raises:
-      UserError: for a setting that is none, or weights that are not to be had.
-    """
-    check(settings)
-    shared = Shared(settings)
-    return {name: FEATURE_METRICS[name](shared) for name in names}
-
-
 def check(settings: Settings) -> None:
     """Refuses settings that are none.
 
@@ -119,7 +111,7 @@ def check(settings: Settings) -> None:
       UserError: naming it.
     """
     known = {
-        "pipeline": resize.PIPELINES,
+        "pipeline": INPUTS,
         "net": lpips.ARCHITECTURES,
         "version": lpips.VERSIONS,
         "luma": niqe.LUMAS,
@@ -273,6 +265,11 @@ class Fid(InceptionMetric):
         given = shared.settings.reference
         self.path = given
         self.reference = fid.load(Path(given)) if given else None
+        if self.reference is not None and len(self.reference.mean) != FEATURES:
+            raise UserError(
+                f"--stats '{given}' is of {len(self.reference.mean)} features, not of "
+                f"Inception's {FEATURES}; give statistics of those"
+            )
         self.real, self.fake = fid.Moments(), fid.Moments()
         super().__init__(shared)
 
@@ -482,10 +479,13 @@ class LpipsDiversity(Averaged):
         kind = f"{self.kind} pairs" + (" at random" if self.kind.isdigit() else "")
         about = (
             f"{self.taps.about}, {kind} of an image's samples; hole: mean of the map "
-            "over it; hole box: of the crop, where the hole is one rectangle"
+            "over it; hole box: of the crop, where the hole is one rectangle of the "
+            "first such hole's size"
         )
         unit = branded("distance", self.taps.source)
         super().__init__("lpips_diversity", unit, about)
+        # Of the first box; others are not measured, for each compiles the network anew.
+        self._box: tuple[int, int] | None = None
         self._distances = jax.jit(lpips.pair_distances)
 
     def _pairs(self, group: Group) -> np.ndarray:
@@ -499,7 +499,10 @@ class LpipsDiversity(Averaged):
         return lpips.random_pairs(n, int(self.kind), rng)
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
-        """One number an image, repeated for its samples; none with a single sample."""
+        """One number an image, repeated for its samples; none with a single sample.
+
+        The columns are the same for every image; NaN where it has no such number.
+        """
         n = len(group.samples)
         if n < 2:
             return {}
@@ -508,16 +511,37 @@ class LpipsDiversity(Averaged):
         found = {"whole": whole}
         if group.mask is not None:
             found["hole"] = inside
-            crop = lpips.box(group.mask)
-            if crop and min(x.stop - x.start for x in crop) >= self._smallest:
-                cropped = np.ascontiguousarray(group.samples[:, *crop])
-                taps = self.taps.embed(cropped)
-                found["hole box"], _ = self._mean(taps, pairs, hole[crop])
+            found["hole box"] = self._of_box(group, pairs, hole)
         columns = {}
         for region, value in found.items():
-            self.count(region, "all", value)
+            if region != "hole box" or math.isfinite(value):
+                self.count(region, "all", value)
             columns[column_of(self.name, region)] = np.full(n, value)
         return columns
+
+    def _of_box(self, group: Group, pairs: np.ndarray, hole: np.ndarray) -> float:
+        """Of the crop around the hole; NaN where there is none to be measured."""
+        crop = None if group.mask is None else lpips.box(group.mask)
+        if crop is None:
+            return math.nan
+        height, width = (int(x.stop - x.start) for x in crop)
+        if min(height, width) < lpips.SMALLEST[self.taps.model.net]:
+            return math.nan
+        self._box = self._box or (height, width)
+        if self._box != (height, width):
+            return math.nan
+        taps = self.taps.embed(np.ascontiguousarray(group.samples[:, *crop]))
+        return self._mean(taps, pairs, hole[crop])[0]
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Three numbers a mean, and the size of the first box."""
+        box = {} if self._box is None else {"box": np.array(self._box)}
+        return super().state() | box
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Puts what `state` gave in the place of what was counted."""
+        self._box = tuple(state["box"].tolist()) if "box" in state else None
+        super().restore({key: x for key, x in state.items() if key != "box"})
 
     def _mean(
         self, taps: lpips.Taps, pairs: np.ndarray, hole: np.ndarray
@@ -526,10 +550,6 @@ class LpipsDiversity(Averaged):
         found = np.asarray(self._distances(self.taps.model, taps, pairs, hole))
         whole, inside = found.astype(np.float64).mean(1)
         return float(whole), float(inside)
-
-    @property
-    def _smallest(self) -> int:
-        return lpips.SMALLEST[self.taps.model.net]
 
 
 def _hole(group: Group) -> Float[np.ndarray, "h w"]:

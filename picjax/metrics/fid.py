@@ -5,6 +5,7 @@ singular values of F1 F2^T: exact, never complex, also with fewer rows than colu
 Metrics specification, section 6.1.
 """
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,9 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from picjax.cli import UserError
+
+# What numpy raises of a file that is no .npy or .npz, or not whole.
+DAMAGED = (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -159,10 +163,12 @@ def load(path: Path) -> Stats:
                 -1,
             )
         else:
-            with np.load(path, allow_pickle=False) as file:
+            # Opened here, for numpy leaves a damaged one open.
+            with open(path, "rb") as whole, np.load(whole, allow_pickle=False) as file:
                 mean, covariance = file["mu"], file["sigma"]
                 count = int(file["n"]) if "n" in file.files else -1
-    except (OSError, KeyError, ValueError) as error:
+        mean, covariance = (np.asarray(x, np.float64) for x in (mean, covariance))
+    except DAMAGED as error:
         raise UserError(
             f"'{path}' holds no statistics (mu and sigma in an .npz, or m.npy and s.npy "
             "in a folder); give the file that pytorch-fid or picjax wrote"
@@ -173,4 +179,4 @@ def load(path: Path) -> Stats:
             f"{covariance.shape}; give [d] and [d d]"
         )
     known = count if count >= 0 else None
-    return Stats(mean.astype(np.float64), factorise(covariance), known)
+    return Stats(mean, factorise(covariance), known)

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from picjax.cli import UserError, check_choice
 from picjax.data.sources import DataConfig
 from picjax.metrics import image, lpips, niqe
-from picjax.metrics.feature_suite import FEATURE_METRICS, Settings, Shared, check
+from picjax.metrics.feature_suite import (
+    FEATURE_METRICS,
+    FEWEST,
+    Settings,
+    Shared,
+    check,
+)
 from picjax.metrics.suite import METRICS, Metric
 from picjax.metrics.weights import NoWeights
 
@@ -33,7 +39,12 @@ def parse_names(text: str, what: str) -> list[str]:
 
 
 def not_applying(
-    data: DataConfig | None, likelihood: bool, size: tuple[int, int], num: int
+    data: DataConfig | None,
+    likelihood: bool,
+    size: tuple[int, int],
+    num: int,
+    images: int,
+    net: str = "alex",
 ) -> dict[str, str]:
     """Metrics that cannot be measured here, and why.
 
@@ -42,6 +53,8 @@ def not_applying(
       likelihood: whether its system has one.
       size: height and width of the images.
       num: completions of each.
+      images: how many there are.
+      net: LPIPS's backbone.
     """
     missing: dict[str, str] = {}
     if data is None or data.name != "scenes" or list(data.masks) != ["center"]:
@@ -52,12 +65,15 @@ def not_applying(
         missing["ssim"] = f"needs {len(image.WINDOW)} pixels a side"
     if (size[0] // niqe.BLOCK) * (size[1] // niqe.BLOCK) < 2:
         missing["niqe"] = f"needs two blocks of {niqe.BLOCK} pixels"
-    smallest = min(lpips.SMALLEST.values())
+    smallest = lpips.SMALLEST[net]
     if min(size) < smallest:
         why = f"needs {smallest} pixels a side"
         missing |= {"lpips": why, "lpips_diversity": why}
     if num < 2:
         missing["lpips_diversity"] = "needs two completions an image or more"
+    for name, fewest in FEWEST.items():
+        if images < fewest:
+            missing[name] = f"needs {fewest:,} images or more"
     return missing
 
 
@@ -75,7 +91,11 @@ def make(names: Sequence[str], settings: Settings) -> dict[str, Metric]:
 def make_available(
     names: Sequence[str], settings: Settings
 ) -> tuple[dict[str, Metric], dict[str, str]]:
-    """As `make`, and why others of these are left out: their weights are not there."""
+    """As `make`, and why others of these are left out: their weights are not there.
+
+    Raises:
+      UserError: for anything else.
+    """
     check(settings)
     shared = Shared(settings)
     made: dict[str, Metric] = {}
@@ -85,8 +105,6 @@ def make_available(
             made[name] = _make_one(name, shared)
         except NoWeights as error:
             left_out[name] = f"no weights {error.name}"
-        except UserError as error:
-            left_out[name] = str(error)
     return made, left_out
 
 

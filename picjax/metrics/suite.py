@@ -390,13 +390,17 @@ def table_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def number(result: Result) -> str:
-    """`12.34 ± 0.56`: as many digits as the standard error makes sense of."""
+    """`12.34 ± 0.56`: as many digits as the standard error makes sense of.
+
+    Without one three decimals, or three digits where the number is small.
+    """
     if not result.images:
         return "none"
     if result.interval is not None:
         low, high = result.interval
         return f"{result.value:.3f} [{low:.3f}, {high:.3f}]"
     if not result.error > 0:  # one image, or all the same
-        return f"{result.value:.3f}"
+        small = 0 < abs(result.value) < 0.1
+        return f"{result.value:.3g}" if small else f"{result.value:.3f}"
     digits = min(max(1 - math.floor(math.log10(result.error)), 0), 4)
     return f"{result.value:.{digits}f} ± {result.error:.{digits}f}"

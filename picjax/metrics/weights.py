@@ -22,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from picjax.cli import UserError
 from picjax.metrics import convnet, hyperiqa, inception, lpips, nima
 from picjax.metrics.convnet import Shapes, Tensors
+from picjax.metrics.fid import DAMAGED
 from picjax.official import files
 
 VARIABLE = "PICJAX_WEIGHTS"
@@ -156,9 +157,12 @@ def _read(path: Path, released: Released) -> dict[str, np.ndarray]:
     converted = path.with_suffix(".npz")
     if converted.exists():
         try:
-            with np.load(converted, allow_pickle=False) as file:
+            with (
+                open(converted, "rb") as whole,
+                np.load(whole, allow_pickle=False) as file,
+            ):
                 tensors = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"'{converted}' is damaged; delete it, and it is made again"
             ) from error

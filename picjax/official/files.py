@@ -22,13 +22,13 @@ SAFE = (2, 10)
 def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of a file that holds one network's state_dict, zipped or legacy.
 
-    X Nothing that the file
-       says is executed: PyTorch reads it with `weights_only`, which knows tensors and
-       containers and refuses all else. Floating-point tensors come as float32.
+    Nothing that the file says is executed: PyTorch reads it with `weights_only`, which
+    knows tensors and containers and refuses all else. Floating-point tensors come as
+    float32.
 
-       Raises:
-         UserError: for anything else: a damaged file, another program's, a whole pickled
-           network, an optimiser's state, numbers that are not finite.
+    Raises:
+      UserError: for anything else: a damaged file, another program's, a whole pickled
+        network, an optimiser's state, numbers that are not finite.
     """
     torch = _torch()
     tensors = _state_dict(torch, _load(torch, path), path)

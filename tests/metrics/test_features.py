@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.metrics import distribution, feature_suite, fid, lpips, niqe
+from picjax.metrics import distribution, feature_suite, fid, lpips, niqe, select
 from picjax.metrics.suite import Group, Metric
 
 RNG = np.random.default_rng(0)
@@ -74,6 +74,15 @@ def test_files_that_hold_no_statistics_are_named(tmp_path):
     np.savez(tmp_path / "y.npz", mu=np.zeros(3), sigma=np.eye(4))
     with pytest.raises(UserError, match="give \\[d\\] and \\[d d\\]"):
         fid.load(tmp_path / "y.npz")
+    (tmp_path / "z.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "m.npy").write_bytes(b"")
+    for name in ("z.npz", ""):
+        with pytest.raises(UserError, match="holds no statistics"):
+            fid.load(tmp_path / name)
+    fid.save(tmp_path / "small.npz", fid.measure(RNG.normal(size=(4, 3))))
+    given = feature_suite.Settings(reference=str(tmp_path / "small.npz"))
+    with pytest.raises(UserError, match="of 3 features, not of Inception's 2048"):
+        select.make(["fid"], given)
 
 
 def test_sets_drawn_alike_cannot_be_told_apart():
@@ -130,7 +139,7 @@ def test_a_feature_metric_is_refused_without_weights(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     for name in ("fid", "lpips", "hyperiqa", "nima"):
         with pytest.raises(UserError, match="cannot be fetched"):
-            feature_suite.make([name], feature_suite.Settings())
+            select.make([name], feature_suite.Settings())
 
 
 def offline(*_, **__):
@@ -138,14 +147,14 @@ def offline(*_, **__):
 
 
 def test_settings_are_checked_by_name():
-    for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "tf"}):
+    for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "picnet"}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
-            feature_suite.make([], feature_suite.Settings()._replace(**bad))
+            select.make([], feature_suite.Settings()._replace(**bad))
 
 
 def test_lpips_sees_the_hole_and_brands_random_numbers():
     settings = feature_suite.Settings(allow_random=True)
-    made = feature_suite.make(["lpips", "lpips_diversity"], settings)
+    made = select.make(["lpips", "lpips_diversity"], settings)
     assert all(isinstance(metric, Metric) for metric in made.values())
     same = group(0)
     same = same._replace(samples=np.stack([same.truth] * 3))
@@ -167,9 +176,30 @@ def test_lpips_sees_the_hole_and_brands_random_numbers():
     assert all("random features" in r.unit and r.images == 2 for r in results)
 
 
+def test_every_image_has_the_columns_of_lpips_diversity():
+    """Of two sizes of box the first is measured; an interrupted pass keeps it."""
+    settings = feature_suite.Settings(allow_random=True, net="squeeze")
+    (metric,) = select.make(["lpips_diversity"], settings).values()
+    columns = []
+    for i, hole in enumerate([slice(4, 24), slice(4, 24), slice(4, 26), slice(0, 0)]):
+        seen = group(i, n=2)
+        mask = np.ones_like(seen.truth[..., :1])
+        mask[hole, hole] = 0
+        columns.append(metric.add(seen._replace(mask=mask)))
+        again = select.make(["lpips_diversity"], settings)["lpips_diversity"]
+        again.restore(metric.state())
+        assert again.state().keys() == metric.state().keys() >= {"box"}
+        metric.restore(again.state())
+    assert len({tuple(found) for found in columns}) == 1
+    boxes = [found["lpips_diversity_hole_box"][0] for found in columns]
+    assert np.isfinite(boxes).tolist() == [True, True, False, False]
+    results = {r.region: r.images for r in metric.results()}
+    assert results == {"whole": 4, "hole": 3, "hole box": 2}
+
+
 def test_one_pass_of_inception_serves_all():
     settings = feature_suite.Settings(allow_random=True, batch=2)
-    made = feature_suite.make(["fid", "kid", "pr", "is", "ids"], settings)
+    made = select.make(["fid", "kid", "pr", "is", "ids"], settings)
     for i in range(4):
         seen = group(i, side=16)
         for metric in made.values():
@@ -181,7 +211,7 @@ def test_one_pass_of_inception_serves_all():
     assert "fewer than 2,048" in made["fid"].about
     assert "left out" in made["is"].about and "left out" in made["ids"].about
     # Others go on from what these counted.
-    others = feature_suite.make(list(made), settings)
+    others = select.make(list(made), settings)
     for name, metric in others.items():
         metric.restore(made[name].state())
         assert metric.results() == made[name].results()
