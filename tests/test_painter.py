@@ -49,7 +49,7 @@ KEY = jax.random.key(0)
         ),
         ({"diffusion.predicts": "previous_x"}, "needs every step of the chain"),
         ({"sampler.eta": 2.0}, "config.sampler.eta 2.0 is above 1"),
-        ({"sampler.jump_times": 0}, "taken 0 times"),
+        ({"sampler.jump_times": 0}, "config.sampler.jump_times is 0"),
         ({"sampler.spacing": "2000"}, "config.sampler, preset 'own'"),
     ],
 )

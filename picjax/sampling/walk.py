@@ -59,19 +59,18 @@ def visits(steps: int, jumps: Jumps) -> list[int]:
       UserError: for lengths below 1.
     """
     lengths = jumps.length, jumps.length2, jumps.length3
-    numbers = jumps.times, jumps.times2, jumps.times3, jumps.repeats
-    if min(*lengths, *numbers) < 1:
+    if min(lengths) < 1 or jumps.repeats < 1:
         raise UserError(
-            f"jumps of {min(lengths)} steps, or taken {min(numbers)} times, lead "
-            "nowhere; give 1 or more"
+            f"jumps of {min(lengths)} steps, or steps taken {jumps.repeats} times, "
+            "lead nowhere; give 1 or more"
         )
 
     def full(length: int, times: int) -> dict[int, int]:
         return dict.fromkeys(range(0, steps - length, length), times - 1)
 
     def levels() -> list[dict[int, int]]:
-        times = (jumps.times3, jumps.times2, jumps.times)
-        return [full(*pair) for pair in zip(lengths[::-1], times, strict=True)]
+        numbers = (jumps.times3, jumps.times2, jumps.times)
+        return [full(*pair) for pair in zip(lengths[::-1], numbers, strict=True)]
 
     left = levels()
     t = steps

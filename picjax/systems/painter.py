@@ -250,7 +250,16 @@ def make_sampler(config: Config) -> Sampler:
 
 
 def own_preset(given: Config) -> Preset:
-    """The numbers of `config.sampler`."""
+    """The numbers of `config.sampler`.
+
+    Raises:
+      UserError: for jumps taken less than once.
+    """
+    if given.jump_times < 1:
+        raise UserError(
+            f"config.sampler.jump_times is {given.jump_times}; give 1 for no jumps, or "
+            "more"
+        )
     jumps = Jumps(
         length=given.jump_length,
         times=given.jump_times,
