@@ -21,7 +21,7 @@ test: .venv/installed  ## ruff, pyright and the test suite
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (10 min)
+demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 13 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6

@@ -1,7 +1,8 @@
 """Metrics that ask a trained network, and NIQE, as streams over groups of completions.
 
-They are classes as `picjax.metrics.suite` wants them, and share networks and passes: FID, KID, the Inception Score, precision and recall
-and P/U-IDS see one pass of Inception, LPIPS and its diversity one pass of its backbone.
+They are classes as `picjax.metrics.suite` wants them, and share networks and passes:
+FID, KID, the Inception Score, precision and recall and P/U-IDS see one pass of
+Inception, LPIPS and its diversity one pass of its backbone.
 """
 
 import math
