@@ -26,7 +26,7 @@ from picjax.complete import Model
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.diffusion import Kind
-from picjax.groups import model_groups
+from picjax.groups import BATCH, model_groups
 from picjax.metrics import posterior
 from picjax.sampling import walk
 from picjax.sampling.walk import PRESETS, Preset
@@ -52,7 +52,7 @@ def measure(
     model = Model(config, systems.make(config), variables, 0)
     began = time.perf_counter()
     counts, classes = [], []
-    for group in model_groups(model, num, images, 0, min(8, images)):
+    for group in model_groups(model, num, images, 0, min(BATCH, images)):
         scene = int(group.extra["scene"])
         attributes = group.extra["scene_attributes"]
         counts.append(posterior.count_modes(group.samples, scene, attributes))

@@ -214,7 +214,9 @@ def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
         system has no such choice.
     """
     if sampler:  # refused before the weights are read
-        use_sampler(checkpoints.read_config(Path(workdir)), sampler)
+        config = checkpoints.read_config(Path(workdir))
+        use_sampler(config, sampler)
+        systems.make(config)
     config, variables, step = checkpoints.restore_variables(workdir, best)
     if sampler:
         use_sampler(config, sampler)
@@ -230,7 +232,6 @@ def use_sampler(config: Config, sampler: str) -> None:
     if "sampler" not in config:
         raise UserError(f"{config.system} draws in one way; leave the sampler out")
     config.sampler.preset = sampler
-    systems.make(config)
 
 
 def translates(config: Config) -> bool:

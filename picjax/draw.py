@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from picjax.data.pipeline import to_float, to_uint8
-from picjax.system import System, Tree
+from picjax.system import System, Tree, side_by_side
 
 
 class Drawn(NamedTuple):
@@ -65,11 +65,11 @@ def best(
     """The n images that the system scores highest, best first."""
     score = system.score
     assert score is not None
-    # Ten at a time, as they were made.
+    # So many at a time as they were made.
     scores = jax.lax.map(
         lambda image: score(variables, image[None])[0],
         images,
-        batch_size=min(len(images), 10),
+        batch_size=side_by_side(len(images)),
     )
     return images[jax.lax.top_k(scores, n)[1]]
 

@@ -46,7 +46,6 @@ from picjax.system import Config
 
 IMAGES = 100  # of a run, where nothing else is said
 NUM = 10
-BATCH = 8  # images completed at once on a device
 PACKAGES = ("jax", "flax", "numpy", "pillow")
 
 
@@ -268,7 +267,7 @@ def run_subject(
         "pixels": "Rounded to uint8, known pixels pasted",
         **common_protocol(args, num, metrics, left_out),
     }
-    batch_size = min(BATCH * jax.device_count(), images)
+    batch_size = min(groups.BATCH * jax.device_count(), images)
     made = partial(
         groups.model_groups, model, num, images, args.seed, batch_size, args.best_of
     )

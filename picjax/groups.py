@@ -14,12 +14,20 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.complete import Model, refuse_nan, refuse_same
+from picjax.complete import Model, refuse_nan
 from picjax.data import pipeline
 from picjax.data.decode import list_images, say
 from picjax.draw import Drawn
-from picjax.inputs import find_images, match_masks, read_image, read_known
+from picjax.inputs import (
+    find_images,
+    match_masks,
+    read_image,
+    read_known,
+    refuse_same,
+)
 from picjax.metrics.suite import Group, choose
+
+BATCH = 8  # images completed at once on a device
 
 # How published systems name the i-th completion of `stem`, tried in this order.
 PATTERNS = (

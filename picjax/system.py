@@ -177,9 +177,13 @@ def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3
     and two are quickest on a CPU (`bench.complete`: 20 of 256 px take 1.34 s by twos,
     1.29 s one by one, 1.94 s by tens; of 64 px 0.063, 0.078 and 0.064 s).
     """
-    together = 2 if jax.default_backend() == "cpu" else 10
-    images = jax.lax.map(draw, jnp.arange(n), batch_size=min(n, together))
+    images = jax.lax.map(draw, jnp.arange(n), batch_size=side_by_side(n))
     return images.swapaxes(0, 1)
+
+
+def side_by_side(n: int) -> int:
+    """How many of n images are made at once."""
+    return min(n, 2 if jax.default_backend() == "cpu" else 10)
 
 
 def keep_known(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

@@ -15,13 +15,12 @@ from picjax.cli import UserError
 from picjax.complete import refuse_nan
 from picjax.data import pipeline
 from picjax.draw import make_draw, visible
-from picjax.groups import batch_groups
+from picjax.groups import BATCH, batch_groups
 from picjax.metrics import select, suite
 from picjax.metrics.feature_suite import Settings
 from picjax.system import Config, State, System, image_shape, inference_variables
 
 PREFIX = "eval/"
-BATCH = 8  # images completed at once on a device
 # Metrics that are logged under other names than their own: logged -> asked for.
 ASKED = {"precision": "pr", "recall": "pr", "p_ids": "ids", "u_ids": "ids"}
 HOLES = ("l1", "psnr", "ssim", "likelihood", "lpips")  # are logged of the hole, too

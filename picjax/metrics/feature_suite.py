@@ -289,7 +289,7 @@ class Fid(InceptionMetric):
             moments.restore({k.removeprefix(name): x for k, x in own.items()})
 
     def _numbers(self) -> list[tuple[str, float, str]]:
-        if self.count < 2:
+        if self.count < FEWEST[self.name]:
             self._say("left out: it needs two images or more")
             return []
         reference = self.reference or self.real.stats()
@@ -334,7 +334,7 @@ class Kid(_Collecting):
     name = "kid"
 
     def _numbers(self) -> list[tuple[str, float, str]]:
-        if self.count < 2:
+        if self.count < FEWEST[self.name]:
             self._say("left out: it needs two images or more")
             return []
         size = min(self.count, 1000)
@@ -352,7 +352,7 @@ class InceptionScore(_Collecting):
         self.fakes.append(fake)
 
     def _numbers(self) -> list[tuple[str, float, str]]:
-        if self.count < 10:
+        if self.count < FEWEST[self.name]:
             self._say("left out: its 10 splits need an image each")
             return []
         found = distribution.inception_score(np.concatenate(self.fakes))
@@ -366,7 +366,7 @@ class PrecisionRecall(_Collecting):
     name = "pr"
 
     def _numbers(self) -> list[tuple[str, float, str]]:
-        if self.count < 4:
+        if self.count < FEWEST[self.name]:
             self._say("left out: with 3 neighbours it needs four images or more")
             return []
         precision, recall = distribution.precision_recall(*self._both())
@@ -380,7 +380,7 @@ class Ids(_Collecting):
     name = "ids"
 
     def _numbers(self) -> list[tuple[str, float, str]]:
-        if self.count < ENOUGH:
+        if self.count < FEWEST[self.name]:
             self._say(
                 f"left out: with fewer than {ENOUGH:,} images a line tells all apart"
             )

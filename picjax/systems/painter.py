@@ -41,7 +41,7 @@ from picjax.system import (
 )
 
 HEAD_WIDTH = 64  # of every published classifier
-PLAIN_CALLS = 250  # of the preset without jumps
+PLAIN_CALLS = int(PRESETS["plain"].spacing)  # it has no jumps
 EVALUATED = 4  # steps of the chain that `evaluate` looks at
 
 
@@ -469,6 +469,15 @@ def guide(
 # ---- evaluate and show ----
 
 
+def look_at(
+    nets: dict[str, Any], variables: Tree, batch: Batch, key: Array
+) -> Callable[[Array, Array], Array]:
+    """The network, told the images' classes where it knows any."""
+    y = labels(nets, -1, each_image(key, len(batch["image"])), batch)
+    y = y if nets["unet"].classes else None
+    return look(nets["unet"], variables["params"]["unet"], y)
+
+
 def evaluate(
     nets: dict[str, Any],
     tables: Tables,
@@ -485,9 +494,7 @@ def evaluate(
     image = batch["image"]
     b = len(image)
     keys = split_keys(key, "steps", "noise", "label")
-    y = labels(nets, -1, each_image(keys["label"], b), batch)
-    y = y if nets["unet"].classes else None
-    network = look(nets["unet"], variables["params"]["unet"], y)
+    network = look_at(nets, variables, batch, keys["label"])
 
     def part(i: Array) -> tuple[Array, Array]:
         within = jax.random.uniform(jax.random.fold_in(keys["steps"], i), (b,))
@@ -516,9 +523,7 @@ def show(
     b = len(image)
     keys = split_keys(key, "noise", "label")
     noise = jax.random.normal(keys["noise"], image.shape)
-    y = labels(nets, -1, each_image(keys["label"], b), batch)
-    y = y if nets["unet"].classes else None
-    network = look(nets["unet"], variables["params"]["unet"], y)
+    network = look_at(nets, variables, batch, keys["label"])
     places = [tables.steps * k // 10 for k in (2, 4, 6)]
 
     def denoised(step: Array) -> Array:
