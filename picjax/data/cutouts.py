@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from picjax import report
 from picjax.cli import UserError
-from picjax.data.sources import photograph
+from picjax.data.photos import photograph
 
 Points = Sequence[tuple[float, float]]
 SOFT = 1.5  # pixels: radius of the blur that softens an outline

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data import pack, sources, transforms
+from picjax.data import pack, photos, sources, transforms
 
 SIZE = (32, 32)
 
@@ -40,10 +40,10 @@ def data(name, path, **more):
 def test_training_and_held_out_regions_share_no_pixel():
     """At full size both regions are one photograph cut in two."""
     large = (1000, 1000)
-    train = dict(sources.photo_regions(False, large))
-    held = dict(sources.photo_regions(True, large))
+    train = dict(photos.photo_regions(False, large))
+    held = dict(photos.photo_regions(True, large))
     assert train.keys() == held.keys() and len(train) == 9
-    cuts = {name.partition(".")[0]: cut for _, name, cut in sources.PHOTOS}
+    cuts = {name.partition(".")[0]: cut for _, name, cut in photos.PHOTOS}
     with Image.open(Path(skimage.__file__).parent / "data/astronaut.png") as file:
         whole = np.asarray(file)
     both = [np.asarray(x["astronaut"]) for x in (train, held)]
@@ -55,8 +55,8 @@ def test_training_and_held_out_regions_share_no_pixel():
 
 
 def test_photographs_are_real_pictures_of_both_parts():
-    train = sources.Photos(transforms.augmentation(data("photos", ""), SIZE))
-    held = sources.HeldOutPhotos(SIZE)
+    train = photos.Photos(transforms.augmentation(data("photos", ""), SIZE))
+    held = photos.HeldOutPhotos(SIZE)
     for index in range(len(train)):
         assert train.read(index, rng())["image"].std() > 5
         first = held.read(index, rng(0))["image"]
@@ -67,7 +67,7 @@ def test_photographs_are_real_pictures_of_both_parts():
 
 def test_a_size_that_is_not_square():
     how = transforms.augmentation(data("photos", ""), (32, 64))
-    assert sources.Photos(how).read(0, rng())["image"].shape == (32, 64, 3)
+    assert photos.Photos(how).read(0, rng())["image"].shape == (32, 64, 3)
 
 
 # ---- classes ----
