@@ -22,12 +22,12 @@ from jaxtyping import Array, Float
 
 from bench import table
 from picjax import checkpoints, diffusion, systems
-from picjax.complete import Model
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.diffusion import Kind
 from picjax.groups import BATCH, model_groups
 from picjax.metrics import posterior
+from picjax.model import Model
 from picjax.sampling import walk
 from picjax.sampling.walk import PRESETS, Preset
 from picjax.system import Config, Tree

@@ -10,7 +10,7 @@ One masked image in, many plausible completions out:
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from picjax.complete import Model, load
+    from picjax.model import Model, load
 
 __all__ = ["Model", "load"]
 __version__ = "0.1.0"
@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     # Importing picjax stays cheap: JAX is imported when a model is asked for.
     if name in __all__:
-        from picjax import complete
+        from picjax import model
 
-        return getattr(complete, name)
+        return getattr(model, name)
     raise AttributeError(f"module 'picjax' has no attribute {name!r}")

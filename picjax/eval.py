@@ -27,7 +27,6 @@ from ml_collections import ConfigDict
 from picjax import __version__, compare, groups, masks, page, protocols, report
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, check_choice, run
-from picjax.complete import load, refuse_mask
 from picjax.data import pipeline
 from picjax.data.decode import say
 from picjax.measure import (
@@ -42,6 +41,7 @@ from picjax.metrics import fid, select, suite
 from picjax.metrics.feature_suite import FEATURE_METRICS, Fid, Settings
 from picjax.metrics.feature_suite import check as check_settings
 from picjax.metrics.suite import Result
+from picjax.model import load, refuse_mask
 from picjax.system import Config
 
 IMAGES = 100  # of a run, where nothing else is said

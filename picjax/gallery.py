@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from picjax.complete import HOLE_GREY
 from picjax.metrics.suite import BETTER, Group
+from picjax.report import HOLE_GREY
 
 FIRST = 8  # images shown whatever their numbers
 EXTREME = 4  # images on each of the other shelves

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.complete import Model, refuse_nan
 from picjax.data import pipeline
 from picjax.data.decode import list_images, say
 from picjax.draw import Drawn
@@ -26,6 +25,7 @@ from picjax.inputs import (
     refuse_same,
 )
 from picjax.metrics.suite import Group, choose
+from picjax.model import Model, refuse_nan
 
 BATCH = 8  # images completed at once on a device
 

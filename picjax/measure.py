@@ -23,11 +23,11 @@ from rich.console import Console
 
 from picjax import report
 from picjax.cli import UserError
-from picjax.complete import progress_bar
 from picjax.data.decode import say
 from picjax.gallery import Gallery
 from picjax.groups import size
 from picjax.metrics.suite import Group, Metric, Result
+from picjax.progress import progress_bar
 
 PAUSE = 10.0  # seconds between two saves, at least
 SHARE = 0.05  # of the time that saving may take

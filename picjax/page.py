@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from picjax import report
-from picjax.complete import thumbnail
 from picjax.gallery import Gallery, Shot, pixels
 from picjax.metrics.suite import MEANING, Result, table_cells
 from picjax.report import html_text
@@ -136,7 +135,9 @@ def write(
     title = f"Evaluation of {protocol['what']}"
     header, cells = table_cells(results)
     first = gallery.shots("first")
-    grid = [[thumbnail(pixels(x)) for x in shot.frames.values()] for shot in first]
+    grid = [
+        [report.thumbnail(pixels(x)) for x in shot.frames.values()] for shot in first
+    ]
     report.write_png(out / "grid.png", report.image_grid(grid, list(first[0].frames)))
     said = notes(protocol)
     report.write_text(

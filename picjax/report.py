@@ -18,6 +18,8 @@ from picjax.cli import UserError
 MARGIN = 4  # pixels between images and around them
 TITLE_HEIGHT = 18  # pixels for a line of titles above the columns
 WHITE = 255
+HOLE_GREY = 127  # what PICNet's test script shows a hole as
+CELL = 192  # pixels: the longest side in a grid of completions
 
 
 def image_grid(
@@ -65,6 +67,16 @@ def _draw_titles(grid: np.ndarray, titles: Sequence[str], width: int) -> None:
         ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=font)
         x = MARGIN + j * (width + MARGIN)
         grid[MARGIN : MARGIN + TITLE_HEIGHT, x : x + width] = np.asarray(tile)
+
+
+def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
+    """The image as a grid shows it: small ones in larger pixels, large ones shrunk."""
+    longest = max(image.shape)
+    if longest < CELL:
+        return image.repeat(CELL // longest, 0).repeat(CELL // longest, 1)
+    picture = Image.fromarray(image)
+    picture.thumbnail((CELL, CELL), Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from picjax.complete import Model
+from picjax.model import Model
 from picjax.system import System
 
 SIZE = 32

@@ -12,10 +12,10 @@ from fake_system import SIZE, SYSTEM, make_model
 from PIL import Image
 
 from picjax import complete as module
-from picjax import inputs
+from picjax import inputs, report
 from picjax.cli import UserError, run
-from picjax.complete import Model
 from picjax.data.pipeline import to_uint8
+from picjax.model import Model, fit
 
 
 def picture(seed: int, h: int = 40, w: int = 60) -> np.ndarray:
@@ -139,7 +139,7 @@ def test_one_encoder_pass_and_one_compilation(fake):
         seen.append((batch["image"].shape, n))
         return SYSTEM.complete(variables, batch, key, n)
 
-    model = module.Model(fake.config, SYSTEM._replace(complete=spy), fake._variables, 0)
+    model = Model(fake.config, SYSTEM._replace(complete=spy), fake._variables, 0)
     for size in [(40, 60), (32, 32), (90, 20)]:
         model.complete(picture(0, *size), half_mask(*size), n=5)
     assert seen == [((1, SIZE, SIZE, 3), 5)]
@@ -249,7 +249,7 @@ def test_fit_keeps_the_hole_out():
     known = np.ones((64, 64), np.uint8)
     known[10:33, 7:50] = 0
     image[known == 0] = 255
-    small, mask = module.fit(image, known, (16, 16))
+    small, mask = fit(image, known, (16, 16))
     assert small.max() == 0
     assert not mask[2:9, 1:13].any()
     assert (
@@ -259,10 +259,10 @@ def test_fit_keeps_the_hole_out():
 
 def test_fit_means_and_identity():
     image, known = picture(0, 32, 32), np.ones((32, 32), np.uint8)
-    same, mask = module.fit(image, known, (32, 32))
+    same, mask = fit(image, known, (32, 32))
     np.testing.assert_array_equal(same, image)
     flat = np.full((50, 70, 3), 77, np.uint8)
-    small, mask = module.fit(flat, np.ones((50, 70), np.uint8), (16, 24))
+    small, mask = fit(flat, np.ones((50, 70), np.uint8), (16, 24))
     assert small.shape == (16, 24, 3) and (small == 77).all() and mask.all()
 
 
@@ -272,7 +272,7 @@ def test_fit_means_and_identity():
 )
 def test_thumbnails(size, shown):
     image = picture(0, *size)
-    small = module.thumbnail(image)
+    small = report.thumbnail(image)
     assert small.shape == (*shown, 3)
     if size[0] < 192:
         k = shown[0] // size[0]

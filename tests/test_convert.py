@@ -18,8 +18,8 @@ from PIL import Image
 import picjax
 from picjax import checkpoints, complete, convert, report, systems, train
 from picjax.cli import UserError
-from picjax.complete import Model
-from picjax.official import files
+from picjax.model import Model
+from picjax.official import files, originals, replay
 from picjax.system import by_net, inference_variables
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -33,7 +33,7 @@ def official_files(system: str) -> dict[str, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     contents = {}
     with np.load(REFERENCE / system / "state_dict_manifest.npz") as listed:
-        for suffix, net in convert.official(system).FILES.items():
+        for suffix, net in originals.official(system).FILES.items():
             tensors: dict[str, np.ndarray] = {}
             for name, shape, dtype, first in json.loads(
                 str(listed[f"manifest/{suffix}"])
@@ -55,7 +55,7 @@ def assert_same_files(ours, theirs):
 
 def exported(config, variables):
     """What `export` writes, by net instead of file name."""
-    nets = convert.official(config.system).FILES
+    nets = originals.official(config.system).FILES
     contents = convert.export(config, variables)
     return {net: contents[f"latest_net_{suffix}.pth"] for suffix, net in nets.items()}
 
@@ -150,11 +150,19 @@ def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
         ("picmm", "model.mixture.norm=layer"),
         ("picmm", "model.log_std_start=-1.0"),
         ("picnet", "model.upsample=nearest"),
+        ("pix2pix", "model.bias=True"),
     ],
 )
 def test_networks_that_the_original_does_not_have(system, setting):
     config = convert.make_config(system, "", [f"--config.{setting}"])
     with pytest.raises(UserError, match=f"{setting.split('=')[0]} is .* the original"):
+        convert.export(config, {})
+
+
+def test_a_u_net_with_fewer_levels_than_the_original_can_have():
+    settings = ["--config.image_size=16", "--config.model.patch_layers=1"]
+    config = convert.make_config("pix2pix", "", settings)
+    with pytest.raises(UserError, match="4 levels, where the original has at least 5"):
         convert.export(config, {})
 
 
@@ -227,17 +235,39 @@ def test_replayed_test_of_the_original():
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files if name.startswith("param/")}
     tensors = {
-        net: convert.below(arrays, f"param/{suffix}/")
-        for suffix, net in convert.official("picmm").FILES.items()
+        net: replay.below(arrays, f"param/{suffix}/")
+        for suffix, net in originals.official("picmm").FILES.items()
         if net != "discriminator"
     }
     variables = convert.read_nets(config, tensors)
-    differences = convert.check(config, variables, path)
+    differences = replay.check(config, variables, path)
     assert {"alpha", "sample0", "sample1", "z_m"} <= differences.keys()
     assert max(differences.values()) < 2e-5
     scale = variables["generator"]["params"]["out4"]["conv1"]["bias"]
     variables["generator"]["params"]["out4"]["conv1"]["bias"] = scale + 0.1
-    assert convert.check(config, variables, path)["sample0"] > 1e-2
+    assert replay.check(config, variables, path)["sample0"] > 1e-2
+
+
+def test_replayed_generator_of_pix2pix(tmp_path):
+    """In both modes, with the dropout of the file; without it in one."""
+    path = REFERENCE / "pix2pix" / "resnet6_batch_dropout.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if "/" in name}
+        hyper = json.loads(str(file["meta"]))["hyper"]
+    settings = {"generator": "resnet", "blocks": hyper["n_blocks"], "ngf": hyper["ngf"]}
+    settings = [f"--config.model.{key}={value}" for key, value in settings.items()]
+    config = convert.make_config("pix2pix", "", settings)
+    tensors = {"generator": replay.below(arrays, "param/")}
+    variables = convert.read_nets(config, tensors)
+    differences = replay.check(config, variables, path)
+    assert differences.keys() == {"eval", "train"}
+    assert max(differences.values()) < 1e-4
+    generator = variables["generator"]
+    generator["params"]["last"]["bias"] = generator["params"]["last"]["bias"] + 0.1
+    kept = {name: x for name, x in arrays.items() if "keep_mask" not in name}
+    np.savez(tmp_path / "x.npz", **kept)
+    differences = replay.check(config, variables, tmp_path / "x.npz")
+    assert differences.keys() == {"eval"} and differences["eval"] > 1e-2
 
 
 def test_check_names_what_a_file_lacks(tiny, tmp_path):
@@ -245,15 +275,15 @@ def test_check_names_what_a_file_lacks(tiny, tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match="cannot be read"):
-        convert.check(config, variables, path)
+        replay.check(config, variables, path)
     arrays: dict[str, Any] = {"in/img": np.zeros((1, 3, 32, 32), np.float32)}
     np.savez(path, **arrays)
     with pytest.raises(UserError, match="does not fit this run .*mask"):
-        convert.check(config, variables, path)
+        replay.check(config, variables, path)
     config = config.copy_and_resolve_references()
-    config.system = "pix2pix"
-    with pytest.raises(UserError, match="knows no test of pix2pix"):
-        convert.check(config, variables, path)
+    config.system = "painter"
+    with pytest.raises(UserError, match="knows no test of painter"):
+        replay.check(config, variables, path)
 
 
 # ---- files and settings ----
@@ -268,19 +298,19 @@ def touch(folder: Path, *names: str) -> list[str]:
 def test_files_are_found_by_the_originals_names(tmp_path):
     names = [f"latest_net_{suffix}.pth" for suffix in ("E", "G", "GMM")]
     paths = touch(tmp_path, *names, "20000_net_E.pth", "latest_optim.pth")
-    found = convert.find_files([str(tmp_path)], "picmm")
+    found = originals.find_files([str(tmp_path)], "picmm")
     assert {net: path.name for net, path in found.items()} == dict(
         zip(("encoder", "generator", "mixture"), names, strict=True)
     )
-    assert convert.find_files(paths[:3], "picmm") == found
+    assert originals.find_files(paths[:3], "picmm") == found
 
 
 def test_a_single_generator_of_any_name_and_age(tmp_path):
     """`facades_label2photo.pth`: no prefix, perhaps no count of batches, no judge."""
     sources = touch(tmp_path, "facades_label2photo.pth")
-    assert convert.find_files(sources, "pix2pix") == {"generator": Path(sources[0])}
-    assert convert.find_files([str(tmp_path)], "pix2pix").keys() == {"generator"}
-    config = convert.make_config("pix2pix", "tiny", [])
+    assert originals.find_files(sources, "pix2pix") == {"generator": Path(sources[0])}
+    assert originals.find_files([str(tmp_path)], "pix2pix").keys() == {"generator"}
+    config = convert.make_config("pix2pix", "tiny", ["--config.model.bias=False"])
     variables = by_net(inference_variables(convert.first_state(config, {})))
     tensors = exported(config, variables)["generator"]
     assert all(name.startswith("model.model.") for name in tensors)
@@ -294,7 +324,7 @@ def test_a_single_generator_of_any_name_and_age(tmp_path):
 def test_one_iteration_must_be_meant(tmp_path):
     touch(tmp_path, "10000_net_E.pth", "20000_net_E.pth", "20000_net_G.pth")
     with pytest.raises(UserError, match="several iterations .10000, 20000."):
-        convert.find_files([str(tmp_path)], "picmm")
+        originals.find_files([str(tmp_path)], "picmm")
 
 
 @pytest.mark.parametrize(
@@ -308,12 +338,12 @@ def test_one_iteration_must_be_meant(tmp_path):
 def test_unclear_files(names, said, tmp_path):
     paths = touch(tmp_path, *(name for name in names if name != "absent.pth"))
     with pytest.raises(UserError, match=said):
-        convert.find_files(paths or [str(tmp_path / "absent.pth")], "picmm")
+        originals.find_files(paths or [str(tmp_path / "absent.pth")], "picmm")
 
 
 def test_a_folder_without_weights(tmp_path):
     with pytest.raises(UserError, match="holds no file like latest_net_E.pth"):
-        convert.find_files([str(tmp_path)], "picmm")
+        originals.find_files([str(tmp_path)], "picmm")
 
 
 def test_settings():

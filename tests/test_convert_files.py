@@ -12,8 +12,8 @@ import pytest
 from test_convert import REFERENCE, assert_same_files, command
 
 from picjax.cli import UserError
-from picjax.convert import below
 from picjax.official import files
+from picjax.official.replay import below
 
 torch = pytest.importorskip("torch")
 

@@ -16,7 +16,7 @@ import pytest
 import picjax
 from picjax import checkpoints, convert
 from picjax.cli import UserError
-from picjax.official import files, mapping, pixelcnn, tf_files
+from picjax.official import files, mapping, pixelcnn, replay, tf_files
 from picjax.systems.pixelcnn import network
 
 TINY = ["--config.model.dropout=0.0"]
@@ -81,7 +81,7 @@ def test_a_checkpoint_becomes_a_run(
     (tmp_path / "params.ckpt.index").touch()
     (tmp_path / "params.ckpt.data-00000-of-00001").touch()
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    replayed = convert.replay.pixelcnn(
+    replayed = replay.pixelcnn(
         {"net": network(config.model)},
         {"net": {"params": params}},
         {"x_uint8": images},

@@ -151,7 +151,7 @@ def test_every_tensor_has_one_official_name():
     batch = make_batch(32)
     for variant in ("tiny", "half32_pixel"):
         found = load_config("pix2pix", variant)
-        found.model.update(ngf=4, ndf=4)
+        found.model.update(ngf=4, ndf=4, bias=False)
         state = jax.eval_shape(make(found).init, KEY, batch)
         tables = official.tables(found)
         assert tables.keys() == set(official.FILES.values()) == state.params.keys()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import picjax
-from picjax import complete, gallery, page, report
+from picjax import gallery, model, page, report
 from picjax.metrics import suite
 
 
@@ -163,6 +163,6 @@ def test_importing_picjax_does_not_import_jax():
 
 
 def test_load_is_found_when_asked_for():
-    assert picjax.load is complete.load and picjax.Model is complete.Model
+    assert picjax.load is model.load and picjax.Model is model.Model
     with pytest.raises(AttributeError, match="speed"):
         picjax.speed  # noqa: B018

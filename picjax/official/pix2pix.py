@@ -6,22 +6,44 @@ indices shift with what is in front of a layer (padding of its own, dropout).
 
 from typing import Any
 
+from picjax.cli import UserError
 from picjax.models.pix2pix import (
     PatchDiscriminator,
     PixelDiscriminator,
     ResnetGenerator,
     UnetGenerator,
 )
-from picjax.official.mapping import CONV, CONV_TRANSPOSED, NORM, Site, Table
+from picjax.official.mapping import (
+    CONV,
+    CONV_TRANSPOSED,
+    NORM,
+    Site,
+    Table,
+    check_original,
+)
 from picjax.system import Config, image_shape
 from picjax.systems import pix2pix
 
 FILES = {"G": "generator", "D": "discriminator"}
+FEWEST_LEVELS = 5  # of the original's U-Net
 
 
 def tables(config: Config) -> dict[str, Table]:
-    """The table of each net of a config."""
+    """The table of each net of a config.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    if config.model.norm != "instance":  # with it there are biases everywhere
+        check_original(config, {"model.bias": False})
     nets = pix2pix.networks(config.model, image_shape(config))
+    generator = nets["generator"]
+    if isinstance(generator, UnetGenerator) and generator.levels < FEWEST_LEVELS:
+        raise UserError(
+            f"the U-Net of this config has {generator.levels} levels, where the original "
+            f"has at least {FEWEST_LEVELS}; only a run with the original's networks can "
+            "be converted"
+        )
     return {name: table(net) for name, net in nets.items()}
 
 

@@ -5,20 +5,89 @@ in [0, 1] and the mask is 1 where the image is known. Spectral norm makes one po
 iteration at every call, as the originals do in their test mode too.
 """
 
+import importlib
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
+from picjax.cli import UserError
 from picjax.losses import logistic
 from picjax.losses.reconstruction import resize
+from picjax.system import Config, Tree, image_shape
 
 Arrays = Mapping[str, Any]
 Nets = Mapping[str, Any]
 Variables = Mapping[str, Any]  # net -> {"params", "stats"}
+
+
+def check(
+    config: Config, variables: Mapping[str, Tree], path: Path
+) -> dict[str, float]:
+    """Replays the original's test from a file; the largest difference of each output.
+
+    Args:
+      config: of the run.
+      variables: net -> {"params", "stats"}.
+      path: an .npz with what the original was given (`in/img`, `in/mask`, its noise) and
+        what it gave back (`out/sample0`, ...), as the procedures below say. What else
+        it holds is not looked at.
+
+    Raises:
+      UserError: when the file is no such file, or of another size.
+    """
+    procedure = PROCEDURES.get(config.system)
+    if procedure is None:
+        raise UserError(
+            f"--check knows no test of {config.system}, only of "
+            f"{', '.join(sorted(PROCEDURES))}; leave it out"
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files if "/" in name}
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"--check '{path}' cannot be read ({error}); give an .npz"
+        ) from error
+    given, expected = below(arrays, "in/"), below(arrays, "out/")
+    networks = importlib.import_module(f"picjax.systems.{config.system}").networks
+    nets = networks(config.model, image_shape(config))
+    try:
+        found = procedure(nets, variables, given)
+        differences = {
+            name: float(np.abs(np.asarray(found[name]) - expected[name]).max())
+            for name in sorted(found.keys() & expected.keys())
+        }
+    except (KeyError, TypeError, ValueError, FlaxError) as error:
+        raise UserError(
+            f"--check '{path}' does not fit this run ({str(error)[:200]}); make it "
+            "with the same weights, sizes and noise"
+        ) from error
+    if not any(name.startswith(RESULTS) for name in differences):
+        raise UserError(
+            f"--check '{path}' has none of out/sample0, out/logits, out/eval, out/train "
+            f"with what {config.system} is given for it; see docs/convert.md"
+        )
+    return differences
+
+
+def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose name begins with the prefix, without it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+# ---- procedures ----
 
 
 def picnet(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
@@ -97,12 +166,53 @@ def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array
     return out
 
 
+def pix2pix(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
+    """The generator in both its modes (specification, sections 2 and 7).
+
+    Args:
+      nets: generator.
+      variables: its.
+      given: `x` [b c h w] in [-1, 1], the condition; `keep_mask_<i>` [b c i j] for each
+        dropout layer in the order in which they run, 1 = kept.
+
+    Returns:
+      `eval` [b 3 h w]: running statistics and no dropout, the original's `--eval`;
+      `train`: the batch's own statistics and dropout, its usual test, unless there are
+      fewer masks than layers.
+    """
+    net, own = nets["generator"], variables["generator"]
+    x = nhwc(given["x"])
+    masks = _numbered(given, "keep_mask_")
+    keep = [nhwc(mask).astype(jnp.float32) for _, mask in masks]
+    out = {"eval": nchw(_generate(net, own, x, [], False))}
+    if len(keep) == len(net.keep_shapes(*x.shape[1:3])):
+        out["train"] = nchw(_generate(net, own, x, keep, True))
+    return out
+
+
+@partial(jax.jit, static_argnums=(0, 4))
+def _generate(
+    net: Any, variables: Any, x: Array, keep: list[Array], training: bool
+) -> Array:
+    return net.apply(variables, x, keep, training, mutable=["stats"])[0]
+
+
 @partial(jax.jit, static_argnums=0)
 def _look(net: Any, params: Any, image: Array) -> Array:
     return net.apply({"params": params}, image, False)
 
 
-PROCEDURES = {"picmm": picmm, "picnet": picnet, "pixelcnn": pixelcnn}
+PROCEDURES = {
+    "picmm": picmm,
+    "picnet": picnet,
+    "pix2pix": pix2pix,
+    "pixelcnn": pixelcnn,
+}
+# What the names of outputs begin with that a whole network has made.
+RESULTS = ("sample", "logits", "eval", "train")
+
+
+# ---- what they share ----
 
 
 def stateful(nets: Nets, variables: Variables, *names: str) -> Callable[..., Any]:
