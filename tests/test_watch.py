@@ -13,7 +13,7 @@ from picjax import checkpoints, groups, sharding, systems, train, watch
 from picjax.cli import UserError
 from picjax.complete import Model
 from picjax.metrics import select
-from picjax.metrics.feature_suite import Settings
+from picjax.metrics.networks import Settings
 from picjax.system import State, System, inference_variables
 
 STEPS = 6
