@@ -14,20 +14,14 @@ where the same command is given again. See docs/evaluation.md.
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-from ml_collections import ConfigDict
-
-from picjax import __version__, compare, groups, masks, page, protocols, report
+from picjax import compare, page, protocols, report, subjects
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, check_choice, run
-from picjax.data import pipeline
 from picjax.data.decode import say
 from picjax.measure import (
     Measured,
@@ -38,16 +32,8 @@ from picjax.measure import (
     read_manifest,
 )
 from picjax.metrics import fid, select, suite
-from picjax.metrics.feature_suite import FEATURE_METRICS, Fid, Settings
-from picjax.metrics.feature_suite import check as check_settings
+from picjax.metrics.inception_suite import Fid
 from picjax.metrics.suite import Result
-from picjax.model import load, refuse_mask
-from picjax.system import Config
-
-IMAGES = 100  # of a run, where nothing else is said
-NUM = 10
-PACKAGES = ("jax", "flax", "numpy", "pillow")
-
 
 # ---- command line ----
 
@@ -110,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for workdir in sources:  # before hours go into the first
             read_config(Path(workdir))
     for source, label, out in zip(sources, labels, outs, strict=True):
-        make = folder_subject if args.fake else run_subject
+        make = subjects.of_folder if args.fake else subjects.of_run
         subject = make(args, manifest, preset, source, label, out)
         if len(sources) > 1 and is_finished(subject):
             say(f"{label} is measured already, in {out}")
@@ -196,7 +182,7 @@ def refuse_unused(args: argparse.Namespace, names: Sequence[str]) -> None:
         if getattr(args, option) and "fid" not in names:
             name = option.replace("_", "-")
             raise UserError(f"--{name} goes with --metrics=fid; name it")
-    if any(name in FEATURE_METRICS for name in names):
+    if any(name in select.FEATURE_METRICS for name in names):
         return
     for option in ("weights", "feature", "allow_random_features"):
         if getattr(args, option):
@@ -215,240 +201,6 @@ def out_folders(
         return [Path(args.out or Path(sources[0]) / "eval")]
     top = Path(args.out or Path(sources[0]).parent / "comparison")
     return [top / label for label in labels]
-
-
-# ---- what is measured ----
-
-
-def run_subject(
-    args: argparse.Namespace,
-    manifest: dict[str, Any] | None,
-    preset: protocols.Preset | None,
-    workdir: str,
-    label: str,
-    out: Path,
-) -> Subject:
-    """A workdir's model on its held-out images."""
-    model = load(workdir, args.sampler or "", args.checkpoint == "best")
-    if manifest is not None and "name" in manifest["protocol"]["data"]:
-        with model.config.unlocked():
-            model.config.data = ConfigDict(manifest["protocol"]["data"])
-    if args.real:
-        use_images(model.config, args.real)
-    if model.translates:
-        refuse_mask(True, args.mask)
-    elif args.mask:
-        use_masks(model.config, args.mask)
-    elif preset is not None and preset.masks and manifest is None:
-        use_masks(model.config, preset.masks)
-    config: dict[str, Any] = json.loads(model.config.to_json())
-    data = config["data"]
-    num, images = args.num or NUM, args.images or IMAGES
-    settings = feature_settings(args, preset)
-    missing = select.not_applying(
-        model.config.data,
-        model.has_likelihood,
-        model.size,
-        num,
-        images,
-        settings.net,
-    )
-    metrics, left_out = pick(args, preset, settings, missing)
-    protocol = {
-        "what": f"{config['system']} ({workdir}, step {model.step})",
-        "system": config["system"],
-        "workdir": workdir,
-        "step": model.step,
-        "data_source": args.real or f"held-out part of {data['name']}",
-        "data": data,
-        "masks": ", ".join(data["masks"]) or "none, the whole image is made",
-        "best_of": args.best_of,
-        "sampler": config.get("sampler"),
-        "pixels": "Rounded to uint8, known pixels pasted",
-        **common_protocol(args, num, metrics, left_out),
-    }
-    batch_size = min(groups.BATCH * jax.device_count(), images)
-    made = partial(
-        groups.model_groups, model, num, images, args.seed, batch_size, args.best_of
-    )
-    expected = manifest["images"] if manifest else None
-    checkpoint = Path(workdir) / "checkpoints" / str(model.step)
-    changed = stamps(args) | {"checkpoint": stamp(checkpoint)}
-    return Subject(label, made, images, metrics, protocol, changed, out, expected)
-
-
-def use_images(config: Config, folder: str) -> None:
-    """Sets a config's held-out images to those of a folder."""
-    name = "aligned" if config.data.name == "aligned" else "folder"
-    change = {"data.name": name, "data.path": folder, "data.eval_path": folder}
-    with config.ignore_type():
-        config.update_from_flattened_dict(change)
-
-
-def use_masks(config: ConfigDict, mask: str | Sequence[str]) -> None:
-    """Sets a config's masks to a named one, several, or to those of files.
-
-    Raises:
-      UserError: for a name that there is none of.
-    """
-    if isinstance(mask, str) and Path(mask).exists():
-        change = {"data.masks": (pipeline.FILES,), "data.mask_path": mask}
-    else:
-        names = (mask,) if isinstance(mask, str) else tuple(mask)
-        for name in names:
-            check_choice("mask", name, masks.NAMES)
-        change = {"data.masks": names}
-    with config.ignore_type():
-        config.update_from_flattened_dict(change)
-
-
-def folder_subject(
-    args: argparse.Namespace,
-    manifest: dict[str, Any] | None,
-    preset: protocols.Preset | None,
-    fake: str,
-    label: str,
-    out: Path,
-) -> Subject:
-    """The completions in one folder against the images in another."""
-    pairs = groups.find_pairs(args.real, fake, args.num, args.mask, args.pattern)
-    if manifest is not None:
-        pairs = in_order(pairs, [entry["name"] for entry in manifest["images"]])
-    pairs = pairs[: args.images]
-    num, settings = len(pairs[0].fakes), feature_settings(args, preset)
-    missing: dict[str, str] = {}
-    for size in groups.sizes(pairs):
-        missing |= select.not_applying(None, False, size, num, len(pairs), settings.net)
-    metrics, left_out = pick(args, preset, settings, missing)
-    raw = args.raw or args.mask is None
-    protocol = {
-        "what": f"{fake} against {args.real}",
-        "data_source": args.real,
-        "data": {"real": args.real, "fake": fake, "files": groups.listing(pairs)},
-        "masks": args.mask or "not given",
-        "inverted": args.invert_mask,
-        "pixels": "8-bit files "
-        + ("as they are" if raw else "with the truth's known pixels pasted"),
-        **common_protocol(args, num, metrics, left_out),
-    }
-    made = partial(_folder_from, pairs, args, raw)
-    expected = manifest["images"] if manifest else None
-    changed = stamps(args)
-    return Subject(label, made, len(pairs), metrics, protocol, changed, out, expected)
-
-
-def _folder_from(
-    pairs: Sequence[groups.Pair], args: argparse.Namespace, raw: bool, start: int
-):
-    return groups.folder_groups(pairs[start:], args.seed, args.invert_mask, raw)
-
-
-def in_order(pairs: Sequence[groups.Pair], names: Sequence[str]) -> list[groups.Pair]:
-    """The pairs of these names, in their order.
-
-    Raises:
-      UserError: when one is not there.
-    """
-    by_name = {pair.stem: pair for pair in pairs}
-    for name in names:
-        if name not in by_name:
-            raise UserError(
-                f"--real holds no '{name}', which the manifest has; give all its images"
-            )
-    return [by_name[name] for name in names]
-
-
-def pick(
-    args: argparse.Namespace,
-    preset: protocols.Preset | None,
-    settings: Settings,
-    missing: dict[str, str],
-) -> tuple[dict[str, suite.Metric], dict[str, str]]:
-    """The metrics to measure, and why others are left out.
-
-    Args:
-      args: of the command.
-      preset: a paper's, which says which.
-      settings: of metrics with networks.
-      missing: those that cannot be measured here, and why.
-
-    Raises:
-      UserError: when one that is asked for by name cannot be measured.
-    """
-    if preset is not None or args.metrics in ("all", "basic"):
-        names = preset.metrics if preset else select.parse_names(args.metrics, "")
-        able = [name for name in names if name not in missing]
-        metrics, left_out = select.make_available(able, settings)
-        if args.metrics != "basic":
-            left_out |= {name: missing[name] for name in names if name in missing}
-        return metrics, left_out
-    names = select.parse_names(args.metrics, "--metrics")
-    for name in names:
-        if name in missing:
-            raise UserError(f"--metrics {name} {missing[name]}; leave it out")
-    return select.make(names, settings), {}
-
-
-def feature_settings(
-    args: argparse.Namespace, preset: protocols.Preset | None
-) -> Settings:
-    """How metrics with networks are measured.
-
-    Raises:
-      UserError: for a setting that there is none of.
-    """
-    given: dict[str, Any] = dict(preset.settings) if preset else {}
-    for word in (args.feature or "").split(","):
-        key, _, value = word.partition("=")
-        if word:
-            check_choice(
-                "--feature", key, ("pipeline", "net", "version", "pairs", "luma")
-            )
-            given[key] = value
-    settings = Settings(
-        args.weights,
-        args.allow_random_features,
-        reference=args.stats,
-        seed=args.seed,
-        **given,
-    )
-    check_settings(settings)
-    return settings
-
-
-def common_protocol(
-    args: argparse.Namespace,
-    num: int,
-    metrics: dict[str, suite.Metric],
-    left_out: dict[str, str],
-) -> dict[str, Any]:
-    """What every evaluation states."""
-    return {
-        "asked": args.metrics,
-        "num": num,
-        "seed": args.seed,
-        "stats": args.stats,
-        "metrics": {name: metric.about for name, metric in metrics.items()},
-        "left_out": left_out,
-        "versions": {"picjax": __version__, "python": sys.version.split()[0]}
-        | {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-def stamps(args: argparse.Namespace) -> dict[str, Any]:
-    """When the statistics of `--stats`, a file or a folder of two, were changed."""
-    if not args.stats:
-        return {}
-    path = Path(args.stats)
-    return {"stats": [stamp(p) for p in (path, path / "m.npy", path / "s.npy")]}
-
-
-def stamp(path: Path) -> int | None:
-    """When a file was changed, in nanoseconds; None where there is none."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return None
 
 
 # ---- what is written ----

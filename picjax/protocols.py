@@ -25,7 +25,7 @@ class Preset(NamedTuple):
       regions: of the numbers that are reported.
       samples: which of an image's completions count, keys of suite.MEANING.
       unlike: what is known to differ from the paper's own numbers.
-      settings: of feature_suite.Settings, where they are not the usual ones.
+      settings: of networks.Settings, where they are not the usual ones.
     """
 
     about: str

@@ -16,7 +16,7 @@ from picjax.data import pipeline
 from picjax.draw import make_draw, visible
 from picjax.groups import BATCH, batch_groups
 from picjax.metrics import select, suite
-from picjax.metrics.feature_suite import Settings
+from picjax.metrics.networks import Settings
 from picjax.model import refuse_nan
 from picjax.system import Config, State, System, image_shape, inference_variables
 

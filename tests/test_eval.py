@@ -13,7 +13,7 @@ from fake_system import SIZE, make_model
 from PIL import Image
 
 from picjax import eval as module
-from picjax import gallery, groups, measure
+from picjax import gallery, groups, measure, subjects
 from picjax.cli import UserError, run
 from picjax.data import scenes
 from picjax.metrics import image as measures
@@ -69,7 +69,7 @@ def test_pairs_are_given_and_shown_their_condition(monkeypatch):
 @pytest.fixture
 def model(monkeypatch):
     fake = make_model()
-    monkeypatch.setattr(module, "load", lambda *_: fake)
+    monkeypatch.setattr(subjects, "load", lambda *_: fake)
     monkeypatch.setattr(groups.pipeline, "eval_batches", held_out)
     return fake
 
@@ -450,7 +450,7 @@ def test_equal_images_and_a_single_one(tmp_path):
     ],
 )
 def test_bad_words_are_one_line(words, what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "load", lambda *_: make_model())
+    monkeypatch.setattr(subjects, "load", lambda *_: make_model())
     monkeypatch.setattr(module, "measure", lambda *_: pytest.fail("not refused"))
     with pytest.raises(SystemExit) as caught:
         run(lambda: module.main([f"--workdir={tmp_path}", *words.split()]))
@@ -596,9 +596,9 @@ def test_what_the_numbers_depend_on_is_told_apart(tmp_path, model):
         manifests.add((tmp_path / "run/eval/manifest.json").read_text())
     assert len(seen) == 4 and len(manifests) == 1
     args = module.parse([f"--stats={checkpoint}"])
-    before = module.stamps(args)
+    before = subjects.stamps(args)
     (checkpoint / "m.npy").write_bytes(b"")
-    assert module.stamps(args) != before
+    assert subjects.stamps(args) != before
 
 
 def test_an_image_without_a_hole_is_not_ranked(tmp_path, capsys):
@@ -756,7 +756,7 @@ def test_a_papers_masks_are_not_for_pairs(tmp_path, monkeypatch):
             yield batch | {"condition": batch["image"], "mask": 0 * batch["mask"]}
 
     monkeypatch.setattr(groups.pipeline, "eval_batches", pairs)
-    monkeypatch.setattr(module, "load", lambda *_: make_model(data="aligned"))
+    monkeypatch.setattr(subjects, "load", lambda *_: make_model(data="aligned"))
     words = ("--workdir", tmp_path, "--images=1")
     command(*words, "--metrics=paper:halfimage")
     protocol = json.loads((tmp_path / "eval/metrics.json").read_text())["protocol"]

@@ -12,7 +12,7 @@ from test_systems import load_config
 from picjax import checkpoints, groups, sharding, systems, train, watch
 from picjax.cli import UserError
 from picjax.metrics import select
-from picjax.metrics.feature_suite import Settings
+from picjax.metrics.networks import Settings
 from picjax.model import Model
 from picjax.system import State, System, inference_variables
 

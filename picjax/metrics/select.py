@@ -1,20 +1,29 @@
 """Metrics by name: which there are, which can be measured, and how they are made."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from picjax.cli import UserError, check_choice
 from picjax.data.sources import DataConfig
 from picjax.metrics import image, lpips, niqe
-from picjax.metrics.feature_suite import (
-    FEATURE_METRICS,
-    FEWEST,
-    Settings,
-    Shared,
-    check,
-)
+from picjax.metrics import inception_suite as inception
+from picjax.metrics import no_reference_suite as no_reference
+from picjax.metrics.lpips_suite import Lpips, LpipsDiversity
+from picjax.metrics.networks import Settings, Shared, check
 from picjax.metrics.suite import METRICS, Metric
 from picjax.metrics.weights import NoWeights
 
+FEATURE_METRICS: dict[str, Callable[[Shared], Metric]] = {
+    "lpips": Lpips,
+    "lpips_diversity": LpipsDiversity,
+    "fid": inception.Fid,
+    "kid": inception.Kid,
+    "is": inception.InceptionScore,
+    "pr": inception.PrecisionRecall,
+    "ids": inception.Ids,
+    "niqe": no_reference.make_niqe,
+    "hyperiqa": no_reference.make_hyperiqa,
+    "nima": no_reference.make_nima,
+}
 NAMES = (*METRICS, *FEATURE_METRICS)
 
 
@@ -71,7 +80,7 @@ def not_applying(
         missing |= {"lpips": why, "lpips_diversity": why}
     if num < 2:
         missing["lpips_diversity"] = "needs two completions an image or more"
-    for name, fewest in FEWEST.items():
+    for name, fewest in inception.FEWEST.items():
         if images < fewest:
             missing[name] = f"needs {fewest:,} images or more"
     return missing

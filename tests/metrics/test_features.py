@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.metrics import distribution, feature_suite, fid, lpips, niqe, select
+from picjax.metrics import distribution, fid, lpips, niqe, select
+from picjax.metrics.networks import Settings
 from picjax.metrics.suite import Group, Metric
 
 RNG = np.random.default_rng(0)
@@ -80,7 +81,7 @@ def test_files_that_hold_no_statistics_are_named(tmp_path):
         with pytest.raises(UserError, match="holds no statistics"):
             fid.load(tmp_path / name)
     fid.save(tmp_path / "small.npz", fid.measure(RNG.normal(size=(4, 3))))
-    given = feature_suite.Settings(reference=str(tmp_path / "small.npz"))
+    given = Settings(reference=str(tmp_path / "small.npz"))
     with pytest.raises(UserError, match="of 3 features, not of Inception's 2048"):
         select.make(["fid"], given)
 
@@ -139,7 +140,7 @@ def test_a_feature_metric_is_refused_without_weights(monkeypatch):
     monkeypatch.setattr("urllib.request.urlopen", offline)
     for name in ("fid", "lpips", "hyperiqa", "nima"):
         with pytest.raises(UserError, match="cannot be fetched"):
-            select.make([name], feature_suite.Settings())
+            select.make([name], Settings())
 
 
 def offline(*_, **__):
@@ -149,11 +150,11 @@ def offline(*_, **__):
 def test_settings_are_checked_by_name():
     for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "picnet"}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
-            select.make([], feature_suite.Settings()._replace(**bad))
+            select.make([], Settings()._replace(**bad))
 
 
 def test_lpips_sees_the_hole_and_brands_random_numbers():
-    settings = feature_suite.Settings(allow_random=True)
+    settings = Settings(allow_random=True)
     made = select.make(["lpips", "lpips_diversity"], settings)
     assert all(isinstance(metric, Metric) for metric in made.values())
     same = group(0)
@@ -178,7 +179,7 @@ def test_lpips_sees_the_hole_and_brands_random_numbers():
 
 def test_every_image_has_the_columns_of_lpips_diversity():
     """Of two sizes of box the first is measured; an interrupted pass keeps it."""
-    settings = feature_suite.Settings(allow_random=True, net="squeeze")
+    settings = Settings(allow_random=True, net="squeeze")
     (metric,) = select.make(["lpips_diversity"], settings).values()
     columns = []
     for i, hole in enumerate([slice(4, 24), slice(4, 24), slice(4, 26), slice(0, 0)]):
@@ -198,7 +199,7 @@ def test_every_image_has_the_columns_of_lpips_diversity():
 
 
 def test_one_pass_of_inception_serves_all():
-    settings = feature_suite.Settings(allow_random=True, batch=2)
+    settings = Settings(allow_random=True, batch=2)
     made = select.make(["fid", "kid", "pr", "is", "ids"], settings)
     for i in range(4):
         seen = group(i, side=16)
