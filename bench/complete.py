@@ -1,6 +1,6 @@
 """Time of n completions of one image at 256 px beside the PyTorch peer.
 
-    python -m bench.complete [--num 1,10,50] [--rounds 5] [--size 256] [--json FILE]
+    python -m bench.complete [--system picmm] [--num 1,10,50] [--size 256] [--json FILE]
 
 The encoder runs once: one more completion should cost one run of the decoder. Pix2Pix
 is a single network; its completions differ by dropout alone.
