@@ -1,8 +1,9 @@
 """Time of n completions of one image at 256 px beside the PyTorch peer.
 
-    python -m bench.complete [--num 1,10,50] [--rounds 5] [--size 256] [--json FILE]
+    python -m bench.complete [--system picmm] [--num 1,10,50] [--size 256] [--json FILE]
 
-The encoder runs once: one more completion should cost one run of the decoder.
+The encoder runs once: one more completion should cost one run of the decoder. Pix2Pix
+is a single network; its completions differ by dropout alone.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from bench.step import Setting
 def jax_runs(
     setting: Setting, numbers: list[int]
 ) -> tuple[dict[int, Callable[[], object]], dict[str, Callable[[], object]]]:
-    """Calls that make n completions, and ones that run the encoder and the decoder."""
+    """Calls that make n completions, and ones that run a part of what it takes."""
     import jax
 
     from picjax import systems
@@ -30,19 +31,47 @@ def jax_runs(
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(key, batch))
     complete = jax.jit(system.complete, static_argnums=3)
-    encoder, decoder = halves(setting, config)
-    see = jax.jit(lambda variables: encoder(variables, batch))
-    visible, z = see(variables)
-    decode = jax.jit(lambda variables, z: decoder(variables, batch, visible, z))
 
     def completing(n: int) -> Callable[[], object]:
         return lambda: jax.block_until_ready(complete(variables, batch, key, n))
 
-    parts = {
+    find = generator_alone if setting.system == "pix2pix" else halves_alone
+    return {n: completing(n) for n in numbers}, find(setting, config, variables, batch)
+
+
+def halves_alone(
+    setting: Setting, config: Any, variables: Any, batch: Any
+) -> dict[str, Callable[[], object]]:
+    """A run of the encoder, and one of the decoder."""
+    import jax
+
+    encoder, decoder = halves(setting, config)
+    see = jax.jit(lambda variables: encoder(variables, batch))
+    visible, z = see(variables)
+    decode = jax.jit(lambda variables, z: decoder(variables, batch, visible, z))
+    return {
         "encoder": lambda: jax.block_until_ready(see(variables)),
         "decoder": lambda: jax.block_until_ready(decode(variables, z)),
     }
-    return {n: completing(n) for n in numbers}, parts
+
+
+def generator_alone(
+    setting: Setting, config: Any, variables: Any, batch: Any
+) -> dict[str, Callable[[], object]]:
+    """A run of Pix2Pix's generator."""
+    import jax
+
+    from picjax.system import image_shape
+    from picjax.systems import pix2pix
+
+    nets, hyper = pix2pix.networks(config.model, image_shape(config)), pix2pix.Hyper()
+    given = pix2pix.condition(hyper, batch)
+    size = (setting.batch, setting.size, setting.size)
+    keep = pix2pix.draw_keep(nets, jax.random.key(0), size)
+    run = jax.jit(lambda *given: pix2pix.infer(nets, hyper, *given))
+    return {
+        "generator": lambda: jax.block_until_ready(run(variables, given, keep)),
+    }
 
 
 def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
@@ -72,14 +101,14 @@ def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
 
 def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
     """A call that makes n completions as the official test does."""
-    peer, image, mask = step.torch_peer(setting)
-    return lambda: np.asarray(peer.complete(image, mask, n).cpu())
+    peer, given = step.torch_peer(setting)
+    return lambda: np.asarray(peer.complete(*given, n).cpu())
 
 
 def summarise(
     numbers: list[int], seconds: dict[str, list[float]], parts: list[str]
 ) -> tuple[list[table.Row], list[table.Row]]:
-    """The rows of n completions, and of what one more costs."""
+    """The rows of n completions, and of what one more costs beside the last part."""
     middle = {name: median(found) for name, found in seconds.items()}
     rows: list[table.Row] = [
         {
@@ -99,7 +128,7 @@ def summarise(
         {"part": "one more completion, torch", "ms": 1e3 * marginal["peer"]},
         *({"part": f"{part} alone", "ms": 1e3 * middle[part]} for part in parts),
     ]
-    shares[0]["x decoder alone"] = marginal["ours"] / middle["decoder"]
+    shares[0][f"x {parts[-1]} alone"] = marginal["ours"] / middle[parts[-1]]
     return rows, shares
 
 

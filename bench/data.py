@@ -22,8 +22,10 @@ from bench import table
 SIZE, LOAD_SIZE = 256, 266
 
 
-def write_jpegs(folder: Path, count: int, seed: int = 0) -> None:
-    """`count` JPEG files of random crops of the embedded photographs."""
+def write_jpegs(folder: Path, count: int, across: int = 1, seed: int = 0) -> None:
+    """`count` JPEG files of random crops of the embedded photographs, `across` of them
+    side by side in each.
+    """
     from skimage import data
 
     folder.mkdir(parents=True)
@@ -31,13 +33,15 @@ def write_jpegs(folder: Path, count: int, seed: int = 0) -> None:
     photos = [Image.fromarray(getattr(data, name)()) for name in names]
     rng = np.random.default_rng(seed)
     for i in range(count):
-        photo = photos[i % len(photos)]
-        side = int(rng.integers(200, min(photo.size)))
-        x, y = (int(rng.integers(0, n - side + 1)) for n in photo.size)
-        crop = photo.resize(
-            (SIZE, SIZE), Image.Resampling.LANCZOS, (x, y, x + side, y + side)
-        )
-        crop.save(folder / f"{i:06}.jpg", quality=92)
+        file = Image.new("RGB", (across * SIZE, SIZE))
+        for j in range(across):
+            photo = photos[(i + j) % len(photos)]
+            side = int(rng.integers(200, min(photo.size)))
+            x, y = (int(rng.integers(0, n - side + 1)) for n in photo.size)
+            box = (x, y, x + side, y + side)
+            crop = photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
+            file.paste(crop, (j * SIZE, 0))
+        file.save(folder / f"{i:06}.jpg", quality=92)
 
 
 class Folder:

@@ -26,13 +26,21 @@ class Setting(NamedTuple):
     system: str = "picmm"
 
 
-VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center"}
+VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center", "pix2pix": "facades"}
 
 
 def host_batch(setting: Setting) -> dict[str, np.ndarray]:
-    """uint8 images of noise with centre masks, as the input pipeline yields them."""
+    """uint8 images of noise as the input pipeline yields them.
+
+    With centre masks, or for Pix2Pix with a condition of noise and nothing known.
+    """
     b, size = setting.batch, setting.size
-    image = np.random.default_rng(0).integers(0, 256, (b, size, size, 3), np.uint8)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (b, size, size, 3), np.uint8)
+    if setting.system == "pix2pix":
+        condition = rng.integers(0, 256, image.shape, np.uint8)
+        mask = np.zeros((b, size, size, 1), np.uint8)
+        return {"image": image, "mask": mask, "condition": condition}
     mask = np.ones((b, size, size, 1), np.uint8)
     mask[:, size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 0
     return {"image": image, "mask": mask}
@@ -104,23 +112,31 @@ def jax_run(compiled: Compiled) -> Callable[[], object]:
     return run
 
 
-def torch_peer(setting: Setting) -> tuple[Any, Any, Any]:
-    """The official system in PyTorch, and its images and masks, on its device."""
+def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, Any]]:
+    """The official system in PyTorch, and what its step is given, on its device.
+
+    Images and masks; for Pix2Pix conditions and images.
+    """
     import torch  # pyright: ignore[reportMissingImports]
 
-    from bench import torch_picmm, torch_picnet
+    from bench import torch_picmm, torch_picnet, torch_pix2pix
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
+    arrays = {
+        name: torch.from_numpy(x).permute(0, 3, 1, 2).float().contiguous().to(device)
+        for name, x in host_batch(setting).items()
+    }
+    image = arrays["image"] / 127.5 - 1
+    if setting.system == "pix2pix":
+        halvings = (setting.size & -setting.size).bit_length() - 1
+        peer: Any = torch_pix2pix.Pix2pix(min(halvings, 8), device=device)
+        return peer, (arrays["condition"] / 127.5 - 1, image)
     if setting.system == "picmm":
-        peer: Any = torch_picmm.Picmm(size=setting.size, device=device)
+        peer = torch_picmm.Picmm(size=setting.size, device=device)
     else:
         peer = torch_picnet.Picnet(device=device)
-    arrays = host_batch(setting)
-    image = torch.from_numpy(arrays["image"]).permute(0, 3, 1, 2) / 127.5 - 1
-    mask = torch.from_numpy(arrays["mask"]).permute(0, 3, 1, 2).float()
-    image = image.contiguous().to(device)
-    return peer, image, mask.expand_as(image).contiguous().to(device)
+    return peer, (image, arrays["mask"].expand_as(image).contiguous())
 
 
 def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
@@ -130,12 +146,12 @@ def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    peer, image, mask = torch_peer(setting)
-    device = image.device.type
+    peer, given = torch_peer(setting)
+    device = given[0].device.type
 
     def run() -> object:
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            metrics = peer.step(image, mask)
+            metrics = peer.step(*given)
         return {name: float(value) for name, value in metrics.items()}
 
     return run

@@ -288,6 +288,19 @@ def adam(lr, *nets):
     return torch.optim.Adam(parameters, lr, (0.0, 0.999))
 
 
+def below(arrays, prefix: str) -> dict[str, Any]:
+    """The arrays whose name begins with the prefix, without it."""
+    n = len(prefix)
+    return {name[n:]: x for name, x in arrays.items() if name.startswith(prefix)}
+
+
+def load(nets: dict[str, nn.Module], arrays, separator: str = "/") -> None:
+    """Official parameters, `param/<net>/<name>`, strictly by name."""
+    for name, net in nets.items():
+        found = below(arrays, f"param/{name}{separator}")
+        net.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
+
+
 def initialise(*nets: nn.Module) -> None:
     """Orthogonal weights of gain 0.02 where the official initialiser reaches any."""
     modules: list[Any] = [m for net in nets for m in net.modules()]

@@ -129,14 +129,6 @@ class Picmm:
         return torch.stack(outputs, 1)
 
 
-def load(peer: Picmm, arrays) -> None:
-    """Official parameters, `param/<net>/<name>`, strictly by name."""
-    for name, net in peer.nets.items():
-        prefix = f"param/{name}/"
-        found = {k.removeprefix(prefix): v for k, v in arrays.items() if prefix in k}
-        net.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
-
-
 def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
     """Losses, and parameters after the step, beside the official step's.
 
@@ -147,7 +139,7 @@ def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]
     image, mask = (torch.from_numpy(arrays[f"in/{k}"]) for k in ("img", "mask"))
     peer = Picmm(hyper["ngf"], hyper["img_f"], image.shape[-1], hyper["k"], hyper["lr"])
-    load(peer, arrays)
+    torch_nets.load(peer.nets, arrays)
     noise = [torch.from_numpy(arrays[f"in/{k}"]) for k in ("eps_encoder", "eps_hat")]
     losses = peer.step(2 * image - 1, mask, *noise)
     result = {}

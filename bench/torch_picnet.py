@@ -1,9 +1,15 @@
 """PICNet's official training step and test in eager PyTorch, the peer of `bench.train`.
 
 Two paths, lsgan; every call of a discriminator on its own, as the official code does.
+
+`python -m bench.torch_picnet FIXTURE.npz` checks the step against the official one.
 """
 
 # pyright: reportMissingImports=false
+import argparse
+import json
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -16,9 +22,9 @@ def divergence(p, q):
     return (t / s).log() + (s**2 + (a - b) ** 2) / (2 * t**2) - 0.5
 
 
-def draw(gaussian):
+def draw(gaussian, eps=None):
     mu, std = gaussian
-    return mu + std * torch.randn_like(std)
+    return mu + std * (torch.randn_like(std) if eps is None else eps)
 
 
 class Picnet:
@@ -30,21 +36,21 @@ class Picnet:
         self.G = torch_nets.ResGenerator(z_nc, ngf, img_f, self.layers, self.scales)
         self.D = torch_nets.Discriminator(ngf, img_f, self.layers)
         self.D_rec = torch_nets.Discriminator(ngf, img_f, self.layers)
-        nets = self.E, self.G, self.D, self.D_rec
-        torch_nets.initialise(*nets)
-        for net in nets:
+        self.nets = {"E": self.E, "G": self.G, "D": self.D, "D_rec": self.D_rec}
+        torch_nets.initialise(*self.nets.values())
+        for net in self.nets.values():
             net.to(device)
         self.opt_g = torch_nets.adam(lr, self.E, self.G)
         self.opt_d = torch_nets.adam(lr, self.D, self.D_rec)
 
-    def step(self, t, mask):
+    def step(self, t, mask, eps_p=None, eps_q=None):
         """One official step on images t in [-1, 1] and masks, both [b 3 h w]."""
         n = len(t)
         q, p, features = self.E(mask * t, (1 - mask) * t)
         shared = [
             torch.cat([x, x]) for x in torch_nets.decoder_inputs(features, mask, n)
         ]
-        images = self.G(torch.cat([draw(p), draw(q)]), *shared)
+        images = self.G(torch.cat([draw(p, eps_p), draw(q, eps_q)]), *shared)
         rec, gen = zip(*(x.chunk(2) for x in images), strict=True)
         self.opt_d.zero_grad()
         judged = torch.zeros(())
@@ -87,3 +93,37 @@ class Picnet:
         shared = torch_nets.decoder_inputs(features, mask, len(t))
         outputs = [self.G(draw(q), *shared)[-1] for _ in range(n)]
         return torch.stack([(1 - mask) * x + visible for x in outputs], 1)
+
+
+def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
+    """The losses beside the official step's.
+
+    Raises:
+      AssertionError: when one is further off than `tolerance`, relatively.
+    """
+    arrays = dict(np.load(path))
+    hyper = json.loads(str(arrays.pop("meta")))["hyper"]
+    sizes = (hyper[name] for name in ("ngf", "img_f", "z_nc", "L", "lr"))
+    peer = Picnet(*sizes)
+    torch_nets.load(peer.nets, arrays)
+    given = ("img", "mask", "eps_p", "eps_q")
+    image, mask, *eps = (torch.from_numpy(arrays[f"in/{name}"]) for name in given)
+    expected = {k: float(v) for k, v in torch_nets.below(arrays, "out/loss_").items()}
+    expected["ad_d"] = expected["img_d"] + expected["img_d_rec"]
+    result = {}
+    for name, loss in peer.step(2 * image - 1, mask, *eps).items():
+        result[name] = {"here": float(loss), "official": expected[name]}
+        gap = abs(float(loss) - expected[name])
+        assert gap <= tolerance * abs(expected[name]), (name, result)
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("fixture", help="train_step_two_lsgan.npz")
+    for name, row in check(parser.parse_args().fixture).items():
+        print(name, *(f"{k} {v:.7g}" for k, v in row.items()))
+
+
+if __name__ == "__main__":
+    main()

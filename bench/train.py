@@ -107,12 +107,17 @@ def costs(setting: Setting, cold: table.Row, cached: table.Row, peer: table.Row)
     }
 
 
+def across(setting: Setting) -> int:
+    """Pictures in a file of the training data."""
+    return 2 if setting.system == "pix2pix" else 1
+
+
 def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
     """Share of a real run's time spent in the input pipeline, after its first steps.
 
     The run is `picjax.train` itself on a folder of JPEG files; it reports the share.
     """
-    data.write_jpegs(root / "jpeg", 200)
+    data.write_jpegs(root / "jpeg", 200, across(setting))
     every = max(steps // 4, 1)
     command = [sys.executable, "-m", "picjax.train"]
     variant = step.VARIANTS[setting.system]
@@ -134,11 +139,13 @@ def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
 
 def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.Row:
     """What a save in the background adds to a run that saves every 1,000 steps."""
+    import jax
+
     from picjax import checkpoints
     from picjax.data import pipeline
 
     compiled = step.compile_jax(setting)
-    data.write_jpegs(root / "saved", 16)
+    data.write_jpegs(root / "saved", 16, across(setting))
     config = step.jax_config(setting)
     config.data.path = str(root / "saved")
     batches = pipeline.train_batches(config.data, setting.size, setting.batch, seed=0)
@@ -155,7 +162,7 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
             blocked.append(time.perf_counter() - start)
         for _ in range(steps):
             state, metrics = compiled.step(state, compiled.batch)
-            float(metrics["ad_g"])
+            jax.block_until_ready(metrics)
         if answer:
             answer.result()
 

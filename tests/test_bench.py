@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,12 @@ import numpy as np
 import pytest
 
 from bench import complete, data, pixelcnn, step, table
+from picjax import convert, systems
+from picjax.data.pipeline import to_float
 from picjax.models.pixelcnn import PixelCNN
+from picjax.system import by_net, inference_variables
+
+REFERENCE = Path(__file__).parent / "reference"
 
 
 def test_benchmarks_import_without_torch_or_a_device():
@@ -88,6 +94,49 @@ def test_host_batch_is_what_the_pipeline_yields():
     assert batch["image"].dtype == batch["mask"].dtype == np.uint8
     assert 1 - batch["mask"].mean() == 0.25
     assert not batch["mask"][:, 16:48, 16:48].any()
+
+
+def test_pix2pix_is_given_pairs_of_which_nothing_is_known():
+    batch = step.host_batch(step.Setting("float32", 2, 64, "pix2pix"))
+    assert batch["condition"].shape == batch["image"].shape == (2, 64, 64, 3)
+    assert (batch["condition"] != batch["image"]).any() and not batch["mask"].any()
+
+
+@pytest.mark.parametrize(
+    ("system", "stem"),
+    [("picmm", "train_step_official"), ("picnet", "train_step_two_lsgan")],
+)
+def test_peers_take_the_official_step(system, stem):
+    pytest.importorskip("torch")
+    peer = importlib.import_module(f"bench.torch_{system}")
+    found = peer.check(f"{REFERENCE}/{system}/{stem}.npz")  # asserts the losses
+    assert {"picmm": "rec", "picnet": "app_rec"}[system] in found
+
+
+def test_the_peer_of_pix2pix_loses_what_we_lose():
+    """With our weights by their official names; at 32 px nothing drops."""
+    torch = pytest.importorskip("torch")
+    from bench.torch_pix2pix import Pix2pix
+
+    setting = step.Setting("float32", 2, 32, "pix2pix")
+    config = step.jax_config(setting)
+    config.model.update(ngf=4, ndf=4)
+    system, key = systems.make(config), jax.random.key(0)
+    batch = to_float(jax.device_put(step.host_batch(setting)))
+    state = jax.jit(system.init)(key, batch)
+    peer = Pix2pix(levels=5, ngf=4, ndf=4)
+    files = convert.export(config, by_net(inference_variables(state)))
+    for name, net in peer.nets.items():
+        tensors = files[f"latest_net_{name}.pth"].items()
+        net.load_state_dict({name: torch.from_numpy(x) for name, x in tensors})
+    _, ours = jax.jit(system.step)(state, batch, key)
+    given = [torch.from_numpy(nchw(batch[name])) for name in ("condition", "image")]
+    for name, loss in peer.step(*given).items():
+        np.testing.assert_allclose(ours[name.lower()], loss, rtol=1e-4, err_msg=name)
+
+
+def nchw(x):
+    return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
 
 
 def test_one_more_completion_is_compared_with_the_decoder():
