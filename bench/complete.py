@@ -48,7 +48,7 @@ def halves_alone(
     encoder, decoder = halves(setting, config)
     see = jax.jit(lambda variables: encoder(variables, batch))
     visible, z = see(variables)
-    decode = jax.jit(lambda variables, z: decoder(variables, batch, visible, z))
+    decode = jax.jit(lambda variables, z: decoder(variables, visible, z))
     return {
         "encoder": lambda: jax.block_until_ready(see(variables)),
         "decoder": lambda: jax.block_until_ready(decode(variables, z)),
