@@ -47,7 +47,9 @@ class Grow(nn.Module):
 
     def __init__(self, features, columns):
         super().__init__()
-        self.deconv = weight_norm(nn.ConvTranspose2d(features, features, (2, columns), 2))
+        self.deconv = weight_norm(
+            nn.ConvTranspose2d(features, features, (2, columns), 2)
+        )
 
     def forward(self, x):
         y, (h, w) = self.deconv(x), x.shape[2:]
