@@ -1,15 +1,24 @@
 """PixelCNN++'s three samplers: cached, fixed point and naive, in one run.
 
-    python -m bench.pixelcnn [--batch 1,16,64] [--features 160] [--blocks 5]
+    python -m bench.pixelcnn [--batch 1,16,64,256] [--features 160] [--blocks 5]
+    python -m bench.pixelcnn --fixed-point 4       # that sampler, too, for 4 passes
     python -m bench.pixelcnn --workdir=runs/pixelcnn [--batch 1,16]
 
 Whole images and lower halves of 32 x 32 pixels. With a workdir, its network completes
-held-out images; otherwise it is one of the published width with random parameters. A
-naive sampler's time is that of one pass of the network, as measured, times the number
-of missing pixels: nobody waits for it. The fixed point's is measured where --fixed-point
-allows it (how many passes it takes is up to the network).
+held-out images; otherwise it is one of the published width with random parameters.
+
+A naive sampler's time is that of one pass of the network, as measured, times the number
+of missing pixels: nobody waits for it. How many passes the fixed point takes is up to
+the network; after as many as --fixed-point allows it is stopped. `>` marks what would
+have been more, and `settled` is the share of the missing values that already were what
+the cached sampler drew.
+
+What would take more than --memory of a batch at once is timed over a part of it
+(`at once`: images of a cached draw, and of a pass), and its time is that part's, as
+often as it fits.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from math import prod
@@ -26,14 +35,19 @@ class Runs(NamedTuple):
     """Calls that do one thing each and wait for it.
 
     Attributes:
-      cached: draws a batch.
-      one_pass: runs the network once on the batch.
-      fixed_point: draws a batch and says how many passes that took.
+      cached: draws `drawn` images.
+      redraw: from `passed` images, all their pixels anew: one pass of the network.
+      start: where a fixed point of that begins.
+      drawn, passed: how many images each has.
+      missing: pixels of an image.
     """
 
-    cached: Callable[[], object]
-    one_pass: Callable[[], object]
-    fixed_point: Callable[[], object]
+    cached: Callable[[], Any]
+    redraw: Callable[[Any], Any]
+    start: Any
+    drawn: int
+    passed: int
+    missing: int
 
 
 def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
@@ -71,42 +85,88 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     return net, variables["params"]["net"], pixelcnn.in_channels(net, image)
 
 
-def make_runs(net: Any, params: Any, image: Any, batch: int) -> dict[str, Runs]:
+def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, int]:
+    """What is compiled for a batch, or for the part of it that takes `most` bytes."""
+    whole = compiled(batch)
+    needed = whole.memory_analysis().temp_size_in_bytes
+    if needed <= most:
+        return whole, batch
+    count = max(1, int(batch * most / needed))
+    return compiled(count), count
+
+
+def make_runs(
+    net: Any, params: Any, image: Any, batch: int, most: float
+) -> dict[str, Runs]:
     """The runs of a batch size for each of KNOWN, compiled once for all of them."""
     import jax
     import jax.numpy as jnp
 
     from picjax.sampling import cached, raster
 
-    image = jnp.tile(image, (-(-batch // len(image)), 1, 1, 1))[:batch]
     _, height, width, channels = image.shape
-    size = batch, height, width
-    noise = raster.draw_noise(jax.random.key(2), size, net.mixtures, channels)
-    each = jax.tree.map(lambda x: x[:, None], noise)
+
+    def images(count: int) -> Any:
+        return jnp.tile(image, (-(-count // len(image)), 1, 1, 1))[:count]
+
+    def known(count: int, rows: int) -> Any:
+        lines = jnp.arange(height)[None, :, None, None] < rows * height // SIZE
+        return jnp.broadcast_to(lines, (count, height, width, 1))
+
+    def noise(count: int) -> Any:
+        def of_one(i: Any) -> Any:  # the same for any count
+            key = jax.random.fold_in(jax.random.key(2), i)
+            return raster.draw_noise(key, (1, height, width), net.mixtures, channels)
+
+        return jax.vmap(of_one)(jnp.arange(count))
 
     @jax.jit
-    def fast(params, known):
-        return cached.sample(net, params, image, known, each, rounded=True)
+    def fast(params, image, known, noise):
+        return cached.sample(net, params, image, known, noise, rounded=True)[:, 0]
 
     @jax.jit
-    def one_pass(params):
-        return net.apply({"params": params}, image, False)
-
-    @jax.jit
-    def fixed_point(params, known):
+    def redraw(params, x, image, known, noise):
         logits = partial(net.apply, {"params": params}, train=False)
-        return raster.jacobi(logits, image, known, noise, True)[1]
+        own = jax.tree.map(lambda u: u[:, 0], noise)
+        return raster.redraw(logits, x, image, known, own, True)
+
+    def compile_fast(count: int) -> Any:
+        given = images(count), known(count, 0), noise(count)
+        return fast.lower(params, *given).compile()
+
+    def compile_redraw(count: int) -> Any:
+        given = images(count), known(count, 0), noise(count)
+        return redraw.lower(params, given[0], *given).compile()
+
+    draw, drawn = fit(compile_fast, batch, most)
+    again, passed = fit(compile_redraw, batch, most)
 
     def runs(rows: int) -> Runs:
-        lines = jnp.arange(height)[None, :, None, None] < rows * height // SIZE
-        known = jnp.broadcast_to(lines, (*size, 1))
+        many = images(drawn), known(drawn, rows), noise(drawn)
+        few = images(passed), known(passed, rows), noise(passed)
         return Runs(
-            lambda: jax.block_until_ready(fast(params, known)),
-            lambda: jax.block_until_ready(one_pass(params)),
-            lambda: int(fixed_point(params, known)),
+            lambda: jax.block_until_ready(draw(params, *many)),
+            lambda x: jax.block_until_ready(again(params, x, *few)),
+            jnp.where(few[1], few[0], 0),
+            drawn,
+            passed,
+            (height - rows * height // SIZE) * width,
         )
 
     return {what: runs(rows) for what, rows in KNOWN.items()}
+
+
+def settle(redraw: Callable[[Any], Any], x: Any, most: int) -> tuple[Any, int, bool]:
+    """The fixed point of `redraw`: images, passes, and whether it was reached.
+
+    The last pass is the one that changes nothing; after `most` it stops anyway.
+    """
+    for passes in range(1, most + 1):
+        new = redraw(x)
+        if bool((new == x).all()):
+            return x, passes, True
+        x = new
+    return x, most, False
 
 
 def products(jaxpr: Any, loops: int) -> int:
@@ -158,27 +218,55 @@ def work(net: Any, params: Any, size: int = SIZE) -> float:
     return products(sample.jaxpr, loops) / products(one.jaxpr, 1)
 
 
-def row(
-    what: str, batch: int, missing: int, runs: Runs, rounds: int, fixed_point: bool
-) -> table.Row:
-    """One line of the table."""
-    compared = {"cached": runs.cached, "one pass": runs.one_pass}
-    if fixed_point:
-        compared["fixed point"] = runs.fixed_point
-    seconds = table.interleave(compared, rounds)
-    fast, one = median(seconds["cached"]), median(seconds["one pass"])
+def row(what: str, batch: int, runs: Runs, rounds: int, passes: int) -> table.Row:
+    """One line of the table.
+
+    Args:
+      what: is drawn.
+      batch: how many images.
+      runs: of it.
+      rounds: a single one is not warmed up.
+      passes: of the fixed point, at most; 0: it is left out.
+    """
+    kept: dict[str, Any] = {}
+
+    def keep(name: str, value: Any) -> None:
+        kept[name] = value
+
+    compared: dict[str, Callable[[], object]] = {
+        "cached": lambda: keep("drawn", runs.cached()),
+        "pass": lambda: runs.redraw(runs.start),
+    }
+    if passes:
+        compared["fixed point"] = lambda: keep(
+            "settled", settle(runs.redraw, runs.start, passes)
+        )
+    seconds = table.interleave(compared, rounds, warmup=min(rounds - 1, 1))
+    fast = median(seconds["cached"]) * batch / runs.drawn
+    one = median(seconds["pass"]) * batch / runs.passed
     made: table.Row = {
         "draws": what,
         "batch": batch,
+        "at once": f"{runs.drawn}, {runs.passed}",
         "cached s": fast,
         "images/s": batch / fast,
         "pass s": one,
-        "naive s": missing * one,
-        "x naive": missing * one / fast,
+        "naive s": runs.missing * one,
+        "x naive": runs.missing * one / fast,
     }
-    if fixed_point:
-        slow = median(seconds["fixed point"])
-        made |= {"fixed s": slow, "passes": runs.fixed_point(), "x fixed": slow / fast}
+    if passes:
+        x, taken, reached = kept["settled"]
+        slow = median(seconds["fixed point"]) * batch / runs.passed
+        same = kept["drawn"][: len(x)] == x[: runs.drawn]
+        size = runs.start.shape[1] * runs.start.shape[2]
+        wrong = float(1 - same.mean()) * size / runs.missing
+        more = "" if reached else "> "
+        made |= {
+            "fixed s": f"{more}{table.text(slow)}",
+            "passes": f"{more}{taken}",
+            "x fixed": f"{more}{table.text(slow / fast)}",
+            "settled %": 100 * (1 - wrong),
+        }
     return made
 
 
@@ -190,19 +278,25 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--workdir", help="a run of configs/pixelcnn.py")
-    parser.add_argument("--fixed-point", action="store_true", help="measure it, too")
+    parser.add_argument(
+        "--fixed-point", type=int, default=0, metavar="N", help="at most N passes of it"
+    )
+    parser.add_argument(
+        "--memory", type=float, default=4, metavar="GiB", help="of a call's own arrays"
+    )
     args = parser.parse_args()
     about = table.machine()
     if args.workdir:
         net, params, image = trained_network(args.workdir)
     else:
         net, params, image = fresh_network(args.features, args.blocks)
-    height, width = image.shape[1:3]
+    height = image.shape[1]
     rows = []
     for batch in map(int, args.batch.split(",")):
-        for what, runs in make_runs(net, params, image, batch).items():
-            missing = (height - KNOWN[what] * height // SIZE) * width
-            rows.append(row(what, batch, missing, runs, args.rounds, args.fixed_point))
+        made = make_runs(net, params, image, batch, args.memory * 2**30)
+        for what, runs in made.items():
+            rows.append(row(what, batch, runs, args.rounds, args.fixed_point))
+            print(rows[-1], file=sys.stderr, flush=True)
     title = f"PixelCNN++, {net.features} filters, {net.blocks} blocks, {height} px"
     counted: list[table.Row] = [
         {

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,10 @@ def test_benchmarks_import_without_torch_or_a_device():
     names = (
         "complete",
         "data",
+        "likelihood",
         "metrics",
         "pixelcnn",
+        "pixelcnn_step",
         "step",
         "table",
         "train",
@@ -37,9 +41,10 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["complete", "data", "metrics", "painter", "pixelcnn", "train", "unet"]
-)
+NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "pixelcnn_step", "train", "unet"])
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
@@ -166,3 +171,23 @@ def test_products_are_counted_through_loops():
 
     jaxpr = jax.make_jaxpr(f)(jnp.zeros((2, 3)), jnp.zeros((3, 3))).jaxpr
     assert pixelcnn.products(jaxpr, loops=7) == (5 + 7) * 2 * 3 * 3
+
+
+def test_a_batch_that_does_not_fit_is_timed_in_part():
+    def compiled(count: int) -> Any:
+        analysis = SimpleNamespace(temp_size_in_bytes=10 * count)
+        return SimpleNamespace(memory_analysis=lambda: analysis, count=count)
+
+    for most, part in ((1000.0, 64), (320.0, 32), (100.0, 10), (1.0, 1)):
+        made, count = pixelcnn.fit(compiled, 64, most)
+        assert count == made.count == part
+
+
+def test_a_fixed_point_is_reached_or_stopped():
+    def redraw(x: np.ndarray) -> np.ndarray:
+        return np.minimum(x + 1, 3)
+
+    x, passes, reached = pixelcnn.settle(redraw, np.zeros(2), 10)
+    assert (x == 3).all() and passes == 4 and reached
+    x, passes, reached = pixelcnn.settle(redraw, np.zeros(2), 2)
+    assert (x == 2).all() and passes == 2 and not reached

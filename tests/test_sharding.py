@@ -75,6 +75,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from configs.pixelcnn import get_config
 from picjax import checkpoints, sharding, systems
+from picjax.systems import pixelcnn
 config = get_config("tiny")
 rng = np.random.default_rng(0)
 shapes = checkpoints.abstract_state(config).params
@@ -98,6 +99,13 @@ for whole, split in layouts:
 assert (one, many) == (1, 8), (one, many)
 np.testing.assert_array_equal(images, expected)
 assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
+
+net, turns = pixelcnn.network(config.model), ("upright", "half_turn")
+turned = jax.jit(lambda batch, index: pixelcnn.turned(net, turns, batch, index).image)
+images = turned(jax.device_put(batch, split), np.arange(8) % 2)
+np.testing.assert_array_equal(images[1::2], batch["image"][1::2, ::-1, ::-1])
+# Else every device would train on all images.
+assert images.sharding.is_equivalent_to(split, 4), images.sharding
 """
 
 

@@ -78,6 +78,21 @@ def naive(
     return lax.fori_loop(0, height * width, one_pixel, start)
 
 
+def redraw(
+    logits: Logits,
+    x: Float[Array, "b h w c"],
+    image: Float[Array, "b h w c"],
+    known: Bool[Array, "b h w 1"],
+    noise: Noise,
+    rounded: bool = False,
+) -> Float[Array, "b h w c"]:
+    """All missing pixels at once, each given those of `x` before it: a Jacobi step.
+
+    Arguments as of `naive`.
+    """
+    return jnp.where(known, image, logistic.draw(logits(x), *noise, rounded))
+
+
 def jacobi(
     logits: Logits,
     image: Float[Array, "b h w c"],
@@ -101,8 +116,7 @@ def jacobi(
 
     def again(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, _, passes = state
-        drawn = logistic.draw(logits(x), *noise, rounded)
-        new = jnp.where(known, image, drawn)
+        new = redraw(logits, x, image, known, noise, rounded)
         changed = (new != x).any() & (passes < most)
         return new, anywhere(changed), passes + 1
 

@@ -7,6 +7,7 @@ learn several orders: it is told how each image is turned, and a completion take
 turn that puts the least behind the hole.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -117,8 +118,10 @@ def check(config: Config) -> None:
             "model.nonlinearity": NONLINEARITIES,
             "model.sampler": SAMPLERS,
             "loss.form": logistic.LOG_BIN,
+            "model.dtype": ("float32", "bfloat16"),
         },
     )
+    check_numbers(config)
     for name in model.turns:
         check_choice("config.model.turns", name, TURNS)
     if model.channels not in (1, 3):
@@ -126,6 +129,8 @@ def check(config: Config) -> None:
             f"config.model.channels is {model.channels}; give 3, or 1: grey"
         )
     classes, label = config.data.get("classes", 0), model.get("label", 0)
+    if classes < 0:
+        raise UserError(f"config.data.classes is {classes}; 0 says that there are none")
     if not 0 <= label < max(classes, 1):
         raise UserError(
             f"config.model.label {label} is none of config.data.classes, {classes}; "
@@ -141,6 +146,43 @@ def check(config: Config) -> None:
             f"config.model.turns has one that exchanges the sides of {height}x{width} "
             "images; use square images, or upright, mirrored, upside_down, half_turn"
         )
+
+
+def check_numbers(config: Config) -> None:
+    """Refuses sizes and rates that no network and no optimiser can have.
+
+    Raises:
+      UserError: naming the key.
+    """
+    model, opt = config.model, config.opt
+    counts = {
+        "model.features": model.features,
+        "model.blocks": model.blocks,
+        "model.mixtures": model.mixtures,
+        "opt.accumulate": opt.accumulate,
+    }
+    for key, value in counts.items():
+        if value < 1:
+            raise UserError(f"config.{key} is {value}; make it at least 1")
+    shares = {
+        "model.dropout": model.dropout,
+        "opt.b1": opt.b1,
+        "opt.b2": opt.b2,
+        "opt.ema": opt.ema,
+    }
+    for key, value in shares.items():
+        if not 0 <= value < 1:
+            raise UserError(f"config.{key} is {value}; give 0 or more, and less than 1")
+    if not 0 <= opt.decay <= 1:
+        raise UserError(
+            f"config.opt.decay is {opt.decay}; give a share of the steps, 0 to 1"
+        )
+    if not 0 < opt.fall <= 1:
+        raise UserError(
+            f"config.opt.fall is {opt.fall}; give more than 0, at most 1: no fall"
+        )
+    if not opt.lr > 0:
+        raise UserError(f"config.opt.lr is {opt.lr}; give more than 0")
 
 
 def adam(config: Config) -> optax.GradientTransformation:
@@ -210,14 +252,27 @@ def turned(
     image = in_channels(net, batch["image"])
 
     def choose(x: Array) -> Array:
-        each = jnp.stack([raster.turn(x, name) for name in turns])
-        return each[index, jnp.arange(len(index))]
+        return select(index, [raster.turn(x, name) for name in turns])
 
     known = choose(batch["mask"]) > 0.5
     told = [jax.nn.one_hot(index, len(turns))] if len(turns) > 1 else []
     told += [jax.nn.one_hot(batch["class"], classes)] if classes else []
     condition = jnp.concatenate(told, -1) if told else None
     return Turned(index, choose(image), known, condition)
+
+
+def select(
+    index: Int[Array, " b"], each: Sequence[Float[Array, "b h w c"]]
+) -> Float[Array, "b h w c"]:
+    """Of several batches, for each image the one that its index says.
+
+    Not by indexing: a gather takes the batch off its devices, and then each of them
+    runs the network on all of it.
+    """
+    chosen = each[0]
+    for i, images in enumerate(each[1:], 1):
+        chosen = jnp.where((index == i)[:, None, None, None], images, chosen)
+    return chosen
 
 
 def labelled(hyper: Hyper, batch: Batch) -> Batch:
@@ -392,8 +447,7 @@ def turned_back(
     turns: tuple[str, ...], image: Float[Array, "b h w c"], index: Int[Array, " b"]
 ) -> Float[Array, "b i j 3"]:
     """The inverse of `turned`, in colour."""
-    each = jnp.stack([raster.turn_back(image, name) for name in turns])
-    image = each[index, jnp.arange(len(index))]
+    image = select(index, [raster.turn_back(image, name) for name in turns])
     return jnp.broadcast_to(image, (*image.shape[:-1], 3))
 
 

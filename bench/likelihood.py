@@ -1,0 +1,189 @@
+"""PixelCNN++ trained with the stable form of the likelihood and with the published one.
+
+    python -m bench.likelihood [--variants digits,scenes] [--steps 300] [--json FILE]
+    python -m bench.likelihood --workdir=runs/pixelcnn-scenes --steps 200
+
+Two runs a variant of configs/pixelcnn.py, side by side in one process: same start, same
+batches, same keys, a step of the one after a step of the other. Images/s; bits/dim of
+the last tenth of training, each in its own form; then, of the averaged weights on
+held-out images, bits/dim in both forms. `scales` is the share of the mixture's weight
+whose log scale is below -4, where the forms differ by 0.008 nats and more. With a
+workdir, both go on from its newest checkpoint: there, scales have had time to shrink.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
+
+from bench import table
+
+FORMS = "official", "stable"
+BATCH = 16  # held-out images at once
+
+
+def step_of(config: Any, form: str) -> Any:
+    """A training step in one form, compiled: (state, batch) -> (state, metrics)."""
+    import jax
+
+    from picjax import systems
+    from picjax.data import pipeline
+
+    config = config.copy_and_resolve_references()
+    config.loss.form = form
+    system = systems.make(config)
+    root = jax.random.key(config.seed)
+
+    def step(state: Any, batch: Any) -> Any:
+        key = jax.random.fold_in(root, state.step)
+        return system.step(state, pipeline.to_float(batch), key)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
+    """A state and the batches that go on from it: fresh ones, or a run's."""
+    import jax
+
+    from picjax import checkpoints, systems, train
+    from picjax.data import pipeline
+
+    def batches() -> Any:
+        size, count = config.image_size, config.batch_size
+        return pipeline.train_batches(config.data, size, count, config.seed)
+
+    data = batches()
+    if workdir:
+        with checkpoints.open_checkpoints(Path(workdir), config.keep, "") as saved:
+            abstract = checkpoints.abstract_state(config)
+            return checkpoints.restore(saved, abstract, data), data
+    system = systems.make(config)
+
+    def init(batch: Any) -> Any:
+        return system.init(train.init_key(config.seed), pipeline.to_float(batch))
+
+    return jax.jit(init, **train.quick())(next(batches())), data
+
+
+def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:
+    """What each form's averaged weights make of held-out images, in both forms."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from picjax.data import pipeline
+    from picjax.losses import logistic
+    from picjax.system import inference_variables
+    from picjax.systems import pixelcnn
+
+    net = pixelcnn.network(config.model)
+
+    @jax.jit
+    def numbers(params: Any, batch: Any) -> dict[str, Any]:
+        x = pixelcnn.in_channels(net, batch["image"])
+        logits = pixelcnn.look(net, params, x, None)
+        hole = batch["mask"][..., 0] < 0.5
+        each = {
+            form: -logistic.bits(logistic.log_likelihood(x, logits, form))
+            for form in FORMS
+        }
+        each = {form: bits / net.channels for form, bits in each.items()}
+        mixture = logistic.unpack(logits, net.channels)
+        small = (mixture.log_scale < -4).mean(-2)
+        weight = jax.nn.softmax(mixture.logits)
+        return {
+            "held-out, stable": each["stable"].mean((1, 2)),
+            "held-out, official": each["official"].mean((1, 2)),
+            "hole, stable": jnp.where(hole, each["stable"], 0).sum((1, 2))
+            / jnp.maximum(hole.sum((1, 2)), 1),
+            "scales %": 100 * (small * weight).sum(-1).mean((1, 2)),
+        }
+
+    size, seed = config.image_size, config.seed
+    found: dict[str, list[Any]] = {form: [] for form in states}
+    for raw in pipeline.eval_batches(config.data, size, BATCH, images, seed):
+        valid = raw.pop("valid")
+        raw.pop("name")
+        batch = pipeline.to_float(raw)
+        for form, state in states.items():
+            params = inference_variables(state)["params"]["net"]
+            made = jax.device_get(numbers(params, batch))
+            found[form].append({name: x[valid] for name, x in made.items()})
+    return {
+        form: {
+            name: float(np.concatenate([b[name] for b in batches]).mean())
+            for name in batches[0]
+        }
+        for form, batches in found.items()
+    }
+
+
+def compare(config: Any, workdir: str, images: int) -> list[table.Row]:
+    """Trains both forms for `config.steps` steps; a row each.
+
+    Args:
+      config: of PixelCNN++, with one of its turns and no classes.
+      workdir: whose newest checkpoint both go on from; empty: a fresh start.
+      images: held-out ones.
+    """
+    import jax
+
+    start, data = begin(config, workdir)
+    states = {form: jax.tree.map(lambda x: x.copy(), start) for form in FORMS}
+    steps = {form: step_of(config, form) for form in FORMS}
+    seconds: dict[str, list[float]] = {form: [] for form in FORMS}
+    bits: dict[str, list[float]] = {form: [] for form in FORMS}
+    for _ in range(config.steps):
+        batch = next(data)
+        for form in FORMS:
+            began = time.perf_counter()
+            states[form], metrics = steps[form](states[form], batch)
+            bits[form].append(float(metrics["bits_per_dim"]))
+            seconds[form].append(time.perf_counter() - began)
+    numbers = measure(config, states, images)
+    tail = max(config.steps // 10, 1)
+    return [
+        {
+            "trained with": form,
+            "from step": int(start.step),
+            "steps": config.steps,
+            "images/s": config.batch_size / median(seconds[form]),
+            "training": fmean(bits[form][-tail:]),
+            **numbers[form],
+        }
+        for form in FORMS
+    ]
+
+
+def main() -> None:
+    """The command; see the module's docstring."""
+    parser = table.parser(__doc__)
+    parser.add_argument("--variants", default="digits,scenes")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--images", type=int, default=64, help="held-out ones")
+    parser.add_argument("--workdir", default="", help="a run of configs/pixelcnn.py")
+    args = parser.parse_args()
+    from configs import pixelcnn
+    from picjax import checkpoints
+
+    about = table.machine()
+    configs: dict[str, Any] = {}
+    if args.workdir:
+        configs[args.workdir] = checkpoints.read_config(Path(args.workdir))
+        configs[args.workdir].opt.decay = 0.0  # a run's own end would be another
+    else:
+        for name in args.variants.split(","):
+            configs[name] = pixelcnn.get_config(name)
+            configs[name].seed = args.seed
+    tables = {}
+    for name, config in configs.items():
+        config.steps = args.steps
+        title = f"Bits/dim of {name}, batch {config.batch_size}"
+        tables[title] = compare(config, args.workdir, args.images)
+    table.report(tables, about, args.json)
+
+
+if __name__ == "__main__":
+    main()
