@@ -107,15 +107,12 @@ def test_pix2pix_is_given_pairs_of_which_nothing_is_known():
     assert (batch["condition"] != batch["image"]).any() and not batch["mask"].any()
 
 
-@pytest.mark.parametrize(
-    ("system", "stem"),
-    [("picmm", "train_step_official"), ("picnet", "train_step_two_lsgan")],
-)
-def test_peers_take_the_official_step(system, stem):
+def test_the_peer_of_picnet_takes_the_official_step():
     pytest.importorskip("torch")
-    peer = importlib.import_module(f"bench.torch_{system}")
-    found = peer.check(f"{REFERENCE}/{system}/{stem}.npz")  # asserts the losses
-    assert {"picmm": "rec", "picnet": "app_rec"}[system] in found
+    from bench import torch_picnet
+
+    found = torch_picnet.check(f"{REFERENCE}/picnet/train_step_two_lsgan.npz")
+    assert {"app_rec", "kl_g", "ad_d"} <= found.keys()  # and near, as `check` asserts
 
 
 def test_the_peer_of_pix2pix_loses_what_we_lose():
