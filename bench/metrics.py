@@ -3,6 +3,8 @@
     python -m bench.metrics [--batch 16] [--rounds 5] [--images 64] [--json FILE]
 
 All networks have the same random weights; images are 256 px. Needs the `parity` extra.
+Ours run on all JAX devices, as in `picjax.eval`; JAX_NUM_CPU_DEVICES=2 makes two of a
+CPU.
 A whole FID is timed from uint8 images to the number. Memory is the largest resident set
 of a process that streams so many rows of 2,048 features through the statistics.
 """
@@ -45,20 +47,21 @@ def torch_state(tensors) -> dict[str, Any]:
     return {name: torch.from_numpy(np.asarray(x)) for name, x in tensors.items()}
 
 
-def our_inception(tensors, pipeline: str) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images to pool features."""
+def our_inception(
+    tensors, pipeline: str, batch: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """uint8 images to pool features, as `picjax.eval` makes them."""
     import jax
 
-    from picjax.metrics import inception, resize
+    from picjax.metrics.inception_suite import InceptionStream
+    from picjax.metrics.weights import RANDOM, Loaded
 
-    params = inception.prepare(tensors)
-
-    @jax.jit
-    def run(params: Any, images: Any) -> Any:
-        x = resize.for_inception(images, pipeline)
-        return inception.features(params, x)["2048"]
-
-    return lambda images: np.asarray(run(params, images))
+    each = batch // jax.local_device_count()
+    stream = InceptionStream(
+        Loaded(tensors, RANDOM), "fid", pipeline, each, lambda group: (), ""
+    )
+    stream.listen("2048", lambda: None)
+    return lambda images: stream.features(images)["2048"]
 
 
 def pytorch_fid_inception(tensors) -> Callable[[np.ndarray], np.ndarray]:
@@ -109,9 +112,9 @@ def measure_inception(tensors, args) -> list[table.Row]:
     """Features of one batch."""
     images = pictures(args.batch)
     networks = {
-        "picjax, pytorch_fid input": our_inception(tensors, "pytorch_fid"),
+        "picjax, pytorch_fid input": our_inception(tensors, "pytorch_fid", args.batch),
         "pytorch-fid": pytorch_fid_inception(tensors),
-        "picjax, tf_legacy input": our_inception(tensors, "tf_legacy"),
+        "picjax, tf_legacy input": our_inception(tensors, "tf_legacy", args.batch),
         "torchmetrics": torchmetrics_network(tensors),
     }
     seconds = table.interleave(
@@ -143,7 +146,8 @@ def measure_fid(tensors, args) -> list[table.Row]:
     from picjax.metrics import fid
 
     sets = [pictures(args.images, seed) for seed in (1, 2)]
-    features, peer = our_inception(tensors, "tf_legacy"), torchmetrics_fid(tensors)
+    features = our_inception(tensors, "tf_legacy", args.batch)
+    peer = torchmetrics_fid(tensors)
 
     def batches(images: np.ndarray) -> list[np.ndarray]:
         return [images[i : i + args.batch] for i in range(0, len(images), args.batch)]
@@ -181,7 +185,7 @@ def measure_lpips(args) -> list[table.Row]:
     from picjax.metrics import convnet, lpips
 
     tensors = convnet.random_tensors(lpips.shapes("alex"))
-    model = lpips.make(tensors)
+    model = convnet.everywhere(lpips.make(tensors))
     peer = peer_package.LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = peer.net.state_dict()
     given = torch_state(tensors)
@@ -190,17 +194,23 @@ def measure_lpips(args) -> list[table.Row]:
     )
     a, b = pictures(args.batch, 3), pictures(args.batch, 4)
     samples, pairs = pictures(SAMPLES, 5), lpips.all_pairs(SAMPLES)
-    nowhere = np.zeros((SIZE, SIZE), np.float32)
+    nowhere = jnp.zeros((SIZE, SIZE), jnp.float32)
 
-    @jax.jit
-    def distance(model: Any, a: Any, b: Any) -> Any:
-        return lpips.distance(model, lpips.to_float(a), lpips.to_float(b))
+    def pair(model: Any, both: Any) -> Any:
+        return lpips.distance(model, *(lpips.to_float(x) for x in both))
 
-    @jax.jit
-    def diversity(model: Any, x: Any) -> Any:
-        taps = lpips.embed(model, lpips.to_float(x))
-        among = jnp.asarray(pairs)
-        return lpips.pair_distances(model, taps, among, jnp.asarray(nowhere))[0]
+    def distances(given: Any, pairs: Any) -> Any:
+        model, taps = given
+        return lpips.pair_distances(model, taps, pairs, nowhere).T
+
+    distance = convnet.on_all_devices(pair)
+    embed = convnet.on_all_devices(lambda m, x: lpips.embed(m, lpips.to_float(x)))
+    among = convnet.on_all_devices(distances)
+
+    def diversity() -> np.ndarray:
+        count = jax.local_device_count()
+        taps = embed(model, convnet.fill_up(samples, count))
+        return np.asarray(among((model, taps), convnet.fill_up(pairs, count)))
 
     def theirs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -215,13 +225,13 @@ def measure_lpips(args) -> list[table.Row]:
     for title, ours, peers, count in (
         (
             "pairs of images",
-            lambda: np.asarray(distance(model, a, b)),
+            lambda: np.asarray(distance(model, (a, b))),
             lambda: theirs(a, b),
             args.batch,
         ),
         (
             f"all pairs of {SAMPLES} samples",
-            lambda: np.asarray(diversity(model, samples)),
+            diversity,
             their_diversity,
             len(pairs),
         ),
@@ -262,7 +272,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=64, help="of either set, for FID")
     args = parser.parse_args()
+
+    import jax
+
     about = table.machine()
+    about["JAX devices"] = jax.local_device_count()
+    if args.batch % about["JAX devices"]:
+        parser.error(f"--batch is no multiple of {about['JAX devices']} devices")
     warnings.simplefilter("ignore")  # the peers' own
 
     import torch  # pyright: ignore[reportMissingImports]

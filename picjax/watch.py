@@ -112,7 +112,7 @@ def make_watcher(
     layout = sharding.batch_sharding(mesh) if even else sharding.replicated(mesh)
     whole = sharding.replicated(mesh)  # every process counts all of it
     key = jax.random.key(0)
-    draw = jax.jit(make_draw(system), static_argnums=(3, 4), out_shardings=whole)
+    draw = jax.jit(make_draw(system), static_argnums=(3, 4, 5), out_shardings=whole)
     size = image_shape(config)
 
     def evaluate(variables, batch):
@@ -137,7 +137,7 @@ def make_watcher(
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
             given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
             seen = place(visible(batch["image"], batch["mask"], given))
-            drawn = draw(variables, seen, key, num, num)
+            drawn = draw(variables, seen, key, num, num, False)
             refuse_nan(drawn, [f"'{name}'" for name in batch["name"]])
             if "likelihood" in names:
                 shown = {"image": batch["image"], "mask": batch["mask"], **given}
@@ -153,10 +153,10 @@ def make_watcher(
 def columns(results: list[suite.Result]) -> dict[str, float]:
     """What is logged of an evaluation: one number a metric and region.
 
-    The mean over an image's samples, or that of all together, or else of the first.
+    The mean over an image's samples, or that of all together, or else of one.
     """
     found: dict[str, float] = {}
-    for samples in ("first", "all", "mean"):  # the last there is, counts
+    for samples in ("picnet", "first", "all", "mean"):  # the last there is, counts
         for r in results:
             if r.samples == samples and math.isfinite(r.value):
                 # Posterior's numbers are of the hole alone, and are not called so.

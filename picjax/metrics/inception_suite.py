@@ -2,49 +2,83 @@
 
 They are classes as `picjax.metrics.suite` wants them. FID, KID, the Inception Score,
 precision and recall and P/U-IDS see one pass of the network over the truths and each
-image's sample 0.
+image's sample 0; PICNet's Inception Score sees a pass of its own.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from picjax.cli import UserError
-from picjax.metrics import distribution, fid, inception, resize, weights
-from picjax.metrics.networks import Settings, Shared, branded
+from picjax.metrics import convnet, distribution, fid, inception, resize, weights
+from picjax.metrics.networks import Shared, branded
 from picjax.metrics.suite import Group, Result
 
 FEATURES = 2048  # of Inception, for FID
 MANY = 2048  # images; with fewer, FID's covariances have no full rank
 ENOUGH = 2000  # images for P-IDS and U-IDS
-FEWEST = {"fid": 2, "kid": 2, "is": 10, "pr": 4, "ids": ENOUGH}  # images
-
-Rows = dict[str, np.ndarray]  # tap -> [n d]
+CHUNK, MOST = 1000, 10_000  # images of PICNet's score: a chunk of it, and at most
+FEWEST = {"fid": 2, "kid": 2, "is": 10, "picnet_is": CHUNK, "pr": 4, "ids": ENOUGH}
 
 
 class InceptionStream:
-    """Features of the truths and of each image's sample 0, a batch at a time."""
+    """Features of some of each group's images, a batch at a time, on all devices.
 
-    def __init__(self, settings: Settings, loaded: weights.Loaded):
-        self.source = loaded.source
-        self.pipeline, self.batch = settings.pipeline, settings.batch
+    Args:
+      loaded: the network's weights.
+      variant: of the network, a key of `inception.CLASSES`.
+      pipeline: its input, a key of `resize.PIPELINES`.
+      batch: images a pass and device.
+      pick: the images of a group that are measured.
+      of: what these are called.
+    """
+
+    def __init__(
+        self,
+        loaded: weights.Loaded,
+        variant: str,
+        pipeline: str,
+        batch: int,
+        pick: Callable[[Group], tuple[np.ndarray, ...]],
+        of: str,
+    ):
+        self.variant, self.pick = variant, pick
+        self.source, self.batch = loaded.source, batch * jax.local_device_count()
+        self.about = f"{loaded.source}, input {pipeline}, of {of}"
         self.taps: set[str] = set()
-        self._listeners: list[Callable[[Rows, Rows], None]] = []
-        self._params = inception.prepare(loaded.tensors)
-        self._queue: list[tuple[np.ndarray, np.ndarray]] = []
+        self._listeners: list[Callable[..., None]] = []
+        self._params = convnet.everywhere(inception.prepare(loaded.tensors))
+        self._queue: list[tuple[np.ndarray, ...]] = []
         self._last: Group | None = None
-        self._prepare = jax.jit(lambda x: resize.for_inception(x, self.pipeline))
-        self._network = jax.jit(inception.features, static_argnames="taps")
+        # By itself: images of another size do not compile the network anew.
+        self._prepare = convnet.on_all_devices(
+            lambda _, x: resize.for_inception(x, pipeline)
+        )
 
-    def listen(self, tap: str, listener: Callable[[Rows, Rows], None]) -> None:
-        """`listener` is given the features of truths and of samples, in order."""
+    @functools.cached_property
+    def _network(self) -> Callable[[Any, Any], Any]:
+        taps = tuple(sorted(self.taps))
+        return convnet.on_all_devices(
+            lambda params, x: inception.features(params, x, taps, self.variant)
+        )
+
+    @property
+    def waiting(self) -> int:
+        """Groups that are queued."""
+        return len(self._queue)
+
+    def listen(self, tap: str, listener: Callable[..., None]) -> None:
+        """`listener` is given the rows of a tap, one argument for each image picked."""
         self.taps.add(tap)
-        self._listeners.append(listener)
+        self._listeners.append(
+            lambda found: listener(*(rows[tap] for rows in found)),
+        )
 
     def add(self, group: Group) -> None:
         """Queues a group; one that was queued last is not queued again."""
@@ -53,7 +87,7 @@ class InceptionStream:
         self._last = group
         if self._queue and self._queue[0][0].shape != group.truth.shape:
             self.flush()
-        self._queue.append((group.truth, group.samples[0]))
+        self._queue.append(self.pick(group))
         if len(self._queue) == self.batch:
             self.flush()
 
@@ -61,31 +95,49 @@ class InceptionStream:
         """Measures what is queued."""
         if not self._queue:
             return
-        pairs, self._queue = self._queue, []
-        real, fake = (self.features(np.stack(x)) for x in zip(*pairs, strict=True))
+        picked, self._queue = self._queue, []
+        found = [self.features(np.stack(x)) for x in zip(*picked, strict=True)]
         for listener in self._listeners:
-            listener(real, fake)
+            listener(found)
 
-    def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> Rows:
+    def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> dict[str, np.ndarray]:
         """The taps that are listened to, of at most a batch of images."""
-        missing = self.batch - len(images)
-        padded = np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)])
-        x = self._prepare(padded)
-        found = self._network(self._params, x, taps=tuple(sorted(self.taps)))
+        x = self._prepare((), convnet.fill_up(images, self.batch))
+        found = self._network(self._params, x)
         return {tap: np.asarray(rows)[: len(images)] for tap, rows in found.items()}
 
-    @property
-    def about(self) -> str:
-        """Network and input, for the report."""
-        return f"{self.source}, input {self.pipeline}, of sample 0 and the truths"
+
+def usual_stream(shared: Shared) -> InceptionStream:
+    """The one pass that all but PICNet's score share: the truths, and sample 0."""
+    given = shared.settings
+
+    def make() -> InceptionStream:
+        return InceptionStream(
+            shared.load("inception"),
+            "fid",
+            given.pipeline,
+            given.batch,
+            lambda group: (group.truth, group.samples[0]),
+            "sample 0 and the truths",
+        )
+
+    return shared.once("inception", make)
 
 
-def stream_of(shared: Shared) -> InceptionStream:
-    """The one pass of Inception that all these metrics share."""
-    return shared.once(
-        "inception",
-        lambda: InceptionStream(shared.settings, shared.load("inception")),
-    )
+def picnet_stream(shared: Shared) -> InceptionStream:
+    """PICNet's: torchvision's network, images normalised twice, the chosen sample."""
+
+    def make() -> InceptionStream:
+        return InceptionStream(
+            shared.load("inception_torchvision"),
+            "torchvision",
+            "picnet",
+            shared.settings.batch,
+            lambda group: (group.samples[group.chosen],),
+            "the sample of least L1 - PSNR + TV",
+        )
+
+    return shared.once("inception_torchvision", make)
 
 
 class InceptionMetric:
@@ -94,16 +146,21 @@ class InceptionMetric:
     Attributes:
       name: the metric's.
       tap: the features it needs.
+      samples: which of an image's completions they are of.
     """
 
     name: ClassVar[str]
     tap: ClassVar[str] = "2048"
+    samples: ClassVar[str] = "first"
 
     def __init__(self, shared: Shared):
-        self.stream = stream_of(shared)
+        self.stream = self._open(shared)
         self.stream.listen(self.tap, self._take)
         self.about = self.stream.about
         self.count = 0
+
+    def _open(self, shared: Shared) -> InceptionStream:
+        return usual_stream(shared)
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """Queues the group; no column."""
@@ -117,10 +174,10 @@ class InceptionMetric:
             Result(
                 metric=name,
                 region="whole",
-                samples="first",
+                samples=self.samples,
                 value=value,
                 error=math.nan,
-                images=self.count,
+                images=self._measured(),
                 unit=branded(unit, self.stream.source),
             )
             for name, value, unit in self._numbers()
@@ -142,12 +199,15 @@ class InceptionMetric:
     def _put(self, state: dict[str, np.ndarray]) -> None:
         raise NotImplementedError
 
-    def _take(self, real: Rows, fake: Rows) -> None:
-        self.count += len(real[self.tap])
-        self._keep(real[self.tap], fake[self.tap])
+    def _take(self, *rows: np.ndarray) -> None:
+        self.count += len(rows[0])
+        self._keep(*rows)
 
-    def _keep(self, real: np.ndarray, fake: np.ndarray) -> None:
+    def _keep(self, *rows: np.ndarray) -> None:
         raise NotImplementedError
+
+    def _measured(self) -> int:
+        return self.count
 
     def _numbers(self) -> list[tuple[str, float, str]]:
         raise NotImplementedError
@@ -173,7 +233,8 @@ class Fid(InceptionMetric):
         self.real, self.fake = fid.Moments(), fid.Moments()
         super().__init__(shared)
 
-    def _keep(self, real: np.ndarray, fake: np.ndarray) -> None:
+    def _keep(self, *rows: np.ndarray) -> None:
+        real, fake = rows
         if self.reference is None:
             self.real.add(real)
         self.fake.add(fake)
@@ -211,7 +272,8 @@ class _Collecting(InceptionMetric):
         self.fakes: list[np.ndarray] = []
         super().__init__(shared)
 
-    def _keep(self, real: np.ndarray, fake: np.ndarray) -> None:
+    def _keep(self, *rows: np.ndarray) -> None:
+        real, fake = rows
         self.reals.append(real)
         self.fakes.append(fake)
 
@@ -247,8 +309,8 @@ class InceptionScore(_Collecting):
 
     name, tap = "is", "logits_unbiased"
 
-    def _keep(self, real: np.ndarray, fake: np.ndarray) -> None:
-        self.fakes.append(fake)
+    def _keep(self, *rows: np.ndarray) -> None:
+        self.fakes.append(rows[-1])
 
     def _numbers(self) -> list[tuple[str, float, str]]:
         if self.count < FEWEST[self.name]:
@@ -257,6 +319,37 @@ class InceptionScore(_Collecting):
         found = distribution.inception_score(np.concatenate(self.fakes))
         self._say(f"of sample 0 alone, 10 splits, deviation over them {found.std:.3g}")
         return [("is", found.mean, "score")]
+
+
+class PicnetInceptionScore(InceptionScore):
+    """PICNet's: chunks of 1,000 images in 10 splits, so at most 100 and biased low.
+
+    Of the first 10,000 images, as published; those after the last whole chunk do not
+    count (metrics specification, sections 1, 5 and 6.2).
+    """
+
+    name, tap, samples = "picnet_is", "logits", "picnet"
+
+    def _open(self, shared: Shared) -> InceptionStream:
+        return picnet_stream(shared)
+
+    def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
+        """Queues the group while there are fewer than count; no column."""
+        return super().add(group) if self.count + self.stream.waiting < MOST else {}
+
+    def _measured(self) -> int:
+        return self.count // CHUNK * CHUNK
+
+    def _numbers(self) -> list[tuple[str, float, str]]:
+        if self.count < FEWEST[self.name]:
+            self._say(f"left out: a chunk of it are {CHUNK:,} images")
+            return []
+        found = distribution.picnet_inception_score(np.concatenate(self.fakes), CHUNK)
+        self._say(
+            f"chunks of {CHUNK:,} images in 10 splits each, not shuffled, mean over "
+            f"the chunks, mean deviation over splits {found.std:.3g}"
+        )
+        return [("picnet_is", found.mean, "score")]
 
 
 class PrecisionRecall(_Collecting):

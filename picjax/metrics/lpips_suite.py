@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from picjax.cli import UserError
-from picjax.metrics import lpips
+from picjax.metrics import convnet, lpips
 from picjax.metrics.networks import Shared, branded
 from picjax.metrics.suite import Averaged, Group, Result, ToTruth, column_of
 
@@ -23,13 +23,15 @@ class LpipsTaps:
     """The backbone's taps of a group's images, kept until the next group's."""
 
     def __init__(self, model: lpips.Lpips, source: str):
-        self.model, self.source = model, source
-        self._embed = jax.jit(lambda model, x: lpips.embed(model, lpips.to_float(x)))
-        self._images: np.ndarray | None = None
+        self.model, self.source = convnet.everywhere(model), source
+        self._embed = convnet.on_all_devices(
+            lambda model, x: lpips.embed(model, lpips.to_float(x))
+        )
+        self._group: Group | None = None
         self._taps: lpips.Taps = []
 
     def embed(self, images: UInt8[np.ndarray, "n h w 3"]) -> lpips.Taps:
-        """Of any images.
+        """Of any images, in rows that may be more: all devices have as many.
 
         Raises:
           UserError: where they are too small for the network.
@@ -40,12 +42,14 @@ class LpipsTaps:
                 f"LPIPS with {self.model.net} needs {smallest} pixels a side, not "
                 f"{images.shape[2]}x{images.shape[1]}; leave it out"
             )
-        return self._embed(self.model, images)
+        filled = convnet.fill_up(images, jax.local_device_count())
+        return self._embed(self.model, filled)
 
-    def of_samples(self, group: Group) -> lpips.Taps:
-        """Of a group's samples, computed once."""
-        if self._images is not group.samples:
-            self._images, self._taps = group.samples, self.embed(group.samples)
+    def of_group(self, group: Group) -> lpips.Taps:
+        """Of a group's samples, and behind them of its truth; computed once."""
+        if self._group is not group:
+            images = np.concatenate([group.samples, group.truth[None]])
+            self._group, self._taps = group, self.embed(images)
         return self._taps
 
     @property
@@ -77,9 +81,9 @@ class Lpips:
         self._truth = ToTruth("lpips", unit, self._look_up, self.about)
 
         @jax.jit
-        def distances(model: lpips.Lpips, a: Any, b: Any, hole: Any) -> Any:
-            repeated = [jnp.broadcast_to(y, x.shape) for x, y in zip(a, b, strict=True)]
-            maps = lpips.compare(model, a, repeated)
+        def distances(model: lpips.Lpips, taps: Any, truth: Any, hole: Any) -> Any:
+            repeated = [jnp.broadcast_to(x[truth], x.shape) for x in taps]
+            maps = lpips.compare(model, taps, repeated)
             whole = jnp.stack([m.mean((1, 2)) for m in maps]).sum(0)
             return whole, lpips.hole_mean(maps, hole)
 
@@ -90,9 +94,9 @@ class Lpips:
 
     def add(self, group: Group) -> dict[str, Float[np.ndarray, " n"]]:
         """A column for the whole image and one for the hole."""
-        samples, truth = self.taps.of_samples(group), self.taps.embed(group.truth[None])
-        both = self._distances(self.taps.model, samples, truth, _hole(group)[None])
-        whole, hole = (np.asarray(x, np.float64) for x in both)
+        n, taps = len(group.samples), self.taps.of_group(group)
+        both = self._distances(self.taps.model, taps, n, _hole(group)[None])
+        whole, hole = (np.asarray(x, np.float64)[:n] for x in both)
         self._values = {False: whole, True: hole}
         return self._truth.add(group)
 
@@ -125,7 +129,12 @@ class LpipsDiversity(Averaged):
         super().__init__("lpips_diversity", unit, about)
         # Of the first box; others are not measured, for each compiles the network anew.
         self._box: tuple[int, int] | None = None
-        self._distances = jax.jit(lpips.pair_distances)
+
+        def distances(given: Any, pairs: Any) -> Any:
+            model, taps, hole = given
+            return lpips.pair_distances(model, taps, pairs, hole).T
+
+        self._distances = convnet.on_all_devices(distances)
 
     def _pairs(self, group: Group) -> np.ndarray:
         n = len(group.samples)
@@ -146,7 +155,7 @@ class LpipsDiversity(Averaged):
         if n < 2:
             return {}
         pairs, hole = self._pairs(group), _hole(group)
-        whole, inside = self._mean(self.taps.of_samples(group), pairs, hole)
+        whole, inside = self._mean(self.taps.of_group(group), pairs, hole)
         found = {"whole": whole}
         if group.mask is not None:
             found["hole"] = inside
@@ -186,8 +195,9 @@ class LpipsDiversity(Averaged):
         self, taps: lpips.Taps, pairs: np.ndarray, hole: np.ndarray
     ) -> tuple[float, float]:
         """Over the pairs, of the whole image and of the hole."""
-        found = np.asarray(self._distances(self.taps.model, taps, pairs, hole))
-        whole, inside = found.astype(np.float64).mean(1)
+        filled = convnet.fill_up(pairs, jax.local_device_count())
+        found = self._distances((self.taps.model, taps, hole), filled)
+        whole, inside = np.asarray(found, np.float64)[: len(pairs)].mean(0)
         return float(whole), float(inside)
 
 

@@ -18,6 +18,7 @@ FEATURE_METRICS: dict[str, Callable[[Shared], Metric]] = {
     "fid": inception.Fid,
     "kid": inception.Kid,
     "is": inception.InceptionScore,
+    "picnet_is": inception.PicnetInceptionScore,
     "pr": inception.PrecisionRecall,
     "ids": inception.Ids,
     "niqe": no_reference.make_niqe,

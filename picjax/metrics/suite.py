@@ -34,6 +34,7 @@ BETTER = {  # which end, by Result.metric; where neither is, the name is absent
     "fid": "min",
     "kid": "min",
     "is": "max",
+    "picnet_is": "max",
     "precision": "max",
     "recall": "max",
     "p_ids": "max",

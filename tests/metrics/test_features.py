@@ -1,10 +1,22 @@
 """What the reference files do not pin: streams, files, refusals, brands."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.metrics import distribution, fid, lpips, niqe, select
+from picjax.metrics import (
+    distribution,
+    fid,
+    inception,
+    inception_suite,
+    lpips,
+    networks,
+    niqe,
+    resize,
+    select,
+    weights,
+)
 from picjax.metrics.networks import Settings
 from picjax.metrics.suite import Group, Metric
 
@@ -216,3 +228,41 @@ def test_one_pass_of_inception_serves_all():
     for name, metric in others.items():
         metric.restore(made[name].state())
         assert metric.results() == made[name].results()
+
+
+def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
+    """Of 2,003 images two whole chunks, on the network and the input of its own."""
+    seen = set()
+
+    def features(params, x, taps, variant):
+        seen.add((taps, variant))
+        level = x[:, 0, 0, :1]
+        return {tap: jnp.concatenate([level % 7, level % 3], 1) for tap in taps}
+
+    def for_inception(images, pipeline):
+        seen.add(pipeline)
+        return images.astype(jnp.float32)
+
+    loaded = weights.Loaded({}, "some file")
+    monkeypatch.setattr(networks.weights, "load", lambda name, *_: loaded)
+    monkeypatch.setattr(inception, "prepare", lambda tensors: {})
+    monkeypatch.setattr(inception, "features", features)
+    monkeypatch.setattr(resize, "for_inception", for_inception)
+    made = select.make(["picnet_is"], Settings(batch=500))["picnet_is"]
+    levels = RNG.integers(0, 256, (2003, 3), dtype=np.uint8)
+    for i, level in enumerate(levels):
+        samples = np.broadcast_to(level[:, None, None, None], (3, 2, 2, 3))
+        made.add(Group(str(i), samples[0], None, samples, i % 3, {}))
+    chosen = levels[np.arange(2003), np.arange(2003) % 3].astype(float)
+    logits = np.stack([chosen % 7, chosen % 3], 1)
+    (result,) = made.results()
+    expected = distribution.picnet_inception_score(logits[:2000]).mean
+    assert result.value == pytest.approx(expected) and result.images == 2000
+    assert (result.samples, result.region, result.unit) == ("picnet", "whole", "score")
+    assert seen == {(("logits",), "torchvision"), "picnet"}
+    again = select.make(["picnet_is"], Settings())["picnet_is"]
+    again.restore(made.state())
+    assert again.results() == made.results()
+    monkeypatch.setattr(inception_suite, "MOST", 2003)  # no more are looked at
+    made.add(Group("x", samples[0], None, samples, 0, {}))
+    assert made.results() == [result] and made.state()["count"] == 2003
