@@ -33,7 +33,7 @@ def jax_runs(
     encoder, decoder = halves(setting, config)
     see = jax.jit(lambda variables: encoder(variables, batch))
     visible, z = see(variables)
-    decode = jax.jit(lambda variables, z: decoder(variables, batch, visible, z))
+    decode = jax.jit(lambda variables, z: decoder(variables, visible, z))
 
     def completing(n: int) -> Callable[[], object]:
         return lambda: jax.block_until_ready(complete(variables, batch, key, n))

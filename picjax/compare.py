@@ -244,9 +244,13 @@ def differing(found: Sequence[Evaluation]) -> list[str]:
     first, notes = found[0], []
     for other in found[1:]:
         if other.images != first.images:
+            sizes = [e.protocol["resolution"] for e in (other, first)]
+            why = ""
+            if sizes[0] != sizes[1]:
+                why = f" ({sizes[0]} pixels, not {sizes[1]}; --real makes them equal)"
             notes.append(
                 f"{other.label} was measured on other images or masks than "
-                f"{first.label}: the two do not compare"
+                f"{first.label}{why}: the two do not compare"
             )
         ours, theirs = (e.protocol["samples_per_image"] for e in (first, other))
         if ours != theirs:

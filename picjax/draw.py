@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from picjax.data.pipeline import to_float, to_uint8
-from picjax.system import System, Tree, side_by_side
+from picjax.system import System, Tree, keep_known, side_by_side
 
 
 class Drawn(NamedTuple):
@@ -30,24 +30,30 @@ class Drawn(NamedTuple):
     finite: Bool[Array, " b"]
 
 
-Draw = Callable[[Tree, Mapping[str, Array], Array, int, int], Drawn]
-
-
-def make_draw(system: System) -> Draw:
-    """A function (variables, batch, key, n, of) -> Drawn, to be compiled.
+def make_draw(system: System) -> Callable[..., Drawn]:
+    """A function (variables, batch, key, n, of, raw) -> Drawn, to be compiled.
 
     The batch is what `visible` gives. `of` are drawn and the n that the system scores
-    highest kept, best first; n and of are static.
+    highest kept, best first. Where `raw`, known pixels are as the system's networks
+    make them, else the batch's. n, of and raw are static.
     """
 
     def draw(
-        variables: Tree, batch: Mapping[str, Array], key: Array, n: int, of: int
+        variables: Tree,
+        batch: Mapping[str, Array],
+        key: Array,
+        n: int,
+        of: int,
+        raw: bool,
     ) -> Drawn:
         def one(example: dict[str, Array], content: Array) -> Array:
             alone = {name: x[None] for name, x in example.items()}
             own = jax.random.fold_in(key, content)
-            images = system.complete(variables, alone, own, of)[0]
-            return images if n == of else best(system, variables, images, n)
+            made = system.sample(variables, alone, own, of)[0]
+            kept = jax.vmap(lambda image: keep_known(alone, image[None])[0])(made)
+            images = made if raw else kept
+            # Chosen by what is measured otherwise, so that both are of the same draws.
+            return images if n == of else images[best(system, variables, kept, n)]
 
         floats = to_float(batch)
         content = floats.pop("content")
@@ -61,8 +67,8 @@ def make_draw(system: System) -> Draw:
 
 def best(
     system: System, variables: Tree, images: Float[Array, "of h w 3"], n: int
-) -> Float[Array, "n h w 3"]:
-    """The n images that the system scores highest, best first."""
+) -> Int[Array, " n"]:
+    """Which n images the system scores highest, best first."""
     score = system.score
     assert score is not None
     # So many at a time as they were made.
@@ -71,7 +77,7 @@ def best(
         images,
         batch_size=side_by_side(len(images)),
     )
-    return images[jax.lax.top_k(scores, n)[1]]
+    return jax.lax.top_k(scores, n)[1]
 
 
 def visible(

@@ -5,11 +5,12 @@
     python -m picjax.eval --workdir=runs/picmm --workdir=runs/picnet --out=DIR
 
 A run is measured on its config's held-out data with masks fixed by the seed, n
-completions an image, known pixels pasted, everything rounded to uint8 first. Writes
-metrics.json (numbers and the whole protocol), report.md, report.html (pictures to look
-at), samples.csv (one row a sample), manifest.json (what was measured, to be repeated)
-and grid.png. Several runs give a table side by side. An interrupted evaluation goes on
-where the same command is given again. See docs/evaluation.md.
+completions an image, known pixels pasted (--raw: as the system makes them), everything
+rounded to uint8 first. Writes metrics.json (numbers and the whole protocol), report.md,
+report.html (pictures to look at), samples.csv (one row a sample), manifest.json (what
+was measured, to be repeated) and grid.png. Several runs give a table side by side. An
+interrupted evaluation goes on where the same command is given again. See
+docs/evaluation.md.
 """
 
 import argparse
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from picjax import compare, page, protocols, report, subjects
-from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, check_choice, run
 from picjax.data.decode import say
 from picjax.measure import (
@@ -56,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--pattern", metavar="P", help="their names, such as {stem}_out_{i}")
     add("--mask", metavar="PATH|NAME", help="masks (white = hole); not the run's")
     add("--invert-mask", action="store_true", help="with --fake: black = hole")
-    add("--raw", action="store_true", help="with --fake: do not paste known pixels")
+    add("--raw", action="store_true", help="do not paste known pixels")
     add("--num", type=int, metavar="N", help="completions an image (10, or all found)")
     add("--best-of", type=int, metavar="M", help="of a run: as in picjax.complete")
     add("--sampler", metavar="NAME", help="of a run: as in picjax.complete")
@@ -92,9 +92,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = args.fake or args.workdir
     labels = compare.labels(sources)
     outs = out_folders(args, sources, labels)
-    if args.workdir and len(sources) > 1:
-        for workdir in sources:  # before hours go into the first
-            read_config(Path(workdir))
+    if args.workdir and len(sources) > 1:  # before hours go into the first
+        differ = subjects.work_at_different_sizes(sources)
+        args.own_size |= differ and bool(args.real)
     for source, label, out in zip(sources, labels, outs, strict=True):
         make = subjects.of_folder if args.fake else subjects.of_run
         subject = make(args, manifest, preset, source, label, out)
@@ -127,16 +127,15 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--real and --fake go together; give both folders")
     if args.stats and args.save_stats:
         raise UserError("--stats and --save-stats exclude each other; give one")
-    of_fake = ("invert_mask", "raw", "pattern")
+    of_fake = ("invert_mask", "pattern")
     of_run = ("best_of", "sampler", "checkpoint")
     for option in of_fake if args.workdir else of_run:
         if getattr(args, option):
             other = "--fake" if args.workdir else "--workdir"
-            why = "; a run's completions keep known pixels" if option == "raw" else ""
             name = option.replace("_", "-")
-            raise UserError(f"--{name} goes with {other}{why}; leave it out")
+            raise UserError(f"--{name} goes with {other}; leave it out")
     for option in ("invert_mask", "raw"):
-        if getattr(args, option) and not args.mask:
+        if args.fake and getattr(args, option) and not args.mask:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is about masks; give them by --mask")
     if args.manifest:
@@ -154,11 +153,14 @@ def settle(
     Raises:
       UserError: for a metric or a preset that there is none of.
     """
+    args.own_size = False
     if manifest is not None:
         before = manifest["protocol"]
         args.num, args.images = before["num"], len(manifest["images"])
         args.seed, args.best_of = before["seed"], before.get("best_of")
+        args.raw = args.raw or before.get("raw", False)
         args.metrics = args.metrics or before["asked"]
+        args.own_size = before.get("own_size", False)
     args.metrics = args.metrics if args.metrics is not None else "basic"
     preset = None
     if args.metrics.startswith(protocols.PREFIX):

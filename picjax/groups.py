@@ -4,9 +4,9 @@ A group is one image with its completions. Both sources are streams that can beg
 any image, so that an interrupted evaluation goes on.
 """
 
-import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data import pipeline
+from picjax.data import pipeline, sources
 from picjax.data.decode import list_images, say
 from picjax.draw import Drawn
 from picjax.inputs import (
@@ -25,7 +25,7 @@ from picjax.inputs import (
     refuse_same,
 )
 from picjax.metrics.suite import Group, choose
-from picjax.model import Model, refuse_nan
+from picjax.model import Model, fit, paste, refuse_nan
 
 BATCH = 8  # images completed at once on a device
 
@@ -55,6 +55,7 @@ def model_groups(
     seed: int,
     batch_size: int,
     best_of: int | None = None,
+    raw: bool = False,
     start: int = 0,
 ) -> Iterator[Group]:
     """Groups of a model's held-out images; the device works one batch ahead.
@@ -66,6 +67,7 @@ def model_groups(
       seed: of masks and completions.
       batch_size: images completed at once.
       best_of: draw that many, keep `num`.
+      raw: known pixels as the system makes them, not pasted.
       start: images that are done already.
 
     Raises:
@@ -84,7 +86,7 @@ def model_groups(
         skip = 0
         given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
         pair = batch["image"], batch["mask"]
-        drawn = model.sample(*pair, num, seed, best_of, given)
+        drawn = model.sample(*pair, num, seed, best_of, given, raw)
         if pending is not None:
             yield from _unpack(*pending)
         if model.has_likelihood:
@@ -113,6 +115,63 @@ def batch_groups(batch: dict[str, Any], samples: np.ndarray) -> Iterator[Group]:
             chosen=choose(samples[i], truth),
             extra=extra,
         )
+
+
+def own_size_groups(
+    model: Model,
+    num: int,
+    images: int,
+    seed: int,
+    batch_size: int,
+    best_of: int | None = None,
+    raw: bool = False,
+    start: int = 0,
+) -> Iterator[Group]:
+    """Groups of a folder's images at their own size, completed as `Model.complete` does.
+
+    Each is resized to the model's size, its completions are resized back, and the known
+    pixels are pasted unless `raw`. Masks are drawn at the image's size, by seed and
+    place. Arguments are those of `model_groups`.
+
+    Raises:
+      UserError: when an image cannot be read, a completion is not finite, or `best_of`
+        cannot be.
+    """
+    data = model.config.data
+    draw = lru_cache(partial(pipeline.mask_drawer, data))
+    found = own_size_files(model, images)
+    places = range(start, len(found))
+
+    def read(place: int) -> tuple[str, np.ndarray, np.ndarray]:
+        name, path = found[place]
+        truth = read_image(path)
+        rng = np.random.default_rng((seed % 2**32, place))
+        return name, truth, draw(truth.shape[:2])(rng, name, place)
+
+    for i in range(0, len(places), batch_size):
+        read_ones = [read(place) for place in places[i : i + batch_size]]
+        names, truths, knowns = zip(*read_ones, strict=True)
+        fitted = [fit(*pair, model.size) for pair in zip(truths, knowns, strict=True)]
+        # Filled up with the last, so that nothing compiles anew.
+        fitted += fitted[-1:] * (batch_size - len(fitted))
+        small, known = (np.stack(x) for x in zip(*fitted, strict=True))
+        drawn = model.sample(small, known[..., None], num, seed, best_of, None, raw)
+        refuse_nan(drawn._replace(finite=drawn.finite[: len(names)]), names)
+        pixels = np.asarray(drawn.pixels)
+        for name, truth, known, made in zip(
+            names, truths, knowns, pixels, strict=False
+        ):
+            samples = paste(truth, known * (not raw), made)
+            mask, chosen = known[..., None], choose(samples, truth)
+            yield Group(name, truth, mask, samples, chosen, {})
+
+
+def own_size_files(model: Model, images: int) -> list[tuple[str, Path]]:
+    """Name and file of the first held-out images, those of a folder."""
+    data: Any = model.config.data  # a ConfigDict's type does not know its keys
+    path = data.eval_path
+    paths = list_images(path, "--real")
+    return list(zip(sources.file_names(path, paths), paths, strict=True))[:images]
 
 
 # ---- of files ----
@@ -258,11 +317,11 @@ def folder_groups(
         yield Group(pair.stem, truth, mask, stack, choose(stack, truth), {})
 
 
-def sizes(pairs: Sequence[Pair]) -> set[tuple[int, int]]:
-    """Height and width of the true images, from their headers."""
+def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
+    """Height and width of images, from their headers."""
     found = set()
-    for pair in pairs:
-        with Image.open(pair.real) as picture:
+    for path in paths:
+        with Image.open(path) as picture:
             found.add((picture.height, picture.width))
     return found
 
@@ -272,12 +331,7 @@ def size(image: np.ndarray) -> str:
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def listing(pairs: Sequence[Pair]) -> str:
-    """A checksum of which files are measured, by name, size and time of change."""
-    digest = hashlib.sha256()
-    for pair in pairs:
-        masks = [pair.mask] if isinstance(pair.mask, Path) else []
-        for path in [pair.real, *pair.fakes, *masks]:
-            stat = path.stat()
-            digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
+def files_of(pairs: Sequence[Pair]) -> list[Path]:
+    """Every file that pairs are of."""
+    masks = [pair.mask for pair in pairs if isinstance(pair.mask, Path)]
+    return [path for pair in pairs for path in (pair.real, *pair.fakes)] + masks

@@ -168,7 +168,7 @@ class Pass:
             arrays = dict(stored)
         content = json.loads(arrays.pop("content").tobytes())
         if content["fingerprint"] != self.fingerprint:
-            say(f"'{self.folder}' is of another protocol; it is removed")
+            say(f"'{self.folder}' is of other files or settings; it is removed")
             return {}
         for name, metric in self.metrics.items():
             own = {k: x for k, x in arrays.items() if k.startswith(f"{name}:")}

@@ -47,7 +47,7 @@ class Model:
         self._remarks = system.remarks
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
-        self._sample = jax.jit(make_draw(system), static_argnames=("n", "of"))
+        self._sample = jax.jit(make_draw(system), static_argnames=("n", "of", "raw"))
         self._can_rank = system.score is not None
 
         def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
@@ -64,10 +64,11 @@ class Model:
         seed: int,
         of: int | None = None,
         given: Mapping[str, np.ndarray] | None = None,
+        raw: bool = False,
     ) -> Drawn:
         """n completions an image at the model's size, on the device, not waited for.
 
-        Compiled once a batch size and n.
+        Compiled once a batch size, n and `raw`.
 
         Args:
           images: what lies in the hole has no influence.
@@ -76,6 +77,7 @@ class Model:
           seed: another seed, other completions.
           of: draw that many and keep the n that the system scores highest, best first.
           given: what else the system is given, such as `condition` uint8 [b h w 3].
+          raw: known pixels as the networks make them; else those of `images`.
 
         Raises:
           UserError: when `of` is below n, or the system scores nothing.
@@ -92,7 +94,7 @@ class Model:
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
-        return self._sample(self._variables, batch, key, n=n, of=of or n)
+        return self._sample(self._variables, batch, key, n=n, of=of or n, raw=raw)
 
     def evaluate(
         self,

@@ -5,6 +5,7 @@ preset, where there are any.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -17,14 +18,16 @@ import jax
 from ml_collections import ConfigDict
 
 from picjax import __version__, groups, masks, protocols
+from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
 from picjax.data import pipeline
+from picjax.data.decode import list_images
 from picjax.measure import Subject
 from picjax.metrics import select, suite
 from picjax.metrics.networks import Settings
 from picjax.metrics.networks import check as check_settings
-from picjax.model import load, refuse_mask
-from picjax.system import Config
+from picjax.model import Model, load, refuse_mask, translates
+from picjax.system import Config, image_shape
 
 IMAGES = 100  # of a run, where nothing else is said
 NUM = 10
@@ -52,20 +55,42 @@ def of_run(
         use_masks(model.config, args.mask)
     elif preset is not None and preset.masks and manifest is None:
         use_masks(model.config, preset.masks)
-    config: dict[str, Any] = json.loads(model.config.to_json())
-    data = config["data"]
     num, images = args.num or NUM, args.images or IMAGES
     settings = feature_settings(args, preset)
-    missing = select.not_applying(
-        model.config.data,
-        model.has_likelihood,
-        model.size,
-        num,
-        images,
-        settings.net,
-    )
+    sizes, has_likelihood = {model.size}, model.has_likelihood
+    if args.own_size:  # where a likelihood, which is of the model's size, has no place
+        files = groups.own_size_files(model, images)
+        sizes, has_likelihood = groups.sizes(path for _, path in files), False
+    missing: dict[str, str] = {}
+    for size in sizes:
+        missing |= select.not_applying(
+            model.config.data, has_likelihood, size, num, images, settings.net
+        )
     metrics, left_out = pick(args, preset, settings, missing)
-    protocol = {
+    protocol = run_protocol(args, model, workdir)
+    protocol |= common_protocol(args, num, metrics, left_out)
+    make = groups.own_size_groups if args.own_size else groups.model_groups
+    batch_size = min(groups.BATCH * jax.device_count(), images)
+    made = partial(
+        make, model, num, images, args.seed, batch_size, args.best_of, args.raw
+    )
+    expected = manifest["images"] if manifest else None
+    checkpoint = Path(workdir) / "checkpoints" / str(model.step)
+    changed = stamps(args) | {
+        "checkpoint": stamp(checkpoint),
+        "files": listing(files_of(model.config.data)),
+    }
+    return Subject(label, made, images, metrics, protocol, changed, out, expected)
+
+
+def run_protocol(
+    args: argparse.Namespace, model: Model, workdir: str
+) -> dict[str, Any]:
+    """What the evaluation of a run states besides what all state."""
+    config: dict[str, Any] = json.loads(model.config.to_json())
+    data = config["data"]
+    known = "as the system makes them" if args.raw else "pasted"
+    return {
         "what": f"{config['system']} ({workdir}, step {model.step})",
         "system": config["system"],
         "workdir": workdir,
@@ -75,17 +100,29 @@ def of_run(
         "masks": ", ".join(data["masks"]) or "none, the whole image is made",
         "best_of": args.best_of,
         "sampler": config.get("sampler"),
-        "pixels": "Rounded to uint8, known pixels pasted",
-        **common_protocol(args, num, metrics, left_out),
+        "own_size": args.own_size,
+        "pixels": f"Rounded to uint8, {resized(model)}known pixels {known}"
+        if args.own_size
+        else f"Rounded to uint8, known pixels {known}",
     }
-    batch_size = min(groups.BATCH * jax.device_count(), images)
-    made = partial(
-        groups.model_groups, model, num, images, args.seed, batch_size, args.best_of
-    )
-    expected = manifest["images"] if manifest else None
-    checkpoint = Path(workdir) / "checkpoints" / str(model.step)
-    changed = stamps(args) | {"checkpoint": stamp(checkpoint)}
-    return Subject(label, made, images, metrics, protocol, changed, out, expected)
+
+
+def resized(model: Model) -> str:
+    """How completions get to an image's own size."""
+    height, width = model.size
+    return f"resized from {width}x{height} to the image's own size (bicubic), "
+
+
+def work_at_different_sizes(workdirs: Sequence[str]) -> bool:
+    """Whether several runs complete holes at sizes of which one is not the others'.
+
+    Raises:
+      UserError: when a folder is no workdir.
+    """
+    configs = [read_config(Path(workdir)) for workdir in workdirs]
+    if any(translates(config) for config in configs):
+        return False
+    return len({image_shape(config) for config in configs}) > 1
 
 
 def use_images(config: Config, folder: str) -> None:
@@ -128,14 +165,14 @@ def of_folder(
     pairs = pairs[: args.images]
     num, settings = len(pairs[0].fakes), feature_settings(args, preset)
     missing: dict[str, str] = {}
-    for size in groups.sizes(pairs):
+    for size in groups.sizes(pair.real for pair in pairs):
         missing |= select.not_applying(None, False, size, num, len(pairs), settings.net)
     metrics, left_out = pick(args, preset, settings, missing)
     raw = args.raw or args.mask is None
     protocol = {
         "what": f"{fake} against {args.real}",
         "data_source": args.real,
-        "data": {"real": args.real, "fake": fake, "files": groups.listing(pairs)},
+        "data": {"real": args.real, "fake": fake},
         "masks": args.mask or "not given",
         "inverted": args.invert_mask,
         "pixels": "8-bit files "
@@ -144,7 +181,7 @@ def of_folder(
     }
     made = partial(_folder_from, pairs, args, raw)
     expected = manifest["images"] if manifest else None
-    changed = stamps(args)
+    changed = stamps(args) | {"files": listing(groups.files_of(pairs))}
     return Subject(label, made, len(pairs), metrics, protocol, changed, out, expected)
 
 
@@ -237,6 +274,7 @@ def common_protocol(
     return {
         "asked": args.metrics,
         "num": num,
+        "raw": args.raw,
         "seed": args.seed,
         "stats": args.stats,
         "metrics": {name: metric.about for name, metric in metrics.items()},
@@ -260,3 +298,26 @@ def stamp(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except OSError:
         return None
+
+
+def files_of(data: Config) -> list[Path]:
+    """The files that a config's held-out images and masks are in."""
+    # TFDS: `eval_path` is the name of a part of what is at `path`.
+    held_out = [p for p in (data.eval_path, data.path) if p and Path(p).exists()][:1]
+    of_masks = [data.mask_path] if pipeline.FILES in data.masks else []
+    found: list[Path] = []
+    for place in (*held_out, *of_masks):
+        if Path(place).is_dir():
+            found += sorted(p for p in Path(place).rglob("*") if p.is_file())
+        else:  # one, or a list of them
+            found += [Path(place), *list_images(place, "config.data.path")]
+    return found
+
+
+def listing(paths: Sequence[Path]) -> str:
+    """A checksum of files by name, size and time of change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]

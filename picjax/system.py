@@ -57,8 +57,9 @@ class System(NamedTuple):
     Attributes:
       init: (key, batch) -> State.
       step: (state, batch, key) -> (State, {name: scalar}).
-      complete: (variables, batch, key, n) -> float32 [b n h w 3] in [-1, 1]; known
-        pixels are the input's to the last bit. `n` is static.
+      sample: (variables, batch, key, n) -> float32 [b n h w 3] in [-1, 1]: whole
+        images as the networks make them, known pixels too; `complete` is this with the
+        input's known pixels in it. `n` is static.
       evaluate: (variables, batch, key) -> {name: one number an example}.
       show: (variables, batch, key) -> {title: images [b h w 3]}, the columns of a grid
         that are particular to the system (such as each component of a mixture).
@@ -71,12 +72,19 @@ class System(NamedTuple):
 
     init: Callable[[PRNGKeyArray, Batch], State]
     step: Callable[[State, Batch, PRNGKeyArray], tuple[State, dict[str, Array]]]
-    complete: Callable[[Tree, Batch, PRNGKeyArray, int], Float[Array, "b n h w 3"]]
+    sample: Callable[[Tree, Batch, PRNGKeyArray, int], Float[Array, "b n h w 3"]]
     evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
     score: Callable[[Tree, Float[Array, "n h w 3"]], Float[Array, " n"]] | None = None
     likelihood: bool = False
     remarks: Callable[[UInt8[np.ndarray, "h w"]], Sequence[str]] = lambda mask: ()
+
+    def complete(
+        self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "b n h w 3"]:
+        """n completions an image; known pixels are the input's to the last bit."""
+        images = self.sample(variables, batch, key, n)
+        return jax.vmap(lambda image: keep_known(batch, image), 1, 1)(images)
 
 
 def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:
@@ -171,7 +179,7 @@ def put_stats(state: State, net: str, stats: Tree) -> State:
 
 
 def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3"]:
-    """The completions draw(0) .. draw(n - 1) of a batch, each [b h w 3].
+    """The images draw(0) .. draw(n - 1) of a batch, each [b h w 3].
 
     All of them at once would not fit a device: ten side by side fill an accelerator,
     and two are quickest on a CPU (`bench.complete`: 20 of 256 px take 1.34 s by twos,

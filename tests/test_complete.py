@@ -137,9 +137,9 @@ def test_one_encoder_pass_and_one_compilation(fake):
 
     def spy(variables, batch, key, n):
         seen.append((batch["image"].shape, n))
-        return SYSTEM.complete(variables, batch, key, n)
+        return SYSTEM.sample(variables, batch, key, n)
 
-    model = Model(fake.config, SYSTEM._replace(complete=spy), fake._variables, 0)
+    model = Model(fake.config, SYSTEM._replace(sample=spy), fake._variables, 0)
     for size in [(40, 60), (32, 32), (90, 20)]:
         model.complete(picture(0, *size), half_mask(*size), n=5)
     assert seen == [((1, SIZE, SIZE, 3), 5)]

@@ -9,15 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_system import SIZE, make_model
+from fake_system import SIZE, SYSTEM, make_model
 from PIL import Image
+from test_systems import load_config
 
 from picjax import eval as module
-from picjax import gallery, groups, measure, subjects
+from picjax import gallery, groups, masks, measure, subjects
 from picjax.cli import UserError, run
+from picjax.complete import Model
 from picjax.data import scenes
 from picjax.metrics import image as measures
 from picjax.metrics.suite import METRICS, Group, Result, Running, choose, number
+
+REGIONS = ("hole", "whole")
 
 
 def picture(seed: int, h: int = SIZE, w: int = SIZE) -> np.ndarray:
@@ -217,6 +221,40 @@ def test_a_run_gives_what_complete_gives(model):
         later = list(groups.model_groups(model, 2, 3, 4, 2, start=start))
         assert [g.name for g in later] == ["image0", "image1", "image2"][start:]
         np.testing.assert_array_equal(later[0].samples, found[start].samples)
+
+
+def test_a_run_is_measured_raw(tmp_path, model):
+    """Known pixels as the system makes them, of the same draws; a manifest says so."""
+    words = ("--workdir=run", "--num=2", "--images=2", "--metrics=l1")
+    ratio, holes = [], []
+    for raw in ((), ("--raw",)):
+        out = tmp_path / "".join(raw)
+        command(*words, *raw, "--out", out)
+        content = json.loads((out / "metrics.json").read_text())
+        l1 = {r: x["mean"]["value"] for r, x in content["results"]["l1"].items()}
+        ratio.append(l1["whole"] / l1["hole"])
+        holes.append(l1["hole"])
+        assert ("pasted" in content["protocol"]["pixels"]) == (not raw)
+    assert ratio[0] == pytest.approx(0.25) and ratio[1] > 0.5
+    assert holes[0] == holes[1]
+    manifest = tmp_path / "--raw/manifest.json"
+    command("--workdir=run", "--manifest", manifest, "--out", tmp_path / "again")
+    assert json.loads((tmp_path / "again/manifest.json").read_text()) == json.loads(
+        manifest.read_text()
+    )
+
+
+def test_the_best_are_the_same_raw(model):
+    """Of what is drawn the same are kept, by the score of what is otherwise measured."""
+    system = SYSTEM._replace(score=lambda variables, x: x.mean((1, 2, 3)))
+    ranking = Model(model.config, system, model._variables, 7)
+    kept, made = (
+        next(groups.model_groups(ranking, 2, 1, 0, 1, best_of=5, raw=raw)).samples
+        for raw in (False, True)
+    )
+    hole = np.broadcast_to(center() == 0, kept.shape)
+    np.testing.assert_array_equal(kept[hole], made[hole])
+    assert (kept != made).any()
 
 
 def test_memory_does_not_grow(model):
@@ -436,7 +474,7 @@ def test_equal_images_and_a_single_one(tmp_path):
         ("--num=0", "--num"),
         ("--images=-1", "--images"),
         ("--fake=real", "either"),
-        ("--raw", "keep known pixels"),
+        ("--raw --invert-mask", "--invert-mask goes with --fake"),
         ("--pattern={stem}", "--fake"),
         ("--metrics=paper:picnett", "did you mean 'paper:picnet'"),
         ("--manifest=nowhere", "cannot be read"),
@@ -556,6 +594,37 @@ def test_a_partial_evaluation_of_another_protocol_is_dropped(tmp_path, monkeypat
     assert content["protocol"]["images"] == 5
     assert content["protocol"]["samples_per_image"] == 1
     assert len((tmp_path / "fake/eval/samples.csv").read_text().splitlines()) == 6
+
+
+def test_replaced_files_are_measured_anew(tmp_path, monkeypatch, capsys):
+    """What was counted of images, masks or completions that are others by now."""
+    fake = make_model()
+    fake.config.data = load_config("picmm", "tiny").data
+    monkeypatch.setattr(subjects, "load", lambda *_: fake)
+    real, *_ = folders(tmp_path, images=2)
+    for k in range(2):
+        save(tmp_path / f"masks/{k}.png", (1 - center()[..., 0]) * np.uint8(255))
+    words = [real, f"--mask={tmp_path / 'masks'}", "--metrics=l1"]
+    of_run = [*words, f"--workdir={tmp_path / 'run'}", "--num=1"]
+    of_files = [*words, f"--fake={tmp_path / 'fake'}"]
+    changed = {
+        "nothing": of_run,
+        "real/1.png": of_run,
+        "masks/1.png": of_run,
+        "fake/1_1.png": of_files,
+    }
+    for name, words in changed.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(module.page, "write", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                command(*words)
+        if name != "nothing":
+            save(tmp_path / name, np.tile(picture(9)[:, :1], (1, SIZE, 1)))
+        capsys.readouterr()
+        command(*words)
+        said = capsys.readouterr().err
+        assert ("going on after 2" in said) == (name == "nothing")
+        assert ("of other files or settings" in said) == (name != "nothing")
 
 
 def test_nothing_is_lost_before_the_reports_are_there(tmp_path, monkeypatch, capsys):
@@ -763,6 +832,49 @@ def test_a_papers_masks_are_not_for_pairs(tmp_path, monkeypatch):
     assert protocol["data"]["masks"] == []
     with pytest.raises(UserError, match="leave the mask out"):
         command(*words, "--mask=top")
+
+
+def test_systems_of_different_sizes_are_compared_at_the_images_own(
+    tmp_path, monkeypatch
+):
+    """Each as `Model.complete` completes the image; alone, a run keeps to its size."""
+    models = {"a": make_model(SIZE), "b": make_model(16, 0.1)}
+    for name, fake in models.items():
+        fake.config.data = load_config("picmm", "tiny").data
+        (tmp_path / name).mkdir()
+    named = {str(tmp_path / name): fake for name, fake in models.items()}
+    monkeypatch.setattr(subjects, "load", lambda workdir, *_: named[workdir])
+    monkeypatch.setattr(subjects, "read_config", lambda path: named[str(path)].config)
+    for k in range(3):
+        save(tmp_path / f"real/{k}.png", picture(k, 24 + k, 40))
+    words = [f"--real={tmp_path / 'real'}", "--mask=center", "--num=2", "--metrics=l1"]
+    both = [f"--workdir={tmp_path / name}" for name in models]
+    command(*both, *words, "--seed=5", "--out", tmp_path / "out")
+    table = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert not table["notes"] and "b" in table["differences"]["l1/hole/mean"]
+    mask = masks.center(np.random.default_rng(0), 24, 40)
+    for name, fake in models.items():
+        manifest = json.loads((tmp_path / f"out/{name}/manifest.json").read_text())
+        protocol = manifest["protocol"]
+        assert protocol["resolution"] == "40x24, 40x25, 40x26"
+        assert f"from {fake.size[0]}x{fake.size[1]} to" in protocol["pixels"]
+        made = fake.complete(picture(0, 24, 40), mask, n=2, seed=5)
+        assert manifest["images"][0]["completions"] == measure.checksum(made)
+        # The same again from the manifest; raw, the same draws.
+        again = (both[0], "--manifest", tmp_path / f"out/{name}/manifest.json")
+        command(*again, "--raw", "--out", tmp_path / "raw")
+        raw = json.loads((tmp_path / "raw/metrics.json").read_text())
+        hole, whole = (raw["results"]["l1"][x]["mean"]["value"] for x in REGIONS)
+        assert whole > 1.5 * hole * raw["protocol"]["mean_hole_share"]
+        assert raw["protocol"]["images"] == 3
+    later = groups.own_size_groups(models["a"], 2, 3, 5, 2, start=1)
+    entries = json.loads((tmp_path / "out/a/manifest.json").read_text())["images"]
+    assert [measure.checksum(g.samples) for g in later] == [
+        entry["completions"] for entry in entries[1:]
+    ]
+    command(both[1], *words, "--out", tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone/metrics.json").read_text())
+    assert alone["protocol"]["resolution"] == "16x16"
 
 
 def test_a_single_image_has_no_interval():

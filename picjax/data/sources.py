@@ -215,11 +215,7 @@ def folder(
       UserError: when there is no image, or there are not so many classes.
     """
     paths = list_images(path, key)
-    names = [path.stem for path in paths]
-    base = path if os.path.isdir(path) else os.path.dirname(path) or "."
-    inside = [os.path.relpath(file, base) for file in paths]
-    if len(set(names)) < len(names):
-        names = [_flat(file) for file in inside]
+    names, inside = file_names(path, paths), below(path, paths)
     target = max(how.load_size if how else size)
     about: list[Element] = [{"name": name} for name in names]
     if classes:
@@ -236,6 +232,20 @@ def folder(
             raise BadImage(f"'{paths[index]}': {error}") from error
 
     return Pictures(load, names, size, how)
+
+
+def below(path: str, files: Sequence[Path]) -> list[str]:
+    """The files as seen from the folder, or from the list, that they are of."""
+    base = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    return [os.path.relpath(file, base) for file in files]
+
+
+def file_names(path: str, files: Sequence[Path]) -> list[str]:
+    """What to call images: without folder and extension where that tells them apart."""
+    names = [file.stem for file in files]
+    if len(set(names)) == len(names):
+        return names
+    return [_flat(file) for file in below(path, files)]
 
 
 def in_class(label: int) -> Element:

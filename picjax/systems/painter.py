@@ -88,7 +88,7 @@ def make(config: Config) -> System:
     return System(
         init=partial(init, nets, hyper, opts, tables.steps),
         step=partial(step, nets, tables, kind, hyper, opts),
-        complete=partial(complete, nets, kind, sampler),
+        sample=partial(sample, nets, kind, sampler),
         evaluate=partial(evaluate, nets, tables, kind),
         show=partial(show, nets, tables, kind),
         remarks=partial(remarks, sampler.walk),
@@ -383,10 +383,10 @@ def noised(
     return x, network(x, jnp.asarray(tables.original, jnp.int32)[t])
 
 
-# ---- complete ----
+# ---- sample ----
 
 
-def complete(
+def sample(
     nets: dict[str, Any],
     kind: Kind,
     sampler: Sampler,
@@ -418,6 +418,7 @@ def complete(
             noise,
             eta=sampler.eta,
             guide=guide(nets, sampler, params, y),
+            composite=False,
         )
         return images
 

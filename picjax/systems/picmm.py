@@ -118,7 +118,7 @@ def make(config: Config) -> System:
         step=lambda state, batch, key: step(
             nets, opts, hyper, state, batch, draw_noise(nets, state, key, batch)
         ),
-        complete=partial(complete, nets, hyper.given),
+        sample=partial(sample, nets, hyper.given),
         evaluate=partial(evaluate, nets, hyper.given),
         show=partial(show_components, nets, hyper.given),
         score=partial(score, nets),
@@ -472,7 +472,7 @@ def mixture_loss(
     return bm + freq, {"bm": bm, "freq": freq, "usage_max": usage.max()}
 
 
-# ---- complete ----
+# ---- sample ----
 
 
 class Visible(NamedTuple):
@@ -506,11 +506,10 @@ def see(
 def decode(
     nets: dict[str, Any],
     variables: Tree,
-    batch: Batch,
     visible: Visible,
     z_c: Float[Array, "b d"],
 ) -> Float[Array, "b h w 3"]:
-    """The completion that z_c stands for, with the known pixels put back."""
+    """The image that z_c stands for, known pixels as the generator makes them."""
     images, _ = apply(
         nets,
         by_net(variables),
@@ -522,10 +521,10 @@ def decode(
         visible.attended,
         update_stats=False,
     )
-    return keep_known(batch, images[-1])
+    return images[-1]
 
 
-def complete(
+def sample(
     nets: dict[str, Any],
     given: str,
     variables: Tree,
@@ -543,7 +542,7 @@ def complete(
         chosen = gaussian.component(visible.mixture, j.astype(jnp.int32))
         eps = jax.random.normal(noise, chosen.mu.shape)
         z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
-        return decode(nets, variables, batch, visible, z_c)
+        return decode(nets, variables, visible, z_c)
 
     return draw_many(draw, n)
 
@@ -562,7 +561,8 @@ def evaluate(
     """
     keys = split_keys(key, "visible", "complete")
     visible = see(nets, given, variables, batch, keys["visible"])
-    image = complete(nets, given, variables, batch, keys["complete"], 1)[:, 0]
+    image = sample(nets, given, variables, batch, keys["complete"], 1)[:, 0]
+    image = keep_known(batch, image)
     log_alpha = visible.mixture.log_alpha
     entropy = -(jnp.exp(log_alpha) * log_alpha).sum(-1)
     return {
@@ -582,6 +582,6 @@ def show_components(
     visible = see(nets, given, variables, batch, key)
     means = visible.mixture.mu
     return {
-        f"component {i}": decode(nets, variables, batch, visible, means[:, i])
-        for i in range(means.shape[1])
+        f"component {i}": keep_known(batch, decode(nets, variables, visible, mean))
+        for i, mean in enumerate(means.swapaxes(0, 1))
     }

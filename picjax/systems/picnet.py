@@ -102,7 +102,7 @@ def make(config: Config) -> System:
         step=lambda state, batch, key: step(
             nets, opts, hyper, state, batch, draw_noise(nets, key, batch)
         ),
-        complete=partial(complete, nets, hyper.least_std),
+        sample=partial(sample, nets, hyper.least_std),
         evaluate=partial(evaluate, nets, hyper.least_std),
         show=partial(show_mean, nets, hyper.least_std),
         score=partial(score, nets),
@@ -438,7 +438,7 @@ def divergences(
     return kl_rec.mean((1, 2, 3)), kl_g.mean((1, 2, 3))
 
 
-# ---- complete ----
+# ---- sample ----
 
 
 class Visible(NamedTuple):
@@ -464,9 +464,9 @@ def see(
 
 
 def decode(
-    nets: dict[str, Any], variables: Tree, batch: Batch, visible: Visible, z: Z
+    nets: dict[str, Any], variables: Tree, visible: Visible, z: Z
 ) -> Float[Array, "b h w 3"]:
-    """The completion that z stands for, with the known pixels put back."""
+    """The image that z stands for, known pixels as the generator makes them."""
     images, _ = apply(
         nets,
         by_net(variables),
@@ -477,10 +477,10 @@ def decode(
         visible.attended,
         update_stats=0,
     )
-    return keep_known(batch, images[-1])
+    return images[-1]
 
 
-def complete(
+def sample(
     nets: dict[str, Any],
     least_std: float,
     variables: Tree,
@@ -494,7 +494,7 @@ def complete(
     def draw(i: Array) -> Array:
         eps = jax.random.normal(jax.random.fold_in(key, i), visible.q.mu.shape)
         z = visible.q.mu + eps * visible.q.std
-        return decode(nets, variables, batch, visible, z)
+        return decode(nets, variables, visible, z)
 
     return draw_many(draw, n)
 
@@ -515,7 +515,8 @@ def evaluate(
     key: PRNGKeyArray,
 ) -> dict[str, Array]:
     """L1 of one completion, and the prior's mean standard deviation."""
-    image = complete(nets, least_std, variables, batch, key, 1)[:, 0]
+    image = sample(nets, least_std, variables, batch, key, 1)[:, 0]
+    image = keep_known(batch, image)
     visible = see(nets, least_std, variables, batch)
     return {
         "l1": jnp.abs(image - batch["image"]).mean((1, 2, 3)),
@@ -532,4 +533,5 @@ def show_mean(
 ) -> dict[str, Array]:
     """The completion that the prior's mean stands for."""
     visible = see(nets, least_std, variables, batch)
-    return {"mean": decode(nets, variables, batch, visible, visible.q.mu)}
+    mean = decode(nets, variables, visible, visible.q.mu)
+    return {"mean": keep_known(batch, mean)}

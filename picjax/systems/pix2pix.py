@@ -86,7 +86,7 @@ def make(config: Config) -> System:
         step=lambda state, batch, key: step(
             nets, opts, hyper, state, batch, draw_noise(nets, hyper, key, batch)
         ),
-        complete=partial(complete, nets, hyper),
+        sample=partial(sample, nets, hyper),
         evaluate=partial(evaluate, nets, hyper),
         show=partial(show_without_dropout, nets, hyper),
     )
@@ -379,10 +379,10 @@ def query(
     return jax.lax.scan(one, pool, (pairs, swap, index))
 
 
-# ---- complete ----
+# ---- sample ----
 
 
-def complete(
+def sample(
     nets: dict[str, Any],
     hyper: Hyper,
     variables: Tree,
@@ -390,7 +390,7 @@ def complete(
     key: PRNGKeyArray,
     n: int,
 ) -> Float[Array, "b n h w 3"]:
-    """n completions an image, by dropout; all the same where it is off at test.
+    """n images of each condition, by dropout; all the same where it is off at test.
 
     The i-th does not depend on n, nor an image's on the others of its batch.
     """
@@ -401,7 +401,7 @@ def complete(
         keep = []
         if hyper.dropout_at_test:
             keep = draw_keep(nets, jax.random.fold_in(key, i), (b, h, w))
-        return keep_known(batch, infer(nets, hyper, variables, given, keep))
+        return infer(nets, hyper, variables, given, keep)
 
     return draw_many(draw, n)
 
@@ -438,7 +438,8 @@ def evaluate(
     key: PRNGKeyArray,
 ) -> dict[str, Array]:
     """L1 of one completion over the whole image."""
-    image = complete(nets, hyper, variables, batch, key, 1)[:, 0]
+    image = sample(nets, hyper, variables, batch, key, 1)[:, 0]
+    image = keep_known(batch, image)
     return {"l1": jnp.abs(image - batch["image"]).mean((1, 2, 3))}
 
 

@@ -31,7 +31,6 @@ from picjax.system import (
     check_choices,
     image_shape,
     init_opt,
-    keep_known,
     learning_rate,
     split_keys,
     update,
@@ -74,7 +73,7 @@ def make(config: Config) -> System:
     return System(
         init=partial(init, net, hyper, opts),
         step=partial(step, net, hyper, opts),
-        complete=partial(complete, net, hyper),
+        sample=partial(sample, net, hyper),
         evaluate=partial(evaluate, net, hyper),
         show=lambda variables, batch, key: {},
         score=partial(score, net, hyper),
@@ -358,10 +357,13 @@ def sample_fixed_point(
 SAMPLERS = {"cached": sample_cached, "fixed_point": sample_fixed_point}
 
 
-def complete(
+def sample(
     net: PixelCNN, hyper: Hyper, variables: Tree, batch: Batch, key: Array, n: int
 ) -> Float[Array, "b n h w 3"]:
-    """n completions an image; the i-th does not depend on n."""
+    """n completions an image; the i-th does not depend on n.
+
+    Known pixels are the input's already, grey where the network knows no colour.
+    """
     keys = split_keys(key, "draws", "choice")
     params, m = variables["params"]["net"], hyper.candidates
     seen = best_turned(net, hyper, batch)
@@ -381,11 +383,9 @@ def complete(
     drawn = SAMPLERS[hyper.sampler](net, params, seen, noise, hyper.rounded)
     if m > 1:
         drawn = choose(net, hyper, params, seen, drawn, keys["choice"])
-    return jax.vmap(
-        lambda image: keep_known(batch, turned_back(hyper.turns, image, seen.which)),
-        1,
-        1,
-    )(drawn)
+    return jax.vmap(lambda image: turned_back(hyper.turns, image, seen.which), 1, 1)(
+        drawn
+    )
 
 
 def turned_back(
