@@ -12,7 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from picjax import checkpoints
+from picjax import checkpoints, groups
+from picjax import watch as watching
+from picjax.complete import load
+from picjax.metrics import convnet, lpips, select
+from picjax.metrics.networks import Settings
 
 ROOT = Path(__file__).parents[1]
 # The quickest system to compile; a rate that does not depend on the number of steps.
@@ -145,7 +149,14 @@ def test_eight_devices_give_the_numbers_of_one(cache, tmp_path):
     assert_close(trace(one), trace(many))
 
 
-def test_two_processes_give_the_numbers_of_one(cache, undisturbed, tmp_path):
+def test_two_processes_give_the_numbers_of_one(
+    cache, undisturbed, tmp_path, monkeypatch
+):
+    """Of every step, and of an evaluation on the way with a network that measures."""
+    (tmp_path / "weights").mkdir()
+    tensors = convnet.random_tensors(lpips.shapes("alex"))
+    np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
+    monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -154,10 +165,23 @@ def test_two_processes_give_the_numbers_of_one(cache, undisturbed, tmp_path):
         "JAX_NUM_PROCESSES": "2",
     }
     flags = ("--config.steps=3", "--config.save_every=3", *NO_SAMPLES)
+    metrics = ["l1", "lpips", "lpips_diversity"]
+    watch = {"every": 3, "images": 3, "num": 2, "metrics": ",".join(metrics)}
+    flags += tuple(f"--config.eval.{key}={value}" for key, value in watch.items())
     processes = [
         start(cache, tmp_path, *flags, env=cluster | {"JAX_PROCESS_ID": str(i)})
         for i in range(2)
     ]
     for process in processes:
         finish(process)
-    assert_close(trace(tmp_path), trace(undisturbed)[:3])
+    lines = trace(tmp_path)
+    logged = {k: lines[-1].pop(k) for k in [*lines[-1]] if k.startswith("eval/")}
+    assert_close(lines, trace(undisturbed)[:3])
+    made = select.make(metrics, Settings())
+    for group in groups.model_groups(load(tmp_path), 2, 3, seed=0, batch_size=3):
+        for metric in made.values():
+            metric.add(group)
+    found = watching.columns([r for m in made.values() for r in m.results()])
+    assert found.keys() == logged.keys() >= {"eval/lpips", "eval/lpips_diversity"}
+    # A grey level here and there is another, up to the order of sums.
+    assert logged == pytest.approx(found, rel=1e-2)
