@@ -16,10 +16,10 @@ from test_systems import load_config
 from picjax import eval as module
 from picjax import gallery, groups, masks, measure, subjects
 from picjax.cli import UserError, run
-from picjax.complete import Model
 from picjax.data import scenes
 from picjax.metrics import image as measures
 from picjax.metrics.suite import METRICS, Group, Result, Running, choose, number
+from picjax.model import Model
 
 REGIONS = ("hole", "whole")
 
