@@ -111,7 +111,7 @@ PRESETS = {
         unlike=(
             (
                 "the report gives Pix2Pix's training losses, on outputs whose known half is "
-                "made again; here it is pasted"
+                "made again; here it is pasted, but for --raw"
             ),
             "its bits/dim are of the whole image",
         ),

@@ -14,9 +14,9 @@ import pytest
 
 from picjax import checkpoints, groups
 from picjax import watch as watching
-from picjax.complete import load
 from picjax.metrics import convnet, lpips, select
 from picjax.metrics.networks import Settings
+from picjax.model import load
 
 ROOT = Path(__file__).parents[1]
 # The quickest system to compile; a rate that does not depend on the number of steps.

@@ -76,9 +76,7 @@ class InceptionStream:
     def listen(self, tap: str, listener: Callable[..., None]) -> None:
         """`listener` is given the rows of a tap, one argument for each image picked."""
         self.taps.add(tap)
-        self._listeners.append(
-            lambda found: listener(*(rows[tap] for rows in found)),
-        )
+        self._listeners.append(lambda found: listener(*(rows[tap] for rows in found)))
 
     def add(self, group: Group) -> None:
         """Queues a group; one that was queued last is not queued again."""
