@@ -130,7 +130,7 @@ class PixelCNN(nn.Module):
         us = [down(self.u_init(x))]
         uls = [down(self.ul_init[0](x)) + right(self.ul_init[1](x))]
         for i, level in enumerate(self.up_layers):
-            for block_u, block_ul in zip(level.u_stream, level.ul_stream, strict=True):
+            for block_u, block_ul in zip(*level.children(), strict=True):
                 us.append(block_u(us[-1]))
                 uls.append(block_ul(uls[-1], us[-1]))
             if i < LEVELS - 1:
@@ -138,7 +138,7 @@ class PixelCNN(nn.Module):
                 uls.append(self.downsize_ul_stream[i](uls[-1]))
         u, ul = us.pop(), uls.pop()
         for i, level in enumerate(self.down_layers):
-            for block_u, block_ul in zip(level.u_stream, level.ul_stream, strict=True):
+            for block_u, block_ul in zip(*level.children(), strict=True):
                 u = block_u(u, us.pop())
                 ul = block_ul(ul, torch.cat([u, uls.pop()], 1))
             if i < LEVELS - 1:
@@ -203,5 +203,6 @@ class Trainer:
         self.opt.step()
         self.rate.step()
         with torch.no_grad():
-            torch._foreach_lerp_(self.average, list(self.net.parameters()), 5e-4)
+            for average, p in zip(self.average, self.net.parameters(), strict=True):
+                average.lerp_(p, 5e-4)
         return loss.detach()

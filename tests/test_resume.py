@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,7 +155,7 @@ def test_two_processes_give_the_numbers_of_one(
 ):
     """Of every step, and of an evaluation on the way with a network that measures."""
     (tmp_path / "weights").mkdir()
-    tensors = convnet.random_tensors(lpips.shapes("alex"))
+    tensors: Any = convnet.random_tensors(lpips.shapes("alex"))
     np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
     monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
     with socket.socket() as probe:

@@ -250,8 +250,8 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     monkeypatch.setattr(resize, "for_inception", for_inception)
     made = select.make(["picnet_is"], Settings(batch=500))["picnet_is"]
     levels = RNG.integers(0, 256, (2003, 3), dtype=np.uint8)
-    for i, level in enumerate(levels):
-        samples = np.broadcast_to(level[:, None, None, None], (3, 2, 2, 3))
+    drawn = [np.broadcast_to(x[:, None, None, None], (3, 2, 2, 3)) for x in levels]
+    for i, samples in enumerate(drawn):
         made.add(Group(str(i), samples[0], None, samples, i % 3, {}))
     chosen = levels[np.arange(2003), np.arange(2003) % 3].astype(float)
     logits = np.stack([chosen % 7, chosen % 3], 1)
@@ -264,5 +264,5 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     again.restore(made.state())
     assert again.results() == made.results()
     monkeypatch.setattr(inception_suite, "MOST", 2003)  # no more are looked at
-    made.add(Group("x", samples[0], None, samples, 0, {}))
+    made.add(Group("x", drawn[0][0], None, drawn[0], 0, {}))
     assert made.results() == [result] and made.state()["count"] == 2003
