@@ -155,7 +155,8 @@ def test_two_processes_give_the_numbers_of_one(
     """Of every step, and of an evaluation on the way with a network that measures."""
     (tmp_path / "weights").mkdir()
     tensors = convnet.random_tensors(lpips.shapes("alex"))
-    np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
+    file = tmp_path / "weights/alexnet-owt-7be5be79.npz"
+    np.savez(file, allow_pickle=False, **tensors)
     monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -264,5 +264,5 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     again.restore(made.state())
     assert again.results() == made.results()
     monkeypatch.setattr(inception_suite, "MOST", 2003)  # no more are looked at
-    made.add(Group("x", samples[0], None, samples, 0, {}))
+    made.add(group(0, side=2, n=1))
     assert made.results() == [result] and made.state()["count"] == 2003
