@@ -226,8 +226,8 @@ def everywhere(tree: Any) -> Any:
 def on_all_devices(network: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`network(shared, rows)`, compiled, with the rows split over this process's devices.
 
-    XLA uses one core of a CPU for most of a convolution, so two devices there
-    (JAX_NUM_CPU_DEVICES=2) are quicker than one with two cores.
+    XLA uses one core of a CPU for most of a convolution, so there are more devices
+    than one to be made of its cores (JAX_NUM_CPU_DEVICES=2).
 
     Args:
       network: of whatever all devices need, and of arrays whose first axis is split;
