@@ -1,6 +1,7 @@
 """PixelCNN++'s three samplers: cached, fixed point and naive, in one run.
 
-    python -m bench.pixelcnn [--batch 1,16,64,256] [--features 160] [--blocks 5]
+    python -m bench.pixelcnn [--batch 1,16] [--features 160] [--blocks 5]
+    python -m bench.pixelcnn --batch 64,256 --cold
     python -m bench.pixelcnn --fixed-point 4       # that sampler, too, for 4 passes
     python -m bench.pixelcnn --workdir=runs/pixelcnn [--batch 1,16]
 
@@ -218,14 +219,17 @@ def work(net: Any, params: Any, size: int = SIZE) -> float:
     return products(sample.jaxpr, loops) / products(one.jaxpr, 1)
 
 
-def row(what: str, batch: int, runs: Runs, rounds: int, passes: int) -> table.Row:
+def row(
+    what: str, batch: int, runs: Runs, rounds: int, warmup: int, passes: int
+) -> table.Row:
     """One line of the table.
 
     Args:
       what: is drawn.
       batch: how many images.
       runs: of it.
-      rounds: a single one is not warmed up.
+      rounds: that count, after `warmup` others.
+      warmup: rounds thrown away.
       passes: of the fixed point, at most; 0: it is left out.
     """
     kept: dict[str, Any] = {}
@@ -241,7 +245,7 @@ def row(what: str, batch: int, runs: Runs, rounds: int, passes: int) -> table.Ro
         compared["fixed point"] = lambda: keep(
             "settled", settle(runs.redraw, runs.start, passes)
         )
-    seconds = table.interleave(compared, rounds, warmup=min(rounds - 1, 1))
+    seconds = table.interleave(compared, rounds, warmup)
     fast = median(seconds["cached"]) * batch / runs.drawn
     one = median(seconds["pass"]) * batch / runs.passed
     made: table.Row = {
@@ -277,6 +281,9 @@ def main() -> None:
     parser.add_argument("--features", type=int, default=160)
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--cold", action="store_true", help="no round to warm up: for large batches"
+    )
     parser.add_argument("--workdir", help="a run of configs/pixelcnn.py")
     parser.add_argument(
         "--fixed-point", type=int, default=0, metavar="N", help="at most N passes of it"
@@ -295,7 +302,8 @@ def main() -> None:
     for batch in map(int, args.batch.split(",")):
         made = make_runs(net, params, image, batch, args.memory * 2**30)
         for what, runs in made.items():
-            rows.append(row(what, batch, runs, args.rounds, args.fixed_point))
+            warmup = 0 if args.cold else 1
+            rows.append(row(what, batch, runs, args.rounds, warmup, args.fixed_point))
             print(rows[-1], file=sys.stderr, flush=True)
     title = f"PixelCNN++, {net.features} filters, {net.blocks} blocks, {height} px"
     counted: list[table.Row] = [
