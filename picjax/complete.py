@@ -13,11 +13,13 @@ start from, and there is no mask.
 """
 
 import argparse
+import ast
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,7 +39,7 @@ from rich.progress import (
 from rich.text import Text
 
 from picjax import checkpoints, masks, report, sharding, systems
-from picjax.cli import Parser, UserError, run
+from picjax.cli import Parser, UserError, check_choice, run
 from picjax.compose import compose
 from picjax.data.pipeline import to_float
 from picjax.draw import Drawn, make_draw, visible
@@ -55,6 +57,7 @@ from picjax.system import Config, System, Tree, image_shape
 HOLE_GREY = 127  # what PICNet's test script shows a hole as
 CELL = 192  # pixels: the longest side in a grid
 COLUMNS = 6  # completions in a row of a grid
+SETTING = "--config.sampler."
 
 
 class Model:
@@ -122,7 +125,9 @@ class Model:
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
-        return self._sample(self._variables, batch, key, n=n, of=of or n)
+        # Images that do not split over the devices share them out by completions.
+        with contextlib.nullcontext() if even else jax.set_mesh(self._mesh):
+            return self._sample(self._variables, batch, key, n=n, of=of or n)
 
     def evaluate(
         self,
@@ -200,13 +205,16 @@ def refuse_nan(drawn: Drawn, names: Sequence[str]) -> None:
             )
 
 
-def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
+def load(
+    workdir: str | Path, sampler: str | Mapping[str, Any] = "", best: bool = False
+) -> Model:
     """The model of a workdir, at its newest checkpoint.
 
     Args:
       workdir: a run's folder.
       sampler: one of the system's ways of drawing, instead of the run's, such as
-        "fast" of painter.
+        "fast" of painter; or keys of `config.sampler` with other values, such as
+        {"preset": "fast", "label": 3}.
       best: take the checkpoint kept by `config.best` instead.
 
     Raises:
@@ -223,15 +231,29 @@ def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
     return Model(config, systems.make(config), variables, step)
 
 
-def use_sampler(config: Config, sampler: str) -> None:
-    """Sets the way of drawing.
+def use_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
+    """Sets the way of drawing: the preset, or keys of `config.sampler`.
+
+    Values may be the words of a command line.
 
     Raises:
-      UserError: when the system has no such choice.
+      UserError: when the system has no such choice, key or kind of value.
     """
     if "sampler" not in config:
         raise UserError(f"{config.system} draws in one way; leave the sampler out")
-    config.sampler.preset = sampler
+    given = {"preset": sampler} if isinstance(sampler, str) else sampler
+    for key, value in given.items():
+        check_choice("config.sampler's key", key, list(config.sampler))
+        before = config.sampler[key]
+        try:
+            if isinstance(value, str) and not isinstance(before, str):
+                value = ast.literal_eval(value)
+            config.sampler[key] = value
+        except (SyntaxError, TypeError, ValueError):
+            raise UserError(
+                f"config.sampler.{key} '{value}' is no {type(before).__name__} as "
+                f"{before} is; mend the value"
+            ) from None
 
 
 def translates(config: Config) -> bool:
@@ -530,12 +552,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the system scores highest",
     )
-    walks = "painter's walk: repaint, painter, fast, draft, plain"
-    add("--sampler", default="", metavar="NAME", help=walks)
+    walks = "painter's walk: repaint, painter, fast, draft, plain; "
+    other = f"{SETTING}KEY=VALUE for other settings of it, such as label=3"
+    add("--sampler", default="", metavar="NAME", help=walks + other)
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")
-    return parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    settings = [word.removeprefix(SETTING).split("=", 1) for word in rest]
+    for word, setting in zip(rest, settings, strict=True):
+        if not word.startswith(SETTING) or len(setting) < 2:
+            parser.error(f"unrecognized arguments: {word}")
+    preset = {"preset": args.sampler} if args.sampler else {}
+    args.sampler = preset | dict(settings)
+    return args
 
 
 if __name__ == "__main__":
