@@ -1,18 +1,25 @@
 """What the painter's calls buy: how near each preset comes to `scenes`' posterior.
 
     python -m picjax.train --config=configs/painter.py:scenes
-    python -m bench.painter --workdir runs/painter-scenes --presets draft,fast
-    python -m bench.painter --exact
+    python -m bench.painter --workdir runs/painter-scenes --walks draft,fast
+    python -m bench.painter --exact --walks painter/4,painter --json FILE
+    python -m bench.painter --draw PICTURE.png FILE [FILE ...]
 
 One network, several ways of walking (picjax/sampling/walk.py): a row each, with the
 calls of the network that a completion takes, the share of modes found, total variation
-from the true probabilities, and the share of valid completions (docs/scenes.md). With
-`--exact` no network is trained: the noise expected from one scene a class is computed,
-so that what is wrong is the walk's fault alone.
+from the true probabilities, and the share of valid completions (docs/scenes.md). A walk
+is a preset; `painter/4` walks each of its stretches 4 times. With `--exact` no network
+is trained: the noise expected from one scene a class is computed, so that what is wrong
+is the walk's fault alone. `--draw` measures nothing: it draws total variation over
+calls from what `--json` wrote before.
 """
 
+import itertools
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jax
@@ -22,6 +29,7 @@ from jaxtyping import Array, Float
 
 from bench import table
 from picjax import checkpoints, diffusion, systems
+from picjax.cli import UserError, check_choice, run
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.diffusion import Kind
@@ -34,6 +42,22 @@ from picjax.system import Config, Tree
 from picjax.systems.painter import make_sampler
 
 NUMBERS = ("modes_found", "total_variation", "total_variation_floor", "valid")
+
+
+def find(name: str) -> Preset:
+    """A preset, or one whose jumps are taken another number of times.
+
+    Raises:
+      UserError: for a name that is none.
+    """
+    base, _, times = name.partition("/")
+    check_choice("--walks", base, PRESETS)
+    preset = PRESETS[base]
+    if not times:
+        return preset
+    if not times.isdecimal() or not int(times):
+        raise UserError(f"--walks '{name}' has no number of times; write {base}/4")
+    return preset._replace(jumps=preset.jumps._replace(times=int(times)))
 
 
 def use(config: Config, preset: Preset) -> None:
@@ -52,7 +76,8 @@ def measure(
     model = Model(config, systems.make(config), variables, 0)
     began = time.perf_counter()
     counts, classes = [], []
-    for group in model_groups(model, num, images, 0, min(BATCH, images)):
+    batch = min(BATCH * jax.device_count(), images)
+    for group in model_groups(model, num, images, 0, batch):
         scene = int(group.extra["scene"])
         attributes = group.extra["scene_attributes"]
         counts.append(posterior.count_modes(group.samples, scene, attributes))
@@ -133,26 +158,106 @@ def measure_exact(preset: Preset, num: int) -> table.Row:
     return made_row(plan.calls, counts, classes, began)
 
 
+# ---- the curve ----
+
+COLORS = ("tab:purple", "tab:green", "tab:orange", "tab:blue", "tab:red")  # of PRESETS
+
+
+def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
+    """Total variation over calls: a line a network and a family of walks.
+
+    A table's floor, what as many draws from the true probabilities would have, is
+    dashed.
+
+    Raises:
+      UserError: when matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("--draw needs matplotlib; pip install -e '.[bench]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7.5, 4.5), layout="constrained")
+    styles = itertools.cycle(("-", ":", "--", "-."))
+    for title, style, rows in zip(tables, styles, tables.values(), strict=False):
+        network = title.removeprefix("scenes, ")
+        for preset, color in zip(PRESETS, COLORS, strict=True):
+            own = [row for row in rows if row["walk"].partition("/")[0] == preset]
+            own.sort(key=lambda row: row["calls"])
+            if not own:
+                continue
+            calls = [row["calls"] for row in own]
+            shares = [row["total_variation"] for row in own]
+            # A larger dot for the preset itself.
+            sizes = [70 if row["walk"] == preset else 15 for row in own]
+            axes.plot(calls, shares, style, color=color, label=f"{preset}, {network}")
+            axes.scatter(calls, shares, sizes, color)
+        floor = median(row["total_variation_floor"] for row in rows)
+        draws = f"{rows[0]['images']} x {rows[0]['completions']}"
+        axes.axhline(floor, color="grey", ls=style, lw=1)
+        axes.text(22, floor, f"floor, {network}: {draws} draws", size=8, va="bottom")
+    axes.set(xscale="log", xlabel="calls of the network", ylabel="total variation")
+    ticks = [20, 50, 100, 200, 500, 1000, 2000]
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def read_tables(files: Sequence[str]) -> dict[str, list[table.Row]]:
+    """The tables in files that `--json` wrote; rows under one title are put together.
+
+    Raises:
+      UserError: for a file that is none.
+    """
+    tables: dict[str, list[table.Row]] = {}
+    for file in files:
+        try:
+            found = json.loads(Path(file).read_text())["tables"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"'{file}' holds no tables; give what bench.painter --json wrote"
+            ) from error
+        for title, rows in found.items():
+            tables.setdefault(title, []).extend(rows)
+    return tables
+
+
 def main() -> None:
-    """The command; see the module's docstring."""
+    """The command; see the module's docstring.
+
+    Raises:
+      UserError: for anything the user can mend.
+    """
     parser = table.parser(__doc__)
     parser.add_argument("--workdir", default="runs/painter-scenes")
-    parser.add_argument("--presets", default="draft,fast,painter,repaint")
+    parser.add_argument("--walks", default="draft,fast,painter,repaint")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--num", type=int, default=10)
     parser.add_argument("--exact", action="store_true", help="without a network")
+    parser.add_argument(
+        "--draw", nargs="+", metavar="FILE", help="PNG, then JSON files"
+    )
     args = parser.parse_args()
-    names = args.presets.split(",")
+    if args.draw:
+        draw(Path(args.draw[0]), read_tables(args.draw[1:]))
+        return
+    names = args.walks.split(",")
+    walks = [find(name) for name in names]
     if args.exact:
-        rows = [measure_exact(PRESETS[name], args.num) for name in names]
+        rows = [measure_exact(preset, args.num) for preset in walks]
+        network = "the exact network"
     else:
-        run = checkpoints.restore_variables(args.workdir)[:2]
-        each = args.images, args.num
-        rows = [measure(*run, PRESETS[name], *each) for name in names]
-    rows = [{"preset": n} | row for n, row in zip(names, rows, strict=True)]
-    title = "scenes, the exact network" if args.exact else f"scenes, {args.workdir}"
-    table.report({title: rows}, table.machine(), args.json)
+        *trained, step = checkpoints.restore_variables(args.workdir)
+        rows = [measure(*trained, preset, args.images, args.num) for preset in walks]
+        network = f"{step:,} steps of training"
+    rows = [{"walk": n} | row for n, row in zip(names, rows, strict=True)]
+    table.report({f"scenes, {network}": rows}, table.machine(), args.json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

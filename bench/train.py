@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -49,6 +50,7 @@ def child(framework: str, setting: Setting) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@cache
 def matmul_rate(dtype: str, size: int = 4096) -> float:
     """FLOP/s of a large matrix product: what the device reaches in practice."""
     import jax

@@ -3,22 +3,29 @@
     python -m bench.unet [--width 64] [--size 64] [--batches 1,4] [--json FILE]
     python -m bench.unet --dtypes float32,bfloat16 --remat
     python -m bench.unet --published            # 256 px, 553 million parameters: a GPU
+    python -m bench.unet --peer diffusers       # and whole completions
+    JAX_NUM_CPU_DEVICES=2 python -m bench.unet  # ours on two virtual devices
 
-Images/s in turn with guided-diffusion's network in eager PyTorch (bench/torch_unet.py:
-the same widths, its outputs compared with ours first), FLOP/s as XLA counts them, memory
-of a step, and what a walk takes beyond the network's calls. bfloat16 in PyTorch is
+Images/s in turn with guided-diffusion's network in eager PyTorch (bench/torch_unet.py)
+or with diffusers' and its RePaint scheduler (bench/diffusers_unet.py): the same widths
+and weights, its outputs compared with ours first. FLOP/s as XLA counts them, memory of
+a step, and what a walk takes beyond the network's calls. Ours runs on all devices over
+which the batch can be split, as in picjax.train. bfloat16 in PyTorch is
 `torch.autocast`.
 """
 
 import argparse
 from collections.abc import Callable
+from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
 
 from bench import table
 from bench.train import PEAKS, matmul_rate
+from picjax.cli import UserError, run
 
-CALLS = 5  # of a walk
+STEPS, JUMP, TIMES = 10, 5, 2  # of a walk: one jump from step 0 back to 5
+PEERS = {"guided": "torch", "diffusers": "diffusers"}  # and what has to be installed
 
 
 class Setting(NamedTuple):
@@ -44,7 +51,8 @@ def make_config(args: argparse.Namespace, setting: Setting) -> Any:
         config.model.update(attention=sizes, head_width=32)
     config.batch_size = setting.batch
     config.model.update(dtype=setting.dtype, remat=setting.remat)
-    config.sampler.update(preset="own", spacing=str(CALLS), jump_times=1)
+    config.sampler.update(preset="own", spacing=str(STEPS), stop=-1)
+    config.sampler.update(jump_length=JUMP, jump_times=TIMES)
     return config
 
 
@@ -79,6 +87,7 @@ class Ours(NamedTuple):
     walk: Compiled
     exported: dict[str, Any]  # the weights under their official names
     output: Any  # of `host_inputs`
+    devices: int
 
 
 def host_inputs(config: Any) -> tuple[Any, Any]:
@@ -97,7 +106,7 @@ def ours(config: Any) -> Ours:
     import jax.numpy as jnp
     import numpy as np
 
-    from picjax import systems
+    from picjax import sharding, systems
     from picjax.official.mapping import to_official
     from picjax.official.painter import UNET
     from picjax.system import image_shape, inference_variables
@@ -106,7 +115,7 @@ def ours(config: Any) -> Ours:
     system = systems.make(config)
     net: Any = networks(config.model, image_shape(config))["unet"]
     x, t = map(jnp.asarray, host_inputs(config))
-    batch = {"image": x, "mask": jnp.zeros((*x.shape[:3], 1))}
+    batch = {"image": x, "mask": jnp.asarray(centre_mask(config))}
     key = jax.random.key(0)
     rng = np.random.default_rng(1)
 
@@ -117,6 +126,12 @@ def ours(config: Any) -> Ours:
     params = jax.tree.map(draw, jax.eval_shape(net.init, key, x, t)["params"])
     state = jax.jit(system.init)(key, batch)
     state = state.replace(params={"unet": params}, ema={"unet": params})
+    mesh = sharding.make_mesh()
+    devices = 1 if len(x) % mesh.size else mesh.size
+    if devices > 1:
+        x, t, batch = jax.device_put((x, t, batch), sharding.batch_sharding(mesh))
+        whole = sharding.replicated(mesh)
+        params, state, key = jax.device_put((params, state, key), whole)
     forward = compile_call(net.apply, {"params": params}, x, t)
     walk = compile_call(
         lambda variables: system.complete(variables, batch, key, 1),
@@ -124,24 +139,47 @@ def ours(config: Any) -> Ours:
     )
     exported = to_official({"params": params}, UNET)
     step = compile_call(system.step, state, batch, key)
-    return Ours(forward, step, walk, exported, forward.run())
+    return Ours(forward, step, walk, exported, forward.run(), devices)
+
+
+def centre_mask(config: Any) -> Any:
+    """1 = known, for every image."""
+    import numpy as np
+
+    from picjax import masks
+
+    size = config.image_size
+    known = masks.center(np.random.default_rng(0), size, size)
+    return np.repeat(known[None, ..., None], config.batch_size, 0).astype(np.float32)
 
 
 class Peer(NamedTuple):
-    """PyTorch's calls."""
+    """PyTorch's calls.
+
+    Attributes:
+      forward: of the network.
+      step: of training.
+      complete: a walk of as many calls as ours; None where the peer has none.
+      flops: of a forward pass, as PyTorch counts them.
+    """
 
     forward: Callable[[], object]
     step: Callable[[], object]
+    complete: Callable[[], object] | None
+    flops: float
 
 
-def peer(config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
-    """The same network in PyTorch.
+def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
+    """The same network in PyTorch: of PEERS.
 
     Raises:
       AssertionError: when it gives other numbers than `expected`.
     """
     import numpy as np
     import torch  # pyright: ignore[reportMissingImports]
+    from torch.utils.flop_counter import (  # pyright: ignore[reportMissingImports]
+        FlopCounterMode,
+    )
 
     from bench import torch_unet
 
@@ -149,10 +187,15 @@ def peer(config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
     torch.backends.cudnn.benchmark = True
     device = "cuda" if cuda else "cpu"
     factors = [config.image_size // size for size in model.attention]
-    net = torch_unet.UNet(
-        model.width, model.mult, model.blocks, factors, model.head_width
-    )
-    net.load_state_dict({name: torch.from_numpy(x) for name, x in tensors.items()})
+    options = model.width, model.mult, model.blocks, factors, model.head_width
+    if name == "diffusers":
+        from bench import diffusers_unet
+
+        net: Any = diffusers_unet.UNet(config.image_size, *options)
+        tensors = diffusers_unet.renamed(tensors, *options[1:])
+    else:
+        net = torch_unet.UNet(*options)
+    net.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
     net.to(device)
     images, times = host_inputs(config)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
@@ -172,6 +215,8 @@ def peer(config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
     y = forward().float().permute(0, 2, 3, 1).cpu().numpy()
     share = 5e-2 if model.dtype == "bfloat16" or cuda else 1e-4
     np.testing.assert_allclose(y, expected, atol=share * np.abs(expected).max(), rtol=0)
+    with FlopCounterMode(display=False) as counter:
+        forward()
     trainer = torch_unet.Trainer(net)
 
     def step() -> None:
@@ -179,13 +224,31 @@ def peer(config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
             trainer.step(x)
         wait()
 
-    return Peer(forward, step)
+    known = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
+
+    def complete() -> None:
+        with torch.no_grad(), cast:
+            _, calls = diffusers_unet.complete(net, x, known, STEPS, JUMP, TIMES)
+        wait()
+        assert calls == walk_calls(config), "another walk than ours"
+
+    whole = complete if name == "diffusers" else None
+    return Peer(forward, step, whole, counter.get_total_flops())
 
 
-def measure(config: Any, setting: Setting, rounds: int) -> tuple[table.Row, table.Row]:
-    """The rows of forward pass and training step."""
+def walk_calls(config: Any) -> int:
+    """Of the network, in a completion."""
+    from picjax.systems.painter import make_sampler
+
+    return make_sampler(config).walk.calls
+
+
+def measure(
+    name: str, config: Any, setting: Setting, rounds: int
+) -> dict[str, table.Row]:
+    """A row for each of forward pass, training step, completion and network."""
     compiled = ours(config)
-    theirs = peer(config, compiled.exported, compiled.output)
+    theirs = peer(name, config, compiled.exported, compiled.output)
     runs = {
         "forward": compiled.forward.run,
         "peer forward": theirs.forward,
@@ -193,39 +256,75 @@ def measure(config: Any, setting: Setting, rounds: int) -> tuple[table.Row, tabl
         "step": compiled.step.run,
         "peer step": theirs.step,
     }
+    if theirs.complete:
+        runs["peer walk"] = theirs.complete
     seconds = table.interleave(runs, rounds, warmup=1)
-    first = row("forward", setting, seconds, compiled.forward)
-    first["walk / calls"] = median(
-        w / (CALLS * f)
+    each = setting, PEERS[name], seconds
+    calls = walk_calls(config)
+    walk = {"completion": f"{setting}, {calls} calls"}
+    walk |= speeds("walk", *each)
+    walk["walk / calls"] = median(
+        w / (calls * f)
         for w, f in zip(seconds["walk"], seconds["forward"], strict=True)
     )
-    return first, row("step", setting, seconds, compiled.step)
+    parameters = sum(x.size for x in compiled.exported.values())
+    return {
+        "Forward pass": row("forward", *each, compiled.forward, compiled.devices),
+        "Training step": row("step", *each, compiled.step, compiled.devices),
+        "Completion": walk,
+        "Network": {
+            "network": str(setting),
+            "parameters of both": parameters,
+            "GFLOP, picjax": compiled.forward.flops / 1e9,
+            f"GFLOP, {PEERS[name]}": theirs.flops / 1e9,
+        },
+    }
+
+
+def speeds(
+    what: str, setting: Setting, other: str, seconds: dict[str, list[float]]
+) -> table.Row:
+    """Images/s, beside the peer's where it has such a thing."""
+    mine, theirs = seconds[what], seconds.get(f"peer {what}")
+    found: table.Row = {"picjax images/s": setting.batch / median(mine)}
+    if theirs:
+        found[f"{other} images/s"] = setting.batch / median(theirs)
+        found[f"x {other}"] = table.ratio(mine, theirs)
+    return found
 
 
 def row(
-    what: str, setting: Setting, seconds: dict[str, list[float]], compiled: Compiled
+    what: str,
+    setting: Setting,
+    other: str,
+    seconds: dict[str, list[float]],
+    compiled: Compiled,
+    devices: int,
 ) -> table.Row:
-    """Speed beside the peer's, and how near the device's own."""
+    """Speed beside the peer's, and how near the devices' own."""
     import jax
 
-    mine, other = seconds[what], seconds[f"peer {what}"]
-    rate = compiled.flops / median(mine)
+    rate = compiled.flops / median(seconds[what])
     peaks = PEAKS.get(jax.devices()[0].device_kind, {})
+    matmul = devices * matmul_rate(setting.dtype)
     return {
         what: str(setting),
-        "picjax images/s": setting.batch / median(mine),
-        "torch images/s": setting.batch / median(other),
-        "x torch": table.ratio(mine, other),
+        "devices": devices,
+        **speeds(what, setting, other, seconds),
         "GFLOP": compiled.flops / 1e9,
         "GFLOP/s": rate / 1e9,
-        "% of a matmul's": 100 * rate / matmul_rate(setting.dtype),
-        "% of peak": 100 * rate / peaks[setting.dtype] if peaks else None,
+        "% of a matmul's": 100 * rate / matmul,
+        "% of peak": 100 * rate / peaks[setting.dtype] / devices if peaks else None,
         "XLA temporary MiB": compiled.temporary / 2**20,
     }
 
 
 def main() -> None:
-    """The command; see the module's docstring."""
+    """The command; see the module's docstring.
+
+    Raises:
+      UserError: when the peer is not installed.
+    """
     parser = table.parser(__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, default=64)
@@ -234,7 +333,12 @@ def main() -> None:
     parser.add_argument("--remat", action="store_true", help="with and without")
     parser.add_argument("--published", action="store_true", help="the 256 px network")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer", default="guided", choices=PEERS)
     args = parser.parse_args()
+    if missing := [n for n in ("torch", PEERS[args.peer]) if not find_spec(n)]:
+        raise UserError(
+            f"--peer {args.peer} needs {missing[0]}; pip install -e '.[bench]'"
+        )
     about = table.machine()
     settings = [
         Setting(dtype, int(batch), remat)
@@ -242,17 +346,16 @@ def main() -> None:
         for batch in args.batches.split(",")
         for remat in ((False, True) if args.remat else (False,))
     ]
-    forward, step = [], []
-    for setting in settings:
-        first, second = measure(make_config(args, setting), setting, args.rounds)
-        forward.append(first)
-        step.append(second)
     title = "256 px, as published"
     if not args.published:
         title = f"width {args.width}, {args.size} px"
-    tables = {f"Forward pass, {title}": forward, f"Training step, {title}": step}
+    tables: dict[str, list[table.Row]] = {}
+    for setting in settings:
+        config = make_config(args, setting)
+        for what, found in measure(args.peer, config, setting, args.rounds).items():
+            tables.setdefault(f"{what}, {title}", []).append(found)
     table.report(tables, about, args.json)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -2,6 +2,7 @@
 
     python -m picjax.train --config=configs/painter.py            # photographs, 64 px
     python -m picjax.train --config=configs/painter.py:scenes     # known posterior
+    python -m picjax.train --config=configs/painter.py:digits     # told their classes
     python -m picjax.train --config=configs/painter.py:places2_256 --config.data.path=DIR
 
 Training is guided-diffusion's and sees whole images; masks come with completion.
@@ -18,6 +19,7 @@ VARIANTS = {
     "demo": 32,
     "tiny": 8,
     "scenes": 32,
+    "digits": 8,
     "celeba_hq_256": 256,
     "places2_256": 256,
     "imagenet_256": 256,
@@ -33,7 +35,7 @@ def get_config(variant: str = "photos") -> ConfigDict:
     config.image_size = VARIANTS[name]
     if VARIANTS[name] < 256:
         small(config)
-    changes = {"demo": demo, "tiny": tiny, "scenes": scenes}
+    changes = {"demo": demo, "tiny": tiny, "scenes": scenes, "digits": digits}
     changes |= {"celeba_hq_256": celeba_hq, "imagenet_256": imagenet}
     if name in changes:
         changes[name](config)
@@ -43,7 +45,7 @@ def get_config(variant: str = "photos") -> ConfigDict:
 def published() -> ConfigDict:
     """The settings behind places256_300000.pt, and the sampler of the paper."""
     data = {
-        "name": "folder",  # photos, folder, tfds, arrayrecord or scenes
+        "name": "folder",  # photos, folder, tfds, arrayrecord, scenes or digits
         "path": "",  # training images
         "eval_path": "",  # held-out images; empty: a share of the training images
         "split": "train",  # of a TFDS data set
@@ -54,7 +56,8 @@ def published() -> ConfigDict:
         "masks": ("center",),  # what is completed; training does not look at it
         "hole_ratio": (0.2, 0.6),  # of free-form masks
         "mask_path": "",  # of masks from files
-        "classes": 0,  # of the images, if they are to come with them
+        # Of the images (TFDS's label, a folder each, or the ten digits); 0: whatever.
+        "classes": 0,
         "threads": 16,
     }
     model = {
@@ -71,7 +74,8 @@ def published() -> ConfigDict:
         "classes": 0,  # that the network is told; 0: none
         "learn_sigma": True,  # of the steps' variances
         "dropout": 0.0,
-        "classifier_classes": 0,  # of a classifier that guides; 0: there is none
+        # Of a classifier that guides and is trained beside; 0: there is none.
+        "classifier_classes": 0,
         "classifier_width": 128,
         "classifier_mult": (1, 1, 2, 2, 4, 4),
         "classifier_blocks": 2,
@@ -105,6 +109,8 @@ def published() -> ConfigDict:
         "weight_decay": 0.0,
         "ema": 0.9999,  # of the averaged parameters, an update
         "accumulate": 1,  # steps whose gradients are averaged for one update
+        "classifier_lr": 3e-4,  # 0: the classifier stays as it is
+        "classifier_weight_decay": 0.05,
     }
     watch = {  # evaluation during training, as picjax.eval, with averaged weights
         "every": 0,  # steps; 0: off
@@ -205,3 +211,13 @@ def scenes(config: Any) -> None:
     config.data.update(name="scenes", flip=False)
     config.model.mult = (1, 2, 2)
     config.opt.update(decay=0.3, ema=0.999)
+
+
+def digits(config: Any) -> None:
+    """Handwritten digits, 8 px: a network that is told the class, and a classifier."""
+    config.steps = 4_000
+    config.batch_size = 32
+    config.data.update(name="digits", classes=10, flip=False, masks=("top",))
+    config.model.update(classes=10, mult=(1, 2), attention=(4,), classifier_classes=10)
+    config.model.update(classifier_width=64, classifier_mult=(1, 2))
+    config.model.update(classifier_blocks=1, classifier_attention=(4,))

@@ -31,6 +31,7 @@ from picjax.model import Model, load, refuse_mask, translates
 from picjax.progress import progress_bar
 
 COLUMNS = 6  # completions in a row of a grid
+SETTING = "--config.sampler."
 
 
 class Job(NamedTuple):
@@ -227,12 +228,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the system scores highest",
     )
-    walks = "painter's walk: repaint, painter, fast, draft, plain"
-    add("--sampler", default="", metavar="NAME", help=walks)
+    walks = "painter's walk: repaint, painter, fast, draft, plain; "
+    other = f"{SETTING}KEY=VALUE for other settings of it, such as label=3"
+    add("--sampler", default="", metavar="NAME", help=walks + other)
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")
-    return parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    settings = [word.removeprefix(SETTING).split("=", 1) for word in rest]
+    for word, setting in zip(rest, settings, strict=True):
+        if not word.startswith(SETTING) or len(setting) < 2:
+            parser.error(f"unrecognized arguments: {word}")
+    preset = {"preset": args.sampler} if args.sampler else {}
+    args.sampler = preset | dict(settings)
+    return args
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ the last bit. A run on `aligned` pairs makes whole pictures: its image is the pi
 start from, and there is no mask.
 """
 
+import ast
+import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,7 +23,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax import checkpoints, masks, sharding, systems
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.data.pipeline import to_float
 from picjax.draw import Drawn, make_draw, visible
 from picjax.inputs import as_known, as_pixels
@@ -94,7 +97,9 @@ class Model:
         even = len(images) % self._mesh.size == 0
         place = sharding.batch_sharding if even else sharding.replicated
         batch = jax.device_put(batch, place(self._mesh))
-        return self._sample(self._variables, batch, key, n=n, of=of or n, raw=raw)
+        # Images that do not split over the devices share them out by completions.
+        with contextlib.nullcontext() if even else jax.set_mesh(self._mesh):
+            return self._sample(self._variables, batch, key, n=n, of=of or n, raw=raw)
 
     def evaluate(
         self,
@@ -172,13 +177,16 @@ def refuse_nan(drawn: Drawn, names: Sequence[str]) -> None:
             )
 
 
-def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
+def load(
+    workdir: str | Path, sampler: str | Mapping[str, Any] = "", best: bool = False
+) -> Model:
     """The model of a workdir, at its newest checkpoint.
 
     Args:
       workdir: a run's folder.
       sampler: one of the system's ways of drawing, instead of the run's, such as
-        "fast" of painter.
+        "fast" of painter; or keys of `config.sampler` with other values, such as
+        {"preset": "fast", "label": 3}.
       best: take the checkpoint kept by `config.best` instead.
 
     Raises:
@@ -195,15 +203,29 @@ def load(workdir: str | Path, sampler: str = "", best: bool = False) -> Model:
     return Model(config, systems.make(config), variables, step)
 
 
-def use_sampler(config: Config, sampler: str) -> None:
-    """Sets the way of drawing.
+def use_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
+    """Sets the way of drawing: the preset, or keys of `config.sampler`.
+
+    Values may be the words of a command line.
 
     Raises:
-      UserError: when the system has no such choice.
+      UserError: when the system has no such choice, key or kind of value.
     """
     if "sampler" not in config:
         raise UserError(f"{config.system} draws in one way; leave the sampler out")
-    config.sampler.preset = sampler
+    given = {"preset": sampler} if isinstance(sampler, str) else sampler
+    for key, value in given.items():
+        check_choice("config.sampler's key", key, list(config.sampler))
+        before = config.sampler[key]
+        try:
+            if isinstance(value, str) and not isinstance(before, str):
+                value = ast.literal_eval(value)
+            config.sampler[key] = value
+        except (SyntaxError, TypeError, ValueError):
+            raise UserError(
+                f"config.sampler.{key} '{value}' is no {type(before).__name__} as "
+                f"{before} is; mend the value"
+            ) from None
 
 
 def translates(config: Config) -> bool:

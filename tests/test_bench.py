@@ -14,10 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import complete, data, pixelcnn, step, table
+from bench import complete, data, painter, pixelcnn, step, table
 from picjax import convert, systems
+from picjax.cli import UserError
 from picjax.data.pipeline import to_float
 from picjax.models.pixelcnn import PixelCNN
+from picjax.sampling import walk
+from picjax.sampling.walk import PRESETS
 from picjax.system import by_net, inference_variables
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -188,3 +191,25 @@ def test_a_fixed_point_is_reached_or_stopped():
     assert (x == 3).all() and passes == 4 and reached
     x, passes, reached = pixelcnn.settle(redraw, np.zeros(2), 2)
     assert (x == 2).all() and passes == 2 and not reached
+
+
+def test_walks_with_another_number_of_jumps():
+    assert painter.find("painter") == PRESETS["painter"]
+    calls = {
+        name: walk.plan(250, painter.find(name).jumps).calls
+        for name in ("painter/1", "painter/10", "repaint/4")
+    }
+    assert calls == {"painter/1": 250, "painter/10": 1510, "repaint/4": 970}
+    for name in ("painter/0", "painter/x", "quick"):
+        with pytest.raises(UserError, match="--walks"):
+            painter.find(name)
+
+
+def test_tables_of_several_files_are_put_together(tmp_path):
+    for i in (1, 2):
+        table.report({"A": [{"x": i}]}, {}, str(tmp_path / f"{i}.json"))
+    files = [str(tmp_path / f"{i}.json") for i in (1, 2)]
+    assert painter.read_tables(files) == {"A": [{"x": 1}, {"x": 2}]}
+    (tmp_path / "3.json").write_text("{}")
+    with pytest.raises(UserError, match="holds no tables"):
+        painter.read_tables([str(tmp_path / "3.json")])

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from fake_system import SIZE, SYSTEM, make_model
+from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax import complete as module
 from picjax import inputs, report
 from picjax.cli import UserError, run
 from picjax.data.pipeline import to_uint8
-from picjax.model import Model, fit
+from picjax.model import Model, fit, use_sampler
 
 
 def picture(seed: int, h: int = 40, w: int = 60) -> np.ndarray:
@@ -470,3 +471,31 @@ def test_help_fits_a_screen():
     )
     assert "example: python -m picjax.complete" in done.stdout
     assert len(done.stdout.splitlines()) <= 24
+
+
+# ---- how a system draws ----
+
+
+def test_keys_of_the_sampler_are_set_by_words_or_values():
+    config = ConfigDict({"system": "painter", "sampler": {"preset": "fast"}})
+    config.sampler.update(label=-1, guidance=1.0, spacing="250")
+    words = {"label": "3", "guidance": "2", "spacing": "100"}
+    for given in (words, {"label": 3, "guidance": 2.0, "spacing": "100"}):
+        use_sampler(config, given)
+        expected = {"preset": "fast", "label": 3, "guidance": 2.0, "spacing": "100"}
+        assert config.sampler.to_dict() == expected
+    with pytest.raises(UserError, match="key 'labl' is none of .* mean 'label'"):
+        use_sampler(config, {"labl": "3"})
+    with pytest.raises(UserError, match="label 'three' is no int as 3 is"):
+        use_sampler(config, {"label": "three"})
+    with pytest.raises(UserError, match="draws in one way"):
+        use_sampler(ConfigDict({"system": "picmm"}), {"label": "3"})
+
+
+def test_only_the_sampler_is_changed_on_the_command_line():
+    words = ["--workdir=x", "--image=y", "--mask=center", "--sampler=fast"]
+    args = module.parse([*words, "--config.sampler.label=3"])
+    assert args.sampler == {"preset": "fast", "label": "3"}
+    for word in ("--config.seed=3", "--config.sampler.label", "--lable=3"):
+        with pytest.raises(UserError, match=f"unrecognized arguments: {word}"):
+            module.parse([*words, word])

@@ -119,20 +119,33 @@ def test_the_history_grows_and_the_average_follows(guided):
     batch = batch | {"class": jnp.array([0, 2])}
     jax.tree.map(np.testing.assert_array_equal, state.ema["unet"], state.params["unet"])
     after, metrics = jax.jit(systems.make(config).step)(state, batch, KEY)
-    assert set(metrics) == {"loss", "mse", "vb"}
+    assert set(metrics) == {"loss", "mse", "vb", "classifier", "accuracy"}
     assert int(after.stats["history"]["seen"].sum()) == 2
     assert float(after.stats["history"]["losses"].sum()) > 0
     expected = painter.average(config.opt.ema, state.params, after.params)["unet"]
     jax.tree.map(
         partial(np.testing.assert_allclose, atol=1e-6), after.ema["unet"], expected
     )
-    # The classifier is not trained here.
-    frozen = "classifier"
-    jax.tree.map(
-        np.testing.assert_array_equal, after.params[frozen], state.params[frozen]
-    )
-    with pytest.raises(UserError, match="come without classes"):
-        jax.eval_shape(systems.make(config).step, state, guided[1], KEY)
+    # Its head starts at zero: no class is likelier than another, and it moves first.
+    np.testing.assert_allclose(metrics["classifier"], np.log(3), atol=1e-5)
+    heads = [s.params["classifier"]["head"]["kernel"] for s in (state, after)]
+    assert float(jnp.abs(heads[1] - heads[0]).max()) > 1e-5
+
+
+def test_networks_that_learn_classes_want_images_that_have_them(guided):
+    config, batch, _ = guided
+    own = config.copy_and_resolve_references()
+    for key in ("model.classes", "model.classifier_classes"):
+        own.model.classes = 3 if key == "model.classes" else 0
+        system = systems.make(own)
+        shapes = jax.eval_shape(system.init, KEY, batch)
+        with pytest.raises(UserError, match=f"config.{key} is 3, but the images come"):
+            jax.eval_shape(system.step, shapes, batch, KEY)
+    own.opt.classifier_lr = 0.0  # frozen, and none is needed
+    system = systems.make(own)
+    shapes = jax.eval_shape(system.init, KEY, batch)
+    after, metrics = jax.eval_shape(system.step, shapes, batch, KEY)
+    assert set(after.opt) == {"adamw"} and "classifier" not in metrics
 
 
 def test_the_classifier_and_the_label_change_what_is_made(guided):

@@ -72,13 +72,15 @@ class PlainConv(nn.Module):
 
     Without a window it is a linear layer, with one of ones a product at each position; a
     larger one sees half of itself in zeros beyond every edge. Kernel and bias start as
-    PyTorch's do, uniformly, or at `zero`.
+    PyTorch's do, uniformly, or at `zero`. With `double` a 3 x 3 one sees the input as
+    `upsample` makes it.
     """
 
     features: int
     window: tuple[int, ...] = (3, 3)
     stride: int = 1
     zero: bool = False
+    double: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -87,10 +89,13 @@ class PlainConv(nn.Module):
         start = _uniform(math.prod(shape[:-1]))
         if self.zero:
             start = nn.initializers.zeros_init()
-        kernel = self.param("kernel", start, shape).astype(self.dtype)
+        whole = self.param("kernel", start, shape)
+        kernel = whole.astype(self.dtype)
         bias = self.param("bias", start, shape[-1:]).astype(self.dtype)
         x = x.astype(self.dtype)
-        if math.prod(self.window) == 1:
+        if self.double:
+            y = _doubled(x, whole)
+        elif math.prod(self.window) == 1:
             y = x @ kernel.reshape(shape[-2:])
         else:
             y = lax.conv_general_dilated(
@@ -283,8 +288,7 @@ class UpsampleConv(_Kernel):
     """Nearest-neighbour upsampling by 2 and a 3 x 3 convolution with padding 1.
 
     Every output pixel has the same number of inputs, so it draws no checkerboard, which
-    a transposed convolution does. Computed at the small size: each output phase sees
-    2 x 2 inputs through the sums of the taps that fall on them.
+    a transposed convolution does.
     """
 
     @nn.compact
@@ -293,22 +297,36 @@ class UpsampleConv(_Kernel):
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         kernel, bias = self._weights(x.shape[-1], update_stats)
-        if kernel.shape[:2] != (3, 3):
-            raise ValueError(f"UpsampleConv needs kernel 3, not {self.kernel}")
-
-        def phase(row: int, column: int) -> Array:
-            taps = jnp.einsum(
-                "ar,bs,rsio->abio",
-                _SUMS[row],
-                _SUMS[column],
-                kernel,
-                precision=_HIGHEST,
-            )
-            down, across = ((1 - i, i) for i in (row, column))
-            return self._convolve(x, taps, None, 1, down, across)
-
-        y = _interleave([[phase(r, c) for c in (0, 1)] for r in (0, 1)])
+        y = _doubled(x, kernel)
         return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+
+
+def _doubled(x: Array, kernel: Array) -> Array:
+    """A 3 x 3 convolution of x upsampled, computed at the small size.
+
+    Each output phase sees 2 x 2 inputs through the sums of the taps that fall on them:
+    4 products where there would be 9.
+    """
+    if kernel.shape[:2] != (3, 3):
+        raise ValueError(f"upsampled before a kernel of {kernel.shape[:2]}, not 3 x 3")
+
+    def phase(row: int, column: int) -> Array:
+        taps = jnp.einsum(
+            "ar,bs,rsio->abio",
+            _SUMS[row],
+            _SUMS[column],
+            kernel,
+            precision=_HIGHEST,
+        )
+        return lax.conv_general_dilated(
+            x,
+            taps.astype(x.dtype),
+            (1, 1),
+            [(1 - i, i) for i in (row, column)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+    return _interleave([[phase(r, c) for c in (0, 1)] for r in (0, 1)])
 
 
 # Output 2i reads inputs i - 1 and i, output 2i + 1 inputs i and i + 1.

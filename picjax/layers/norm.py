@@ -104,7 +104,7 @@ class GroupNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean = _group_mean(x, self.groups)
         var = _group_mean(jnp.square(x - mean), self.groups)
-        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
+        return _affine(self, x - mean, divisor=jnp.sqrt(var + EPSILON))
 
 
 NORMS = {"instance": InstanceNorm, "batch": BatchNorm, "layer": LayerNorm}
@@ -123,9 +123,15 @@ def _last_axis(x: Array, ndim: int) -> Array:
     return x.reshape((1,) * (ndim - 1) + (-1,))
 
 
-def _affine(module: Any, x: Array, scale_init: Callable[..., Array] = _ONES) -> Array:
+def _affine(
+    module: Any,
+    x: Array,
+    scale_init: Callable[..., Array] = _ONES,
+    divisor: Array | float = 1.0,
+) -> Array:
     shape = (x.shape[-1],)
     scale = module.param("scale", scale_init, shape)
     bias = module.param("bias", nn.initializers.zeros_init(), shape)
-    y = x * _last_axis(scale, x.ndim) + _last_axis(bias, x.ndim)
+    # Divided before it meets x: a division a channel and not one a number.
+    y = x * (_last_axis(scale, x.ndim) / divisor) + _last_axis(bias, x.ndim)
     return y.astype(module.dtype)

@@ -123,8 +123,9 @@ class ResBlock(nn.Module):
         f, dtype = self.features, self.dtype
         x = x.astype(dtype)
         h = nn.silu(GroupNorm(GROUPS, name="norm1")(x)).astype(dtype)
-        x, h = resample(x, self.sample), resample(h, self.sample)
-        h = PlainConv(f, dtype=dtype, name="conv1")(h)
+        up = self.sample == "up"  # then the convolution doubles h itself
+        x, h = resample(x, self.sample), h if up else resample(h, self.sample)
+        h = PlainConv(f, double=up, dtype=dtype, name="conv1")(h)
         told = PlainConv(f * (1 + self.scale_shift), (), name="emb")(nn.silu(emb))
         told = told[:, None, None]
         norm = GroupNorm(GROUPS, name="norm2")
@@ -161,10 +162,9 @@ class Resample(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         if not self.conv:
             return resample(x, self.sample)
-        stride = 2 if self.sample == "down" else 1
-        x = x if stride == 2 else upsample(x)
-        conv = PlainConv(x.shape[-1], stride=stride, dtype=self.dtype, name="conv")
-        return conv(x)
+        up = self.sample == "up"
+        way: Any = {"double": True} if up else {"stride": 2}
+        return PlainConv(x.shape[-1], **way, dtype=self.dtype, name="conv")(x)
 
 
 class Attention(nn.Module):

@@ -360,7 +360,7 @@ def with_average(state: State, params: Tree) -> State:
 
 
 def with_moments(state: State, updates: int, first: Tree, second: Tree) -> State:
-    """The state whose Adam has made so many updates and come to these moments."""
+    """The state whose UNet's Adam has made so many updates, to these moments."""
 
     def put(node: Any) -> Any:
         if not isinstance(node, optax.ScaleByAdamState):
@@ -372,7 +372,8 @@ def with_moments(state: State, updates: int, first: Tree, second: Tree) -> State
     def is_adam(node: Any) -> bool:
         return isinstance(node, optax.ScaleByAdamState)
 
-    return state.replace(opt=jax.tree.map(put, state.opt, is_leaf=is_adam))
+    mine = jax.tree.map(put, state.opt["adamw"], is_leaf=is_adam)
+    return state.replace(opt=state.opt | {"adamw": mine})
 
 
 def by_name(moments: Sequence[np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:

@@ -2,7 +2,8 @@
 
 Training is guided-diffusion's: the network learns the noise in whole images, and masks
 play no part. Completion walks the chain back from noise, putting the known pixels in
-before every call of the network and jumping back now and then (`sampling.walk`).
+before every call of the network and jumping back now and then (`sampling.walk`). A
+classifier that is to guide learns beside the network, from noised images of its own.
 """
 
 from collections.abc import Callable
@@ -84,7 +85,7 @@ def make(config: Config) -> System:
     sampler = make_sampler(config)
     opt = config.opt
     hyper = Hyper(config.loss.kind, config.loss.steps, opt.ema ** (1 / opt.accumulate))
-    opts = optimisers(adamw(config))
+    opts = optimisers(config)
     return System(
         init=partial(init, nets, hyper, opts, tables.steps),
         step=partial(step, nets, tables, kind, hyper, opts),
@@ -199,23 +200,30 @@ def output_kind(config: Config) -> Kind:
     return Kind(config.diffusion.predicts, "learned_range" if learned else fixed)
 
 
-def adamw(config: Config) -> optax.GradientTransformation:
+def adamw(
+    config: Config, lr: float, weight_decay: float
+) -> optax.GradientTransformation:
     """AdamW; where the rate falls, it does so one update late, as in the original."""
     opt = config.opt
-    fall = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
+    fall = learning_rate(lr, config.steps // opt.accumulate, opt.decay)
 
     def rate(count: Any) -> Any:
         return fall(jnp.maximum(count - 1, 0))
 
-    tx = optax.adamw(rate, b1=opt.b1, b2=opt.b2, weight_decay=opt.weight_decay)
+    tx = optax.adamw(rate, b1=opt.b1, b2=opt.b2, weight_decay=weight_decay)
     if opt.accumulate > 1:
         tx = optax.MultiSteps(tx, opt.accumulate).gradient_transformation()
     return tx
 
 
-def optimisers(tx: optax.GradientTransformation) -> dict[str, Opt]:
-    """One optimiser, one net; the classifier is frozen."""
-    return {"adamw": Opt(tx, ("unet",))}
+def optimisers(config: Config) -> dict[str, Opt]:
+    """One for each network; a classifier whose rate is 0 has none."""
+    opt = config.opt
+    opts = {"adamw": Opt(adamw(config, opt.lr, opt.weight_decay), ("unet",))}
+    if config.model.classifier_classes and opt.classifier_lr:
+        tx = adamw(config, opt.classifier_lr, opt.classifier_weight_decay)
+        opts["classifier"] = Opt(tx, ("classifier",))
+    return opts
 
 
 # ---- the sampler of a config ----
@@ -319,15 +327,13 @@ def step(
 ) -> tuple[State, dict[str, Array]]:
     """One update on noised images, each at a step of its own; then the average.
 
+    Then one of the classifier, where there is one that learns.
+
     Raises:
-      UserError: for a network that knows classes, which the data do not have.
+      UserError: for networks that learn classes, which the data do not have.
     """
-    if nets["unet"].classes and "class" not in batch:
-        raise UserError(
-            f"config.model.classes is {nets['unet'].classes}, but the images come "
-            "without classes; set config.data.classes as well, or this to 0"
-        )
-    keys = split_keys(key, "steps", "noise", "dropout")
+    check_classes(nets, opts, batch)
+    keys = split_keys(key, "steps", "noise", "dropout", "classifier")
     image = batch["image"]
     history = state.stats.get("history")
     chances = jnp.full(tables.steps, 1 / tables.steps)
@@ -350,7 +356,54 @@ def step(
         state = state.replace(stats=state.stats | {"history": known._asdict()})
     ema = {"unet": average(hyper.ema, state.ema["unet"], state.params["unet"])}
     metrics = {name: (weights * x).mean() for name, x in each.items()}
+    if "classifier" in opts:
+        state, judged = teach(nets, tables, opts, state, batch, keys["classifier"])
+        metrics |= judged
     return state.replace(step=state.step + 1, ema=ema), metrics
+
+
+def check_classes(nets: dict[str, Any], opts: dict[str, Opt], batch: Batch) -> None:
+    """Refuses images without classes where a network learns them.
+
+    Raises:
+      UserError: naming the key that asks for them.
+    """
+    asked = {"config.model.classes": nets["unet"].classes}
+    if "classifier" in opts:
+        asked["config.model.classifier_classes"] = nets["classifier"].classes
+    for name, count in asked.items():
+        if count and "class" not in batch:
+            raise UserError(
+                f"{name} is {count}, but the images come without classes; set "
+                "config.data.classes as well, or this to 0"
+            )
+
+
+def teach(
+    nets: dict[str, Any],
+    tables: Tables,
+    opts: dict[str, Opt],
+    state: State,
+    batch: Batch,
+    key: Array,
+) -> tuple[State, dict[str, Array]]:
+    """One update of the classifier on noised images, at uniform steps (section 2.7)."""
+    keys = split_keys(key, "steps", "noise")
+    image, y = batch["image"], batch["class"]
+    t = jax.random.randint(keys["steps"], (len(image),), 0, tables.steps)
+    noise = jax.random.normal(keys["noise"], image.shape)
+
+    def loss(params: Tree) -> tuple[Array, dict[str, Array]]:
+        def network(x: Array, t: Array) -> Array:
+            return nets["classifier"].apply({"params": params}, x, t)
+
+        _, logits = noised(network, tables, image, t, noise)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, y)
+        right = logits.argmax(-1) == y
+        return each.mean(), {"classifier": each.mean(), "accuracy": right.mean()}
+
+    grads, metrics = jax.grad(loss, has_aux=True)(state.params["classifier"])
+    return update(opts, "classifier", state, {"classifier": grads}), metrics
 
 
 def average(rate: float, mean: Tree, new: Tree) -> Tree:
@@ -377,7 +430,7 @@ def noised(
     image: Float[Array, "b h w 3"],
     t: Int[Array, " b"],
     noise: Float[Array, "b h w 3"],
-) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w o"]]:
+) -> tuple[Float[Array, "b h w 3"], Float[Array, "b ... o"]]:
     """The images at the steps t, and what the network makes of them."""
     x = diffusion.q_sample(tables, image, t, noise)
     return x, network(x, jnp.asarray(tables.original, jnp.int32)[t])

@@ -195,9 +195,8 @@ def test_a_training_run_there_and_back(tmp_path, capsys):
     with checkpoints.open_checkpoints(run, 1, "") as saved:
         restored = checkpoints.restore(saved, checkpoints.abstract_state(config), None)
     assert isinstance(restored, State) and int(restored.step) == 0
-    (moments,) = (
-        node for node in jax.tree.leaves(restored.opt, is_leaf=is_adam) if is_adam(node)
-    )
+    nodes = jax.tree.leaves(restored.opt["adamw"], is_leaf=is_adam)
+    (moments,) = (node for node in nodes if is_adam(node))
     assert int(moments.count) == 7
     trees = [restored.params["unet"], restored.ema["unet"]]
     trees += [moments.mu["unet"], moments.nu["unet"]]

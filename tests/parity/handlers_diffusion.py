@@ -395,10 +395,9 @@ def train_utils(fixture: Fixture) -> None:
         assert set(np.asarray(t)) == set(range(count))
 
     assert not meta["resume_step"]  # the rate follows the optimiser's own count
-    opt = {"lr": meta["lr"], "weight_decay": meta["weight_decay"], "decay": 1.0}
-    opt |= {"b1": 0.9, "b2": 0.999, "accumulate": 1}
+    opt = {"decay": 1.0, "b1": 0.9, "b2": 0.999, "accumulate": 1}
     config = ConfigDict({"steps": meta["lr_anneal_steps"], "opt": opt})
-    tx = painter.adamw(config)
+    tx = painter.adamw(config, meta["lr"], meta["weight_decay"])
     params = {name: given[f"opt.{name}"] for name in ("p0", "p1")}
     averages = [params] * len(meta["ema_rates"])
     state = tx.init(params)
