@@ -252,8 +252,9 @@ def main() -> None:
         rows = [measure_exact(preset, args.num) for preset in walks]
         network = "the exact network"
     else:
-        *trained, step = checkpoints.restore_variables(args.workdir)
-        rows = [measure(*trained, preset, args.images, args.num) for preset in walks]
+        config, variables, step = checkpoints.restore_variables(args.workdir)
+        each = args.images, args.num
+        rows = [measure(config, variables, preset, *each) for preset in walks]
         network = f"{step:,} steps of training"
     rows = [{"walk": n} | row for n, row in zip(names, rows, strict=True)]
     table.report({f"scenes, {network}": rows}, table.machine(), args.json)

@@ -227,6 +227,8 @@ def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer
     known = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
 
     def complete() -> None:
+        from bench import diffusers_unet
+
         with torch.no_grad(), cast:
             _, calls = diffusers_unet.complete(net, x, known, STEPS, JUMP, TIMES)
         wait()
@@ -261,7 +263,7 @@ def measure(
     seconds = table.interleave(runs, rounds, warmup=1)
     each = setting, PEERS[name], seconds
     calls = walk_calls(config)
-    walk = {"completion": f"{setting}, {calls} calls"}
+    walk: table.Row = {"completion": f"{setting}, {calls} calls"}
     walk |= speeds("walk", *each)
     walk["walk / calls"] = median(
         w / (calls * f)

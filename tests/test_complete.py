@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -477,7 +478,7 @@ def test_help_fits_a_screen():
 
 
 def test_keys_of_the_sampler_are_set_by_words_or_values():
-    config = ConfigDict({"system": "painter", "sampler": {"preset": "fast"}})
+    config: Any = ConfigDict({"system": "painter", "sampler": {"preset": "fast"}})
     config.sampler.update(label=-1, guidance=1.0, spacing="250")
     words = {"label": "3", "guidance": "2", "spacing": "100"}
     for given in (words, {"label": 3, "guidance": 2.0, "spacing": "100"}):
