@@ -175,9 +175,9 @@ def measure(config: Any, setting: Setting, rounds: int) -> tuple[table.Row, tabl
         "peer step": theirs.step,
     }
     seconds = table.interleave(runs, rounds)
-    first = row("forward", setting, seconds, mine.forward)
+    first = row("forward", setting, "torch", seconds, mine.forward, 1)
     first["logits off by"] = float(off)
-    return first, row("step", setting, seconds, mine.step)
+    return first, row("step", setting, "torch", seconds, mine.step, 1)
 
 
 def main() -> None:
