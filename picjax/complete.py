@@ -200,10 +200,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picjax.complete",
         usage="%(prog)s --workdir DIR --image PATH --mask PATH|NAME [...]\n"
-        "       %(prog)s --workdir DIR --compose JSON [JSON ...] [...]",
+        "       %(prog)s --workdir DIR --compose JSON [JSON ...] [...]\n"
+        f"       %(prog)s ... {SETTING}KEY=VALUE (how it draws)",
         description="Completes the hole of each image in n different ways.",
-        epilog="example: python -m picjax.complete --workdir=runs/demo-picmm "
-        "--image=photo.jpg --mask=center --num=6",
+        epilog="example: "
+        "python -m picjax.complete --workdir=RUN --image=a.jpg --mask=center",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -228,9 +229,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the system scores highest",
     )
-    walks = "painter's walk: repaint, painter, fast, draft, plain; "
-    other = f"{SETTING}KEY=VALUE for other settings of it, such as label=3"
-    add("--sampler", default="", metavar="NAME", help=walks + other)
+    walks = "painter's walk: repaint, painter, fast, draft, plain"
+    add("--sampler", default="", metavar="NAME", help=walks)
     add("--seed", type=int, default=0, help="another seed, other completions (0)")
     add("--out", metavar="DIR", help="where they go (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")

@@ -126,7 +126,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 from configs.painter import get_config
 from picjax import checkpoints, sharding, systems
-from picjax.complete import Model
+from picjax.model import Model
 from picjax.draw import make_draw, visible
 from picjax.system import draw_many
 with jax.set_mesh(sharding.make_mesh()):
@@ -142,9 +142,9 @@ system, variables = systems.make(config), {"params": params, "stats": {}}
 image = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
 known = np.ones((1, 8, 8, 1), np.uint8)
 known[:, 4:] = 0
-draw = jax.jit(make_draw(system), static_argnums=(3, 4))
+draw = jax.jit(make_draw(system), static_argnums=(3, 4, 5))
 batch = visible(image, known, {})
-expected = draw(variables, batch, jax.random.key(3), 5, 5).pixels
+expected = draw(variables, batch, jax.random.key(3), 5, 5, False).pixels
 images = Model(config, system, variables, 0).sample(image, known, 5, 3).pixels
 assert len(images.sharding.device_set) == 8 > len(expected.sharding.device_set)
 levels = np.asarray(images, int) - np.asarray(expected)
