@@ -134,8 +134,9 @@ def ours(config: Any) -> Ours:
         params, state, key = jax.device_put((params, state, key), whole)
     forward = compile_call(net.apply, {"params": params}, x, t)
     walk = compile_call(
-        lambda variables: system.complete(variables, batch, key, 1),
+        lambda variables, batch: system.complete(variables, batch, key, 1),
         inference_variables(state),
+        batch,  # an argument: a constant would be whole on every device
     )
     exported = to_official({"params": params}, UNET)
     step = compile_call(system.step, state, batch, key)
