@@ -21,6 +21,8 @@ Batch = Mapping[str, Array]
 Tree = Any
 Config = Any  # an ml_collections.ConfigDict, whose type does not know its keys
 
+DTYPES = ("float32", "bfloat16")  # of computation, in every system
+
 
 class State(struct.PyTreeNode):
     """Everything a run needs to go on: one pytree, one checkpoint item.
@@ -219,7 +221,7 @@ def image_shape(config: Config) -> tuple[int, int]:
 
 
 def check_choices(config: Config, choices: Mapping[str, Collection[str]]) -> None:
-    """Refuses values that name nothing.
+    """Refuses values that name nothing; `model.dtype` is looked at of itself.
 
     Args:
       config: a config.
@@ -228,7 +230,7 @@ def check_choices(config: Config, choices: Mapping[str, Collection[str]]) -> Non
     Raises:
       UserError: naming the key, the names there are, and the nearest.
     """
-    for key, names in choices.items():
+    for key, names in {"model.dtype": DTYPES, **choices}.items():
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)

@@ -171,7 +171,6 @@ def test_the_rate_falls_from_the_first_step():
         ("model.turns", ("left",), "config.model.turns 'left' is none of upright"),
         ("loss.form", "exact", "config.loss.form 'exact' is none of official, stable"),
         ("model.candidates", 0, "config.model.candidates below 1"),
-        ("model.dtype", "float23", "none of float32, bfloat16; did you mean 'float32'"),
         ("image_size", -8, "an image size of -8x-8 does not halve twice"),
         ("model.features", -4, "config.model.features is -4; make it at least 1"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0; give 0 or more, and less"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from picjax import systems
+from picjax.cli import UserError
 from picjax.system import inference_variables
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -29,6 +30,14 @@ def make_batch(size: int, b: int = 2):
     mask[:, size // 4 : -size // 4, size // 4 : -size // 4] = 0
     image = rng.uniform(-1, 1, (b, size, size, 3)).astype(np.float32)
     return {"image": jnp.asarray(image), "mask": jnp.asarray(mask)}
+
+
+@pytest.mark.parametrize("name", systems.NAMES)
+def test_a_misspelt_dtype_is_refused(name):
+    config = load_config(name, "tiny")
+    config.model.dtype = "float23"
+    with pytest.raises(UserError, match="dtype 'float23' .* did you mean 'float32'"):
+        systems.make(config)
 
 
 @pytest.fixture(scope="module", params=systems.NAMES)

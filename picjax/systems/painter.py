@@ -113,7 +113,6 @@ def check(config: Config) -> None:
             "loss.steps": losses.SAMPLERS,
             "model.qkv_order": ("legacy", "new"),
             "model.classifier_pool": get_args(painter.Pool),
-            "model.dtype": ("float32", "bfloat16"),
             "sampler.preset": (*PRESETS, "own"),
         },
     )

@@ -118,7 +118,6 @@ def check(config: Config) -> None:
             "model.nonlinearity": NONLINEARITIES,
             "model.sampler": SAMPLERS,
             "loss.form": logistic.LOG_BIN,
-            "model.dtype": ("float32", "bfloat16"),
         },
     )
     check_numbers(config)
