@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bench import table
-from bench.unet import Compiled, Setting, compile_call, row
+from bench.unet import Compiled, Setting, compile_call, row, settings
 
 
 class Peer(NamedTuple):
@@ -191,14 +191,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     about = table.machine()
-    settings = [
-        Setting(dtype, int(batch), remat)
-        for dtype in args.dtypes.split(",")
-        for batch in args.batches.split(",")
-        for remat in ((False, True) if args.remat else (False,))
-    ]
     forward, step = [], []
-    for setting in settings:
+    for setting in settings(args):
         first, second = measure(make_config(args, setting), setting, args.rounds)
         forward.append(first)
         step.append(second)

@@ -39,6 +39,16 @@ class Setting(NamedTuple):
         return f"{self.dtype}, batch {self.batch}{', remat' if self.remat else ''}"
 
 
+def settings(args: argparse.Namespace) -> list[Setting]:
+    """Every dtype with every batch, with and without remat if asked."""
+    return [
+        Setting(dtype, int(batch), remat)
+        for dtype in args.dtypes.split(",")
+        for batch in args.batches.split(",")
+        for remat in ((False, True) if args.remat else (False,))
+    ]
+
+
 def make_config(args: argparse.Namespace, setting: Setting) -> Any:
     """The published config; its network narrower and its images smaller, if asked."""
     from configs import painter
@@ -343,17 +353,11 @@ def main() -> None:
             f"--peer {args.peer} needs {missing[0]}; pip install -e '.[bench]'"
         )
     about = table.machine()
-    settings = [
-        Setting(dtype, int(batch), remat)
-        for dtype in args.dtypes.split(",")
-        for batch in args.batches.split(",")
-        for remat in ((False, True) if args.remat else (False,))
-    ]
     title = "256 px, as published"
     if not args.published:
         title = f"width {args.width}, {args.size} px"
     tables: dict[str, list[table.Row]] = {}
-    for setting in settings:
+    for setting in settings(args):
         config = make_config(args, setting)
         for what, found in measure(args.peer, config, setting, args.rounds).items():
             tables.setdefault(f"{what}, {title}", []).append(found)

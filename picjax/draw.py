@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from picjax.data.pipeline import to_float, to_uint8
-from picjax.system import System, Tree, keep_known, side_by_side
+from picjax.system import System, Tree, keep_known_in_all, side_by_side
 
 
 class Drawn(NamedTuple):
@@ -49,9 +49,9 @@ def make_draw(system: System) -> Callable[..., Drawn]:
         def one(example: dict[str, Array], content: Array) -> Array:
             alone = {name: x[None] for name, x in example.items()}
             own = jax.random.fold_in(key, content)
-            made = system.sample(variables, alone, own, of)[0]
-            kept = jax.vmap(lambda image: keep_known(alone, image[None])[0])(made)
-            images = made if raw else kept
+            made = system.sample(variables, alone, own, of)
+            kept = keep_known_in_all(alone, made)[0]
+            images = made[0] if raw else kept
             # Chosen by what is measured otherwise, so that both are of the same draws.
             return images if n == of else images[best(system, variables, kept, n)]
 

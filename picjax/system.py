@@ -86,8 +86,7 @@ class System(NamedTuple):
         self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
     ) -> Float[Array, "b n h w 3"]:
         """n completions an image; known pixels are the input's to the last bit."""
-        images = self.sample(variables, batch, key, n)
-        return jax.vmap(lambda image: keep_known(batch, image), 1, 1)(images)
+        return keep_known_in_all(batch, self.sample(variables, batch, key, n))
 
 
 def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:
@@ -212,6 +211,13 @@ def keep_known(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b 
     """The image with the batch's known pixels in it, to the last bit."""
     known = jnp.broadcast_to(batch["mask"], image.shape) > 0.5
     return jnp.where(known, batch["image"], image)
+
+
+def keep_known_in_all(
+    batch: Batch, images: Float[Array, "b n h w 3"]
+) -> Float[Array, "b n h w 3"]:
+    """`keep_known` of each of n images of an example."""
+    return jax.vmap(lambda image: keep_known(batch, image), 1, 1)(images)
 
 
 def image_shape(config: Config) -> tuple[int, int]:
