@@ -56,7 +56,7 @@ def published() -> ConfigDict:
         "crop": "center",  # random or center
         "flip": False,
         "rotation": 0.0,  # degrees, either way
-        "masks": ("top",),  # which part is known; training does not look at it
+        "masks": ("top",),  # which part is known; see loss.pixels
         "hole_ratio": (0.2, 0.6),  # of free-form masks
         "mask_path": "",  # of masks from files
         "threads": 16,
@@ -79,6 +79,10 @@ def published() -> ConfigDict:
         # known after the hole; 1: what comes after is not looked at.
         "candidates": 1,
         "rounded": True,  # draws are rounded to the 256 values
+    }
+    loss = {
+        "form": "stable",  # of a bin's probability; official: as published
+        "pixels": "all",  # whose likelihood is learnt; missing: the masks' holes alone
     }
     opt = {
         "lr": 1e-3,
@@ -112,9 +116,7 @@ def published() -> ConfigDict:
             "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
             "data": data,
             "model": model,
-            "loss": {
-                "form": "stable"
-            },  # of a bin's probability; official: as published
+            "loss": loss,
             "opt": opt,
         }
     )

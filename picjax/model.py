@@ -89,7 +89,7 @@ class Model:
             raise UserError(f"the best {n} of {of} cannot be kept; draw at least {n}")
         if of is not None and not self._can_rank:
             raise UserError(
-                f"{self.config.system} does not score its completions; "
+                f"this run of {self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
         key = jax.random.key(seed % 2**32)

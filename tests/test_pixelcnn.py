@@ -150,6 +150,31 @@ def test_the_hole_has_bits_of_its_own(tiny):
     )
 
 
+def test_the_hole_alone_can_be_what_is_learnt(tiny):
+    config, batch, _ = tiny
+    config = config.copy_and_resolve_references()
+    config.model.update(turns=("upright",), dropout=0.0)
+    config.loss.pixels = "missing"
+    mask = jnp.zeros_like(batch["mask"]).at[:, :6].set(1).at[:, 7].set(1)
+    batch = batch | {"mask": mask}
+    system = systems.make(config)
+    state = jax.jit(system.init)(KEY, batch)
+    said = jax.jit(system.evaluate)(inference_variables(state), batch, KEY)
+    step = jax.jit(system.step)
+    after, metrics = step(state, batch, KEY)
+    np.testing.assert_allclose(
+        metrics["bits_per_dim"], said["bits_per_dim_hole"].mean(), rtol=1e-5
+    )
+    # What comes after the hole teaches nothing; what it hides does.
+    behind = batch | {"image": batch["image"].at[:, 7].set(-1.0)}
+    inside = batch | {"image": batch["image"].at[:, 6].set(-1.0)}
+    for given, same in ((behind, True), (inside, False)):
+        other = step(state, given, KEY)[0].params
+        pairs = zip(jax.tree.leaves(after.params), jax.tree.leaves(other), strict=True)
+        assert same == all(bool(jnp.array_equal(a, b)) for a, b in pairs)
+    assert system.score is None and systems.make(tiny[0]).score is not None
+
+
 def test_the_rate_falls_from_the_first_step():
     config = load_config("pixelcnn", "tiny")
     config.opt.update(fall=0.5, decay=0.0, lr=1.0)
@@ -171,6 +196,7 @@ def test_the_rate_falls_from_the_first_step():
         ("model.turns", ("left",), "config.model.turns 'left' is none of upright"),
         ("loss.form", "exact", "config.loss.form 'exact' is none of official, stable"),
         ("model.candidates", 0, "config.model.candidates below 1"),
+        ("loss.pixels", "holes", "config.loss.pixels 'holes' is none of all, missing"),
         ("image_size", -8, "an image size of -8x-8 does not halve twice"),
         ("model.features", -4, "config.model.features is -4; make it at least 1"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0; give 0 or more, and less"),
@@ -187,3 +213,10 @@ def test_settings_that_cannot_work_are_refused(key, value, said):
     with pytest.raises(UserError) as error:
         systems.make(config)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_candidates_need_the_likelihood_of_what_is_known():
+    config = load_config("pixelcnn", "tiny")
+    config.model.candidates, config.loss.pixels = 2, "missing"
+    with pytest.raises(UserError, match="candidates above 1 needs the likelihood"):
+        systems.make(config)

@@ -1,8 +1,9 @@
 """PixelCNN++ (arXiv 1701.05517): the exact likelihood of an image, pixel by pixel.
 
-Training maximises the likelihood of whole images; masks play no part. Completion draws
-the missing pixels in raster order, each given all before it. That is a draw from the
-model's own posterior where no known pixel comes after the hole. `turns` lets one model
+Training maximises the likelihood of whole images, where masks play no part, or that of
+the missing pixels given what comes before each. Completion draws the missing pixels in
+raster order, each given all before it. That is a draw from the model's own posterior
+where no known pixel comes after the hole. `turns` lets one model
 learn several orders: it is told how each image is turned, and a completion takes the
 turn that puts the least behind the hole.
 """
@@ -42,6 +43,7 @@ class Hyper(NamedTuple):
     """What is not the network's; the comments of configs/pixelcnn.py explain."""
 
     form: str = "stable"
+    pixels: str = "all"
     ema: float = 0.9995
     turns: tuple[str, ...] = ("upright",)
     classes: int = 0
@@ -62,6 +64,7 @@ def make(config: Config) -> System:
     net = network(model)
     hyper = Hyper(
         form=config.loss.form,
+        pixels=config.loss.get("pixels", "all"),
         ema=opt.ema ** (1 / opt.accumulate),
         turns=tuple(model.turns),
         classes=config.data.get("classes", 0),
@@ -77,7 +80,8 @@ def make(config: Config) -> System:
         sample=partial(sample, net, hyper),
         evaluate=partial(evaluate, net, hyper),
         show=lambda variables, batch, key: {},
-        score=partial(score, net, hyper),
+        # What was never trained cannot judge whole images.
+        score=partial(score, net, hyper) if hyper.pixels == "all" else None,
         likelihood=True,
         remarks=partial(remarks, hyper.turns),
     )
@@ -120,6 +124,8 @@ def check(config: Config) -> None:
             "loss.form": logistic.LOG_BIN,
         },
     )
+    pixels = config.loss.get("pixels", "all")
+    check_choice("config.loss.pixels", pixels, ("all", "missing"))
     check_numbers(config)
     for name in model.turns:
         check_choice("config.model.turns", name, TURNS)
@@ -139,6 +145,11 @@ def check(config: Config) -> None:
         raise UserError(
             "config.model.turns is empty or config.model.candidates below 1; "
             "give at least one of each"
+        )
+    if model.candidates > 1 and pixels == "missing":
+        raise UserError(
+            "config.model.candidates above 1 needs the likelihood of known pixels, which "
+            "config.loss.pixels=missing does not teach; train with all"
         )
     if height != width and any(TURNS[t][0] for t in model.turns):
         raise UserError(
@@ -354,16 +365,21 @@ def step(
     batch: Batch,
     key: Array,
 ) -> tuple[State, dict[str, Array]]:
-    """One update on the summed negative log-likelihood, then the average."""
+    """One update on the summed negative log-likelihood, then the average.
+
+    It is that of every pixel, or of the missing ones given all before each.
+    """
     if hyper.classes and "class" not in batch:
         raise UserError("the images come without classes; set config.data.classes to 0")
     keys = split_keys(key, "dropout", "turn")
     seen = turned_at_random(net, hyper, batch, keys.pop("turn"))
+    counted = jnp.logical_not(seen.known[..., 0]) | (hyper.pixels == "all")
 
     def loss(params: Tree) -> Array:
         logits = look(net, params, seen.image, seen.condition, keys)
+        each = -logistic.log_likelihood(seen.image, logits, hyper.form)
         # Summed, not averaged: eps of Adam is meant for gradients of that size.
-        return logistic.nll(seen.image, logits, hyper.form).sum()
+        return jnp.where(counted, each, 0).sum()
 
     nats, grads = jax.value_and_grad(loss)(state.params["net"])
     state = update(opts, "adam", state, {"net": grads})
@@ -372,7 +388,7 @@ def step(
         state.ema,
         state.params,
     )
-    bits = logistic.bits(nats) / seen.image.size
+    bits = logistic.bits(nats) / (jnp.maximum(counted.sum(), 1) * net.channels)
     return state.replace(step=state.step + 1, ema=ema), {"bits_per_dim": bits}
 
 
