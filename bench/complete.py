@@ -1,14 +1,17 @@
-"""Time of n completions of one image at 256 px beside the PyTorch peer.
+"""Time of n completions of each image at 256 px beside the PyTorch peer.
 
     python -m bench.complete [--system picmm] [--num 1,10,50] [--size 256] [--json FILE]
+    python -m bench.complete --batches 1,8 --dtypes float32,bfloat16 --num 50
 
 The encoder runs once: one more completion should cost one run of the decoder. Pix2Pix
-is a single network; its completions differ by dropout alone.
+is a single network; its completions differ by dropout alone. bfloat16 in PyTorch is
+`torch.autocast`. Memory is XLA's count of what the largest number takes beside its
+weights and results.
 """
 
 from collections.abc import Callable
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +19,22 @@ from bench import step, table
 from bench.step import Setting
 
 
-def jax_runs(
-    setting: Setting, numbers: list[int]
-) -> tuple[dict[int, Callable[[], object]], dict[str, Callable[[], object]]]:
-    """Calls that make n completions, and ones that run a part of what it takes."""
+class Runs(NamedTuple):
+    """Calls that wait for what they do.
+
+    Attributes:
+      completing: n -> a call that makes n completions of each image.
+      parts: a run of a part of what that takes; the last one is what each draw needs.
+      temporary: MiB that the largest number takes beside weights and results.
+    """
+
+    completing: dict[int, Callable[[], object]]
+    parts: dict[str, Callable[[], object]]
+    temporary: float
+
+
+def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
+    """Our calls."""
     import jax
 
     from picjax import systems
@@ -31,12 +46,18 @@ def jax_runs(
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(key, batch))
     complete = jax.jit(system.complete, static_argnums=3)
+    compiled = {n: complete.lower(variables, batch, key, n).compile() for n in numbers}
 
     def completing(n: int) -> Callable[[], object]:
-        return lambda: jax.block_until_ready(complete(variables, batch, key, n))
+        return lambda: jax.block_until_ready(compiled[n](variables, batch, key))
 
     find = generator_alone if setting.system == "pix2pix" else halves_alone
-    return {n: completing(n) for n in numbers}, find(setting, config, variables, batch)
+    memory: Any = compiled[max(numbers)].memory_analysis()
+    return Runs(
+        {n: completing(n) for n in numbers},
+        find(setting, config, variables, batch),
+        memory.temp_size_in_bytes / 2**20,
+    )
 
 
 def halves_alone(
@@ -101,35 +122,60 @@ def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
 
 def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
     """A call that makes n completions as the official test does."""
+    import torch  # pyright: ignore[reportMissingImports]
+
     peer, given = step.torch_peer(setting)
-    return lambda: np.asarray(peer.complete(*given, n).cpu())
+    bf16 = setting.dtype == "bfloat16"
+
+    def run() -> object:
+        with torch.autocast(given[0].device.type, torch.bfloat16, enabled=bf16):
+            return np.asarray(peer.complete(*given, n).float().cpu())
+
+    return run
+
+
+def measure(
+    setting: Setting, numbers: list[int], rounds: int
+) -> tuple[list[table.Row], list[table.Row]]:
+    """The rows of n completions, and of what one more costs beside the last part."""
+    ours = jax_runs(setting, numbers)
+    runs = {f"ours {n}": ours.completing[n] for n in numbers}
+    runs |= {f"peer {n}": torch_completing(setting, n) for n in numbers} | ours.parts
+    seconds = table.interleave(runs, rounds)
+    rows, more = summarise(numbers, seconds, list(ours.parts))
+    rows[-1]["XLA temporary MiB"] = ours.temporary
+    what = {"dtype, images": f"{setting.dtype}, {setting.batch}"}
+    return [what | row for row in rows], [what | row for row in more]
 
 
 def summarise(
     numbers: list[int], seconds: dict[str, list[float]], parts: list[str]
 ) -> tuple[list[table.Row], list[table.Row]]:
-    """The rows of n completions, and of what one more costs beside the last part."""
+    """The rows of ascending numbers of completions, and of what one more costs."""
     middle = {name: median(found) for name, found in seconds.items()}
     rows: list[table.Row] = [
         {
-            "completions": n,
+            "completions of each": n,
             "picjax s": middle[f"ours {n}"],
             "torch s": middle[f"peer {n}"],
             "x torch": table.ratio(seconds[f"ours {n}"], seconds[f"peer {n}"]),
+            "XLA temporary MiB": None,
         }
         for n in numbers
     ]
+    if len(numbers) < 2:
+        return rows, []
     marginal = {
         who: table.slope(numbers, [middle[f"{who} {n}"] for n in numbers])
         for who in ("ours", "peer")
     }
-    shares: list[table.Row] = [
-        {"part": "one more completion", "ms": 1e3 * marginal["ours"]},
-        {"part": "one more completion, torch", "ms": 1e3 * marginal["peer"]},
-        *({"part": f"{part} alone", "ms": 1e3 * middle[part]} for part in parts),
-    ]
-    shares[0][f"x {parts[-1]} alone"] = marginal["ours"] / middle[parts[-1]]
-    return rows, shares
+    more: table.Row = {
+        "one more, ms": 1e3 * marginal["ours"],
+        "torch, ms": 1e3 * marginal["peer"],
+        **{f"{part} alone, ms": 1e3 * middle[part] for part in parts},
+        f"x {parts[-1]} alone": marginal["ours"] / middle[parts[-1]],
+    }
+    return rows, [more]
 
 
 def main() -> None:
@@ -137,20 +183,20 @@ def main() -> None:
     parser.add_argument("--num", default="1,10,50")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--batches", default="1", help="images")
+    parser.add_argument("--dtypes", default="float32")
     parser.add_argument("--system", default="picmm", choices=step.VARIANTS)
     args = parser.parse_args()
-    numbers = [int(n) for n in args.num.split(",")]
-    setting = Setting(args.dtype, 1, args.size, args.system)
+    numbers = sorted(int(n) for n in args.num.split(","))
     about = table.machine()
-    ours, parts = jax_runs(setting, numbers)
-    peers = {n: torch_completing(setting, n) for n in numbers}
-    runs = {f"ours {n}": ours[n] for n in numbers}
-    runs |= {f"peer {n}": peers[n] for n in numbers} | parts
-    seconds = table.interleave(runs, args.rounds)
-    rows, shares = summarise(numbers, seconds, list(parts))
-    title = f"{args.system}: completions of one image, {args.size} px, {args.dtype}"
-    table.report({title: rows, "What one more costs": shares}, about, args.json)
+    times, shares = [], []
+    for setting in step.settings(args):
+        rows, more = measure(setting, numbers, args.rounds)
+        times += rows
+        shares += more
+    title = f"{args.system}: completions, {args.size} px"
+    tables = {title: times} | ({"What one more costs": shares} if shares else {})
+    table.report(tables, about, args.json)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,15 @@ class Setting(NamedTuple):
     system: str = "picmm"
 
 
+def settings(args: argparse.Namespace) -> list[Setting]:
+    """Every dtype with every batch of a command's options."""
+    return [
+        Setting(dtype, int(batch), args.size, args.system)
+        for dtype in args.dtypes.split(",")
+        for batch in args.batches.split(",")
+    ]
+
+
 VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center", "pix2pix": "facades"}
 
 

@@ -194,11 +194,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.batches, args.dtypes, args.rounds = "2", "float32", 3
-    settings = [
-        Setting(dtype, int(batch), args.size, args.system)
-        for dtype in args.dtypes.split(",")
-        for batch in args.batches.split(",")
-    ]
+    settings = step.settings(args)
     speeds, prices, first = [], [], settings[0]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)

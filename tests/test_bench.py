@@ -149,7 +149,7 @@ def test_one_more_completion_is_compared_with_the_decoder():
     seconds |= {"decoder": [0.8]}
     rows, shares = complete.summarise([1, 11], seconds, ["decoder"])
     assert [row["x torch"] for row in rows] == [2.0, 2.0]
-    assert shares[0]["ms"] == pytest.approx(1000)
+    assert shares[0]["one more, ms"] == pytest.approx(1000)
     assert shares[0]["x decoder alone"] == pytest.approx(1.25)
 
 
