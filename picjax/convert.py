@@ -252,6 +252,8 @@ def to_picjax(args: argparse.Namespace) -> None:
     if changed := ckpt.differing_keys(config, asked, untrained=True):
         print(f"as the files have it: {', '.join(changed)}")
     if args.system == "painter":
+        for role in sorted(paths.keys() - variables.keys()):
+            print(f"with {painter.TITLES[role]} from {paths[role]}")
         model = config.model
         print(
             "no file tells how heads are cut: taken are config.model.head_width "

@@ -304,7 +304,7 @@ def find_files(sources: Sequence[str]) -> dict[str, Path]:
         role, step = _role(path)
         if role in found:
             raise UserError(
-                f"'{found[role]}' and '{path}' are both {_TITLES[role]}; give one"
+                f"'{found[role]}' and '{path}' are both {TITLES[role]}; give one"
             )
         found[role], steps[role] = path, step
     trained = {step for role, step in steps.items() if step}
@@ -322,7 +322,7 @@ def find_files(sources: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-_TITLES = {
+TITLES = {
     "unet": "the network",
     "ema": "its average",
     "opt": "its optimiser",

@@ -190,6 +190,8 @@ def test_a_training_run_there_and_back(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "model.scale_shift (False, was True)" in said
     assert "head_width 32" in said and "qkv_order legacy" in said
+    assert f"with its average from {paths[1]}" in said
+    assert f"with its optimiser from {paths[2]}" in said
     config = checkpoints.read_config(run)
     assert config.model.scale_shift is False and config.model.classifier_classes == 5
     with checkpoints.open_checkpoints(run, 1, "") as saved:
