@@ -6,9 +6,11 @@
 Two runs a variant of configs/pixelcnn.py, side by side in one process: same start, same
 batches, same keys, a step of the one after a step of the other. Images/s; bits/dim of
 the last tenth of training, each in its own form; then, of the averaged weights on
-held-out images, bits/dim in both forms. `scales` is the share of the mixture's weight
-whose log scale is below -4, where the forms differ by 0.008 nats and more. With a
-workdir, both go on from its newest checkpoint: there, scales have had time to shrink.
+held-out images, bits/dim in both forms, of the pixels that the run learns (all, or with
+`config.loss.pixels=missing` those of the holes). `scales` is the share of
+their mixtures' weight whose log scale is below -4, where the forms differ by 0.008 nats
+and more. With a workdir, both go on from its newest checkpoint, at the full rate: there,
+scales have had time to shrink.
 """
 
 import time
@@ -78,26 +80,29 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     from picjax.systems import pixelcnn
 
     net = pixelcnn.network(config.model)
+    every = config.loss.get("pixels", "all") == "all"
 
     @jax.jit
     def numbers(params: Any, batch: Any) -> dict[str, Any]:
         x = pixelcnn.in_channels(net, batch["image"])
         logits = pixelcnn.look(net, params, x, None)
-        hole = batch["mask"][..., 0] < 0.5
-        each = {
-            form: -logistic.bits(logistic.log_likelihood(x, logits, form))
-            for form in FORMS
-        }
-        each = {form: bits / net.channels for form, bits in each.items()}
+        learnt = (batch["mask"][..., 0] < 0.5) | every
+
+        def mean(values: Any) -> Any:
+            total = jnp.where(learnt, values, 0).sum((1, 2))
+            return total / jnp.maximum(learnt.sum((1, 2)), 1)
+
+        def bits(form: str) -> Any:
+            nats = -logistic.log_likelihood(x, logits, form)
+            return mean(logistic.bits(nats) / net.channels)
+
         mixture = logistic.unpack(logits, net.channels)
         small = (mixture.log_scale < -4).mean(-2)
         weight = jax.nn.softmax(mixture.logits)
         return {
-            "held-out, stable": each["stable"].mean((1, 2)),
-            "held-out, official": each["official"].mean((1, 2)),
-            "hole, stable": jnp.where(hole, each["stable"], 0).sum((1, 2))
-            / jnp.maximum(hole.sum((1, 2)), 1),
-            "scales %": 100 * (small * weight).sum(-1).mean((1, 2)),
+            "held-out, stable": bits("stable"),
+            "held-out, official": bits("official"),
+            "scales %": 100 * mean((small * weight).sum(-1)),
         }
 
     size, seed = config.image_size, config.seed

@@ -318,6 +318,22 @@ def test_likelihood_where_the_system_says_it(tmp_path, model):
     assert content["protocol"]["data_source"] == "held-out part of photos"
 
 
+def test_likelihood_beside_the_entropy_of_scenes():
+    truth = scenes.sample(0, 0, SIZE)["image"]
+    extra = {name: np.asarray(1.0) for name in ("bits_per_dim", "bits_per_dim_hole")}
+    metric, entropies = METRICS["likelihood"](), []
+    for scene in range(len(scenes.CLASSES)):
+        given = extra | {"scene": np.asarray(scene)}
+        metric.add(Group("x", truth, center(), truth[None], 0, given))
+        entropies.append(scenes.entropy(scene))
+    found = {r.samples: r.value for r in metric.results() if r.region == "hole"}
+    values = 3 * (SIZE // 2) ** 2  # missing
+    assert found["entropy"] == pytest.approx(np.mean(entropies) / np.log(2) / values)
+    other, given = METRICS["likelihood"](), extra | {"scene": np.asarray(0)}
+    other.add(Group("x", truth, 1 - center(), truth[None], 0, given))
+    assert "entropy" not in {result.samples for result in other.results()}
+
+
 def test_posterior_of_scenes(tmp_path, model, monkeypatch):
     """A perfect sampler has a distance of its floor; noise is never valid."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from picjax.data import scenes
-from picjax.metrics import diversity, image, posterior
+from picjax.metrics import bits, diversity, image, posterior
 
 GREY = "grey levels of 255"
 MEANING = {  # of Result.samples, in the order of the columns of a table
@@ -296,7 +296,8 @@ class Likelihood(Averaged):
     def __init__(self) -> None:
         about = (
             "of the truth, bits a pixel and channel; hole: of its missing pixels, "
-            "given those that are drawn or known before them"
+            "given those that are drawn or known before them; entropy: of the centre "
+            "hole of scenes, below which nothing can be on average"
         )
         super().__init__("likelihood", "bits/dim", about)
 
@@ -304,6 +305,14 @@ class Likelihood(Averaged):
         """Counts what the system says of the image; no column."""
         for region, name in self.of.items():
             self.count(region, "all", float(group.extra[name]))
+        if "scene" in group.extra and group.mask is not None:
+            height, width, _ = group.mask.shape
+            missing = np.zeros((height, width, 1), bool)
+            missing[scenes.hole((height, width))] = True
+            if np.array_equal(group.mask == 0, missing):
+                nats = np.array([scenes.entropy(int(group.extra["scene"]))])
+                dims = int(missing.sum()) * group.truth.shape[-1]
+                self.count("hole", "entropy", bits.bits_per_dim(nats, dims)[0])
         return {}
 
 
