@@ -18,7 +18,15 @@ from picjax import gallery, groups, masks, measure, subjects
 from picjax.cli import UserError, run
 from picjax.data import scenes
 from picjax.metrics import image as measures
-from picjax.metrics.suite import METRICS, Group, Result, Running, choose, number
+from picjax.metrics.suite import (
+    METRICS,
+    Group,
+    Result,
+    Running,
+    choose,
+    number,
+    table_cells,
+)
 from picjax.model import Model
 
 REGIONS = ("hole", "whole")
@@ -327,6 +335,7 @@ def test_likelihood_beside_the_entropy_of_scenes():
         metric.add(Group("x", truth, center(), truth[None], 0, given))
         entropies.append(scenes.entropy(scene))
     found = {r.samples: r.value for r in metric.results() if r.region == "hole"}
+    assert "entropy" in table_cells(metric.results())[0]
     values = 3 * (SIZE // 2) ** 2  # missing
     assert found["entropy"] == pytest.approx(np.mean(entropies) / np.log(2) / values)
     other, given = METRICS["likelihood"](), extra | {"scene": np.asarray(0)}

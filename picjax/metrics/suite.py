@@ -22,6 +22,7 @@ MEANING = {  # of Result.samples, in the order of the columns of a table
     "best": "best sample for this very metric",
     "picnet": "sample of least L1 - PSNR + TV against the truth (PICNet's rule)",
     "all": "all samples together",
+    "entropy": "no samples: what the data's own entropy leaves possible on average",
 }
 
 
@@ -76,7 +77,7 @@ class Result(NamedTuple):
     Attributes:
       metric: the metric's name.
       region: `whole` image or `hole` alone.
-      samples: which of the n completions of an image: a key of MEANING.
+      samples: which of the n completions of an image, if any: a key of MEANING.
       value: mean over images.
       error: standard error of that mean over images; NaN for one image, or where there
         is an interval instead.
@@ -297,7 +298,7 @@ class Likelihood(Averaged):
         about = (
             "of the truth, bits a pixel and channel; hole: of its missing pixels, "
             "given those that are drawn or known before them; entropy: of the centre "
-            "hole of scenes, below which nothing can be on average"
+            "hole of scenes"
         )
         super().__init__("likelihood", "bits/dim", about)
 
