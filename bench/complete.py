@@ -37,14 +37,14 @@ def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
     """Our calls."""
     import jax
 
-    from picjax import systems
+    from picjax import methods
     from picjax.data import pipeline
     from picjax.system import inference_variables
 
     config = step.jax_config(setting)
-    system, key = systems.make(config), jax.random.key(0)
+    system, key = methods.make(config), jax.random.key(0)
     batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
-    variables = inference_variables(jax.jit(system.init)(key, batch))
+    variables = inference_variables(jax.jit(system.init)(batch, key))
     complete = jax.jit(system.complete, static_argnums=3)
     compiled = {n: complete.lower(variables, batch, key, n).compile() for n in numbers}
 
@@ -82,8 +82,8 @@ def generator_alone(
     """A run of Pix2Pix's generator."""
     import jax
 
+    from picjax.methods.pix2pix import system as pix2pix
     from picjax.system import image_shape
-    from picjax.systems import pix2pix
 
     nets, hyper = pix2pix.networks(config.model, image_shape(config)), pix2pix.Hyper()
     given = pix2pix.condition(hyper, batch)
@@ -99,8 +99,9 @@ def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
     """The system's encoder, which also gives a latent, and its decoder."""
     import jax
 
+    from picjax.methods.picmm import system as picmm
+    from picjax.methods.picnet import system as picnet
     from picjax.system import image_shape
-    from picjax.systems import picmm, picnet
 
     if setting.system == "picmm":
         nets = picmm.networks(config.model, image_shape(config))

@@ -29,12 +29,12 @@ def step_of(config: Any, form: str) -> Any:
     """A training step in one form, compiled: (state, batch) -> (state, metrics)."""
     import jax
 
-    from picjax import systems
+    from picjax import methods
     from picjax.data import pipeline
 
     config = config.copy_and_resolve_references()
     config.loss.form = form
-    system = systems.make(config)
+    system = methods.make(config)
     root = jax.random.key(config.seed)
 
     def step(state: Any, batch: Any) -> Any:
@@ -48,7 +48,7 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
     """A state and the batches that go on from it: fresh ones, or a run's."""
     import jax
 
-    from picjax import checkpoints, systems, train
+    from picjax import checkpoints, methods, train
     from picjax.data import pipeline
 
     def batches() -> Any:
@@ -60,10 +60,10 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
         with checkpoints.open_checkpoints(Path(workdir), config.keep, "") as saved:
             abstract = checkpoints.abstract_state(config)
             return checkpoints.restore(saved, abstract, data), data
-    system = systems.make(config)
+    system = methods.make(config)
 
     def init(batch: Any) -> Any:
-        return system.init(train.init_key(config.seed), pipeline.to_float(batch))
+        return system.init(pipeline.to_float(batch), train.init_key(config.seed))
 
     return jax.jit(init, **train.quick())(next(batches())), data
 
@@ -75,9 +75,9 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     import numpy as np
 
     from picjax.data import pipeline
-    from picjax.losses import logistic
+    from picjax.methods.pixelcnn import logistic
+    from picjax.methods.pixelcnn import system as pixelcnn
     from picjax.system import inference_variables
-    from picjax.systems import pixelcnn
 
     net = pixelcnn.network(config.model)
     every = config.loss.get("pixels", "all") == "all"

@@ -53,8 +53,8 @@ def our_inception(
     """uint8 images to pool features, as `picjax.eval` makes them."""
     import jax
 
-    from picjax.metrics.inception_suite import InceptionStream
-    from picjax.metrics.weights import RANDOM, Loaded
+    from picjax.evaluation.metrics.inception_suite import InceptionStream
+    from picjax.evaluation.metrics.weights import RANDOM, Loaded
 
     each = batch // jax.local_device_count()
     stream = InceptionStream(
@@ -143,7 +143,7 @@ def measure_fid(tensors, args) -> list[table.Row]:
     """A whole FID, from images to the number."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    from picjax.metrics import fid
+    from picjax.evaluation.metrics import fid
 
     sets = [pictures(args.images, seed) for seed in (1, 2)]
     features = our_inception(tensors, "tf_legacy", args.batch)
@@ -182,7 +182,7 @@ def measure_lpips(args) -> list[table.Row]:
     import lpips as peer_package  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
-    from picjax.metrics import convnet, lpips
+    from picjax.evaluation.metrics import convnet, lpips
 
     tensors = convnet.random_tensors(lpips.shapes("alex"))
     model = convnet.everywhere(lpips.make(tensors))
@@ -283,7 +283,7 @@ def main() -> None:
 
     import torch  # pyright: ignore[reportMissingImports]
 
-    from picjax.metrics import convnet, inception
+    from picjax.evaluation.metrics import convnet, inception
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     tensors = convnet.random_tensors(inception.shapes())

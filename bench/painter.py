@@ -28,18 +28,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bench import table
-from picjax import checkpoints, diffusion, systems
+from picjax import checkpoints, methods
 from picjax.cli import UserError, check_choice, run
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
-from picjax.diffusion import Kind
-from picjax.groups import BATCH, model_groups
-from picjax.metrics import posterior
+from picjax.evaluation.examples import BATCH, model_groups
+from picjax.evaluation.metrics import posterior
+from picjax.methods.painter import process as diffusion
+from picjax.methods.painter import resampling as walk
+from picjax.methods.painter.process import Kind
+from picjax.methods.painter.resampling import PRESETS, Preset
+from picjax.methods.painter.system import make_sampler
 from picjax.model import Model
-from picjax.sampling import walk
-from picjax.sampling.walk import PRESETS, Preset
 from picjax.system import Config, Tree
-from picjax.systems.painter import make_sampler
 
 NUMBERS = ("modes_found", "total_variation", "total_variation_floor", "valid")
 
@@ -73,7 +74,7 @@ def measure(
 ) -> table.Row:
     """One row: held-out images, `num` completions each."""
     use(config, preset)
-    model = Model(config, systems.make(config), variables, 0)
+    model = Model(config, methods.make(config), variables, 0)
     began = time.perf_counter()
     counts, classes = [], []
     batch = min(BATCH * jax.device_count(), images)

@@ -56,7 +56,7 @@ def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
     import jax
     import jax.numpy as jnp
 
-    from picjax.models.pixelcnn import PixelCNN
+    from picjax.methods.pixelcnn.net import PixelCNN
 
     net = PixelCNN(features=features, blocks=blocks, dropout=0.0)
     key = jax.random.key(0)
@@ -77,7 +77,7 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """
     from picjax import checkpoints
     from picjax.data import pipeline
-    from picjax.systems import pixelcnn
+    from picjax.methods.pixelcnn import system as pixelcnn
 
     config, variables, _ = checkpoints.restore_variables(workdir)
     batches = pipeline.eval_batches(config.data, config.image_size, 8, 8, 0)
@@ -103,7 +103,7 @@ def make_runs(
     import jax
     import jax.numpy as jnp
 
-    from picjax.sampling import cached, raster
+    from picjax.methods.pixelcnn import cached, raster
 
     _, height, width, channels = image.shape
 
@@ -207,7 +207,7 @@ def work(net: Any, params: Any, size: int = SIZE) -> float:
     import jax
     import jax.numpy as jnp
 
-    from picjax.sampling import cached, raster
+    from picjax.methods.pixelcnn import cached, raster
 
     x = jnp.zeros((1, size, size, net.channels))
     known = jnp.zeros((1, size, size, 1), bool)

@@ -105,16 +105,15 @@ def ours(config: Any, tensors: dict[str, Any]) -> Ours:
     import jax.numpy as jnp
     import numpy as np
 
-    from picjax import systems
-    from picjax.losses import logistic
-    from picjax.official import pixelcnn as official
+    from picjax import methods
+    from picjax.methods.pixelcnn import logistic, official
+    from picjax.methods.pixelcnn import system as pixelcnn
     from picjax.official.mapping import from_official
-    from picjax.systems import pixelcnn
 
-    system, net = systems.make(config), pixelcnn.network(config.model)
+    system, net = methods.make(config), pixelcnn.network(config.model)
     x, key = jnp.asarray(host_images(config)), jax.random.key(0)
     batch = {"image": x, "mask": jnp.zeros_like(x[..., :1])}
-    state = jax.eval_shape(system.init, key, batch)
+    state = jax.eval_shape(system.init, batch, key)
     target = {"params": state.params["net"], "stats": {}}
     named = official.from_port(tensors, config.model.blocks)
     arrays = {name: np.asarray(value) for name, value in named.items()}

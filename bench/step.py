@@ -79,10 +79,10 @@ def compile_jax(setting: Setting) -> Compiled:
     """Compiles our step as the training loop does, uint8 batch and donated state."""
     import jax
 
-    from picjax import systems
+    from picjax import methods
     from picjax.data import pipeline
 
-    system = systems.make(jax_config(setting))
+    system = methods.make(jax_config(setting))
     batch = jax.device_put(host_batch(setting))
     key = jax.random.key(0)
 
@@ -90,7 +90,7 @@ def compile_jax(setting: Setting) -> Compiled:
         key_now = jax.random.fold_in(key, state.step)
         return system.step(state, pipeline.to_float(batch), key_now)
 
-    init = jax.jit(lambda batch: system.init(key, pipeline.to_float(batch)))
+    init = jax.jit(lambda batch: system.init(pipeline.to_float(batch), key))
     state = init(batch)
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch)

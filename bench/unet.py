@@ -116,13 +116,13 @@ def ours(config: Any) -> Ours:
     import jax.numpy as jnp
     import numpy as np
 
-    from picjax import sharding, systems
+    from picjax import methods, sharding
+    from picjax.methods.painter.official import UNET
+    from picjax.methods.painter.system import networks
     from picjax.official.mapping import to_official
-    from picjax.official.painter import UNET
     from picjax.system import image_shape, inference_variables
-    from picjax.systems.painter import networks
 
-    system = systems.make(config)
+    system = methods.make(config)
     net: Any = networks(config.model, image_shape(config))["unet"]
     x, t = map(jnp.asarray, host_inputs(config))
     batch = {"image": x, "mask": jnp.asarray(centre_mask(config))}
@@ -134,7 +134,7 @@ def ours(config: Any) -> Ours:
         return jnp.asarray(rng.standard_normal(s.shape, np.float32) * fan_in**-0.5)
 
     params = jax.tree.map(draw, jax.eval_shape(net.init, key, x, t)["params"])
-    state = jax.jit(system.init)(key, batch)
+    state = jax.jit(system.init)(batch, key)
     state = state.replace(params={"unet": params}, ema={"unet": params})
     mesh = sharding.make_mesh()
     devices = 1 if len(x) % mesh.size else mesh.size
@@ -251,7 +251,7 @@ def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer
 
 def walk_calls(config: Any) -> int:
     """Of the network, in a completion."""
-    from picjax.systems.painter import make_sampler
+    from picjax.methods.painter.system import make_sampler
 
     return make_sampler(config).walk.calls
 

@@ -17,9 +17,9 @@ import jax
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from picjax import systems
+from picjax import methods
 from picjax.cli import UserError
-from picjax.metrics.suite import BETTER
+from picjax.evaluation.metrics.suite import BETTER
 from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the
@@ -201,13 +201,13 @@ def restore_variables(
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a config's state, on one device; nothing is computed."""
     try:
-        system = systems.make(config)
+        system = methods.make(config)
     except AttributeError as error:  # ConfigDict's for a key that is not there
         raise UserError(
             f"the config lacks a key ({error}); the run was made by another version of "
             "picjax: add the key to its config.json, or train again"
         ) from None
-    abstract = jax.eval_shape(system.init, jax.random.key(0), abstract_batch(config))
+    abstract = jax.eval_shape(system.init, abstract_batch(config), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), abstract

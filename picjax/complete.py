@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import checkpoints, masks, report
+from picjax import checkpoints, images, masks
 from picjax.cli import Parser, UserError, run
 from picjax.compose import compose
 from picjax.inputs import (
@@ -167,13 +167,13 @@ def write(
     """
     files = {"condition": image}
     if known is not None:
-        masked = np.where(known[..., None] == 1, image, np.uint8(report.HOLE_GREY))
+        masked = np.where(known[..., None] == 1, image, np.uint8(images.HOLE_GREY))
         files = {"truth": image, "mask": masked}
     files["grid"] = grid(list(files.values()), samples)
     files |= {f"out_{i}": sample for i, sample in enumerate(samples)}
     with ThreadPoolExecutor() as pool:  # packing a PNG takes long and one core
         paths = [out / f"{stem}_{name}.png" for name in files]
-        list(pool.map(report.write_png, paths, files.values()))
+        list(pool.map(images.write_png, paths, files.values()))
     stale = len(samples)
     while (path := out / f"{stem}_out_{stale}.png").exists():
         path.unlink()
@@ -184,15 +184,15 @@ def grid(
     inputs: Sequence[UInt8[np.ndarray, "h w 3"]],
     samples: UInt8[np.ndarray, "n h w 3"],
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """Truth where there is one, input and completions, each no larger than `report.CELL`."""
-    shown = [report.thumbnail(sample) for sample in samples]
+    """Truth where there is one, input and completions, each no larger than `images.CELL`."""
+    shown = [images.thumbnail(sample) for sample in samples]
     first, rest = shown[:COLUMNS], shown[COLUMNS:]
-    rows = [[*map(report.thumbnail, inputs), *first]]
+    rows = [[*map(images.thumbnail, inputs), *first]]
     blanks = [np.full_like(shown[0], 255)] * len(inputs)
     for i in range(0, len(rest), COLUMNS):
         rows.append([*blanks, *rest[i : i + COLUMNS]])
     titles = ["truth", "input"][-len(inputs) :]
-    return report.image_grid(rows, [*titles, *map(str, range(len(first)))])
+    return images.image_grid(rows, [*titles, *map(str, range(len(first)))])
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageFilter, ImageOps
 
-from picjax import report
+from picjax import images
 from picjax.cli import Parser, UserError, run
 from picjax.inputs import refuse_same
 
@@ -398,8 +398,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for scene in scenes:
         image, mask = compose(scene)
         out = Path(args.out) if args.out else scene.parent
-        report.write_png(out / f"{scene.stem}_canvas.png", image)
-        report.write_png(out / f"{scene.stem}_hole.png", 255 * (1 - mask[..., 0]))
+        images.write_png(out / f"{scene.stem}_canvas.png", image)
+        images.write_png(out / f"{scene.stem}_hole.png", 255 * (1 - mask[..., 0]))
         share = float(mask.mean())
         print(f"{out / scene.stem}_canvas.png, _hole.png: {share:.0%} is known")
 

@@ -23,9 +23,12 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from picjax import checkpoints as ckpt
-from picjax import report, systems, train
+from picjax import methods, train
 from picjax.cli import Parser, UserError, run
-from picjax.official import files, mapping, painter, replay
+from picjax.files import new_folder
+from picjax.methods.painter import official as painter
+from picjax.official import files, mapping, replay
+from picjax.official.mapping import regroup_by_net
 from picjax.official.originals import (
     ORIGINALS,
     Tensors,
@@ -34,7 +37,7 @@ from picjax.official.originals import (
     official,
     read_files,
 )
-from picjax.system import Config, State, Tree, by_net
+from picjax.system import Config, State, Tree
 
 # ---- to picjax ----
 
@@ -74,12 +77,12 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
 
 def first_state(config: Config, given: Mapping[str, Tree]) -> State:
     """Step 0 of a run: the nets given, all else as training would begin with it."""
-    system = systems.make(config)
+    system = methods.make(config)
 
     def init() -> State:
         shapes = ckpt.abstract_batch(config)
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        state = system.init(train.init_key(config.seed), batch)
+        state = system.init(batch, train.init_key(config.seed))
 
         # What is left out here is not computed either.
         def rest(trees: Tree) -> Tree:
@@ -230,7 +233,7 @@ def to_picjax(args: argparse.Namespace) -> None:
         )
     official(args.system)
     asked = config = make_config(args.system, args.dataset, args.settings)
-    with report.new_folder(args.out) as workdir:
+    with new_folder(args.out) as workdir:
         if args.system == "painter":
             paths = painter.find_files(args.sources)
             config, variables, state = read_painter(config, paths, args.settings)
@@ -285,9 +288,9 @@ def to_pytorch(args: argparse.Namespace) -> None:
             "back; a run of picjax itself can be copied as it is"
         )
     config, restored, step = ckpt.restore_variables(source)
-    variables = by_net(restored)
+    variables = regroup_by_net(restored)
     contents = export(config, variables)
-    with report.new_folder(args.out) as folder:
+    with new_folder(args.out) as folder:
         for name, tensors in contents.items():
             files.write(folder / name, tensors)
     nets = official(config.system).FILES

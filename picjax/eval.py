@@ -20,10 +20,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from picjax import compare, page, protocols, report, subjects
+from picjax import files
 from picjax.cli import Parser, UserError, check_choice, run
 from picjax.data.decode import say
-from picjax.measure import (
+from picjax.evaluation import compare, protocols
+from picjax.evaluation import tasks as subjects
+from picjax.evaluation.metrics import fid, select, suite
+from picjax.evaluation.metrics.inception_suite import Fid
+from picjax.evaluation.metrics.suite import Result
+from picjax.evaluation.report import page, tables
+from picjax.evaluation.run import (
     Measured,
     Subject,
     fingerprint,
@@ -31,9 +37,6 @@ from picjax.measure import (
     measure,
     read_manifest,
 )
-from picjax.metrics import fid, select, suite
-from picjax.metrics.inception_suite import Fid
-from picjax.metrics.suite import Result
 
 # ---- command line ----
 
@@ -220,7 +223,7 @@ def is_finished(subject: Subject) -> bool:
 def save_stats(metric: suite.Metric, path: Path) -> None:
     """Writes the statistics of the true images that FID counted."""
     assert isinstance(metric, Fid)
-    with report.open_atomic(path) as file:
+    with files.open_atomic(path) as file:
         fid.save(file, metric.real.stats())
     print(f"statistics of the true images: {path}")
 
@@ -260,13 +263,13 @@ def finish(
         "results": suite.tree(results),
     }
     text = json.dumps(content, indent=2) + "\n"
-    report.write_text(subject.out / "metrics.json", text)
+    files.write_text(subject.out / "metrics.json", text)
     forget(subject.out)
     header, cells = suite.table_cells(results)  # the units are in the report
     print(f"{protocol['what']}: {page.sentence(protocol)}")
     for line in page.notes(protocol):
         print(f"({line})")
-    print(report.markdown_table(header[:-1], [row[:-1] for row in cells]), end="")
+    print(tables.markdown_table(header[:-1], [row[:-1] for row in cells]), end="")
     print(f"protocol and numbers: {subject.out}/metrics.json")
     print(f"to look at:           {subject.out}/report.html")
 

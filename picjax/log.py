@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from tensorboardX import SummaryWriter
 
-from picjax import report
+from picjax import images
 
 
 class Log:
@@ -93,7 +93,7 @@ class Log:
         """An image grid, uint8 [h w 3], as `samples/<step>.png` and in TensorBoard."""
         folder = self.workdir / "samples"
         folder.mkdir(exist_ok=True)
-        report.write_png(folder / f"{step:07d}.png", grid)
+        images.write_png(folder / f"{step:07d}.png", grid)
         self.board.add_image("samples", grid, step, dataformats="HWC")
 
 

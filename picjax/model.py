@@ -22,10 +22,10 @@ from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from picjax import checkpoints, masks, sharding, systems
+from picjax import checkpoints, masks, methods, sharding
 from picjax.cli import UserError, check_choice
+from picjax.completion import Drawn, make_draw, visible
 from picjax.data.pipeline import to_float
-from picjax.draw import Drawn, make_draw, visible
 from picjax.inputs import as_known, as_pixels
 from picjax.system import Config, System, Tree, image_shape
 
@@ -47,17 +47,17 @@ class Model:
         self.step = step
         self.translates = translates(config)
         self._mesh = sharding.make_mesh()
-        self._remarks = system.remarks
+        self._remarks = system.mask_warnings
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
 
         self._sample = jax.jit(make_draw(system), static_argnames=("n", "of", "raw"))
-        self._can_rank = system.score is not None
+        self._can_rank = system.can_score
 
         def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
             return system.evaluate(variables, to_float(batch), key)
 
         self._evaluate = jax.jit(evaluate)
-        self.has_likelihood = system.likelihood
+        self.has_likelihood = system.has_likelihood
 
     def sample(
         self,
@@ -196,11 +196,11 @@ def load(
     if sampler:  # refused before the weights are read
         config = checkpoints.read_config(Path(workdir))
         use_sampler(config, sampler)
-        systems.make(config)
+        methods.make(config)
     config, variables, step = checkpoints.restore_variables(workdir, best)
     if sampler:
         use_sampler(config, sampler)
-    return Model(config, systems.make(config), variables, step)
+    return Model(config, methods.make(config), variables, step)
 
 
 def use_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:

@@ -1,12 +1,14 @@
-"""The one abstraction: what a run keeps (`State`) and what a system does (`System`).
+"""The one abstraction: what a run stores (`State`) and what a method does (`System`).
 
-A system is a set of pure functions closed over its modules and hyper-parameters. It
-never mentions devices, files or logging: `picjax.train` supplies those for all.
+A method is a frozen dataclass whose networks, optimisers and hyper-parameters are its
+fields and whose functions are pure. It never mentions devices, files or logging:
+`picjax.train`, `picjax.completion` and `picjax.evaluation` supply those for all.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,21 +20,22 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 from picjax.cli import check_choice
 
 Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
 Tree = Any
 Config = Any  # an ml_collections.ConfigDict, whose type does not know its keys
 
-DTYPES = ("float32", "bfloat16")  # of computation, in every system
+DTYPES = ("float32", "bfloat16")  # of computation, in every method
 
 
 class State(struct.PyTreeNode):
-    """Everything a run needs to go on: one pytree, one checkpoint item.
+    """Everything a run needs to resume: one pytree, one checkpoint item.
 
     Attributes:
-      step: int32 scalar: the number of steps done.
+      step: int32 scalar, the number of completed steps.
       params: net -> parameters; a net that no `Opt` names is frozen.
       stats: net -> running means, spectral u and v, ...
       opt: optimiser -> optax state.
-      ema: net -> averaged parameters; a net without an average is absent.
+      ema: net -> averaged parameters; absent for a net without an average.
     """
 
     # Trees of arrays, shapes or layouts alike: JAX rebuilds a State from any of them.
@@ -44,63 +47,95 @@ class State(struct.PyTreeNode):
 
 
 class Opt(NamedTuple):
-    """An optimiser and the nets that it owns."""
+    """An optimiser and the names of the nets that it owns."""
 
     tx: optax.GradientTransformation
     nets: tuple[str, ...]
 
 
-class System(NamedTuple):
-    """The verbs of a system, all pure.
+@runtime_checkable
+class System(Protocol):
+    """What the training loop, completion and evaluation need to know of a method.
 
-    A batch is a dict of `image` (float32 [b h w 3] in [-1, 1]), `mask`
-    (float32 [b h w 1], 1 = known) and, where the image is to be made from another
-    picture, `condition` (as `image`). Variables are `inference_variables(state)`.
+    A method subclasses this protocol and implements the four functions without a body;
+    the others have defaults. A batch is a dict of `image` (float32 [b h w 3] in
+    [-1, 1]), `mask` (float32 [b h w 1], 1 = known) and, where the method uses them,
+    `condition` (another picture, like `image`) and `class` (int32 [b]). Variables are
+    `inference_variables(state)`.
 
     Attributes:
-      init: (key, batch) -> State.
-      step: (state, batch, key) -> (State, {name: scalar}).
-      sample: (variables, batch, key, n) -> float32 [b n h w 3] in [-1, 1]: whole
-        images as the networks make them, known pixels too; `complete` is this with the
-        input's known pixels in it. `n` is static.
-      evaluate: (variables, batch, key) -> {name: one number an example}.
-      show: (variables, batch, key) -> {title: images [b h w 3]}, the columns of a grid
-        that are particular to the system (such as each component of a mixture).
-      score: (variables, images [n h w 3]) -> float32 [n], higher for what the system
-        itself holds more plausible; None where it cannot say.
-      likelihood: whether `evaluate` gives `bits_per_dim` of the image and
+      has_likelihood: whether `evaluate` returns `bits_per_dim` of the image and
         `bits_per_dim_hole` of its missing pixels.
-      remarks: (mask uint8 [h w]) -> sentences that whoever completes it should read.
     """
 
-    init: Callable[[PRNGKeyArray, Batch], State]
-    step: Callable[[State, Batch, PRNGKeyArray], tuple[State, dict[str, Array]]]
-    sample: Callable[[Tree, Batch, PRNGKeyArray, int], Float[Array, "b n h w 3"]]
-    evaluate: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
-    show: Callable[[Tree, Batch, PRNGKeyArray], dict[str, Array]]
-    score: Callable[[Tree, Float[Array, "n h w 3"]], Float[Array, " n"]] | None = None
-    likelihood: bool = False
-    remarks: Callable[[UInt8[np.ndarray, "h w"]], Sequence[str]] = lambda mask: ()
+    has_likelihood: ClassVar[bool] = False
+
+    @property
+    def can_score(self) -> bool:
+        """Whether `score` is implemented."""
+        return False
+
+    def init(self, batch: Batch, key: PRNGKeyArray) -> State:
+        """The state before the first step; the batch gives shapes and may give data."""
+        ...
+
+    def step(
+        self, state: State, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[State, Metrics]:
+        """One training step: the next state and scalar metrics."""
+        ...
+
+    def sample(
+        self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "b n h w 3"]:
+        """n images per example in [-1, 1] as the networks make them, known pixels too.
+
+        `n` is static; the i-th image does not depend on it.
+        """
+        ...
+
+    def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
+        """The method's own metrics of whole images, one value per example."""
+        ...
 
     def complete(
         self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
     ) -> Float[Array, "b n h w 3"]:
-        """n completions an image; known pixels are the input's to the last bit."""
-        return keep_known_in_all(batch, self.sample(variables, batch, key, n))
+        """n completions per example: `sample` with the input's known pixels."""
+        return composite_all(batch, self.sample(variables, batch, key, n))
+
+    def visualize(
+        self, variables: Tree, batch: Batch, key: PRNGKeyArray
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """Extra columns of a training grid, by title (such as each mixture component)."""
+        return {}
+
+    def score(
+        self, variables: Tree, images: Float[Array, "n h w 3"]
+    ) -> Float[Array, " n"]:
+        """How plausible the method considers each image; higher is more plausible."""
+        raise TypeError(f"{type(self).__name__} does not score images")
+
+    def mask_warnings(self, mask: UInt8[np.ndarray, "h w"]) -> Sequence[str]:
+        """Sentences that a user who completes this mask should read."""
+        return ()
+
+
+# ---- state ----
 
 
 def init_opt(opts: Mapping[str, Opt], params: dict[str, Tree]) -> dict[str, Tree]:
-    """The first state of every optimiser."""
+    """The initial state of every optimiser."""
     return {name: o.tx.init({n: params[n] for n in o.nets}) for name, o in opts.items()}
 
 
-def first_state(opts: Mapping[str, Opt], made: Mapping[str, Tree]) -> State:
-    """Step 0 of nets just made: net -> {"params", perhaps "stats"}; no averages."""
-    params = {name: variables["params"] for name, variables in made.items()}
+def initial_state(opts: Mapping[str, Opt], variables: Mapping[str, Tree]) -> State:
+    """Step 0 of initialised nets: net -> {"params", perhaps "stats"}; no averages."""
+    params = {name: v["params"] for name, v in variables.items()}
     return State(
         step=jnp.zeros([], jnp.int32),
         params=params,
-        stats={name: variables.get("stats", {}) for name, variables in made.items()},
+        stats={name: v.get("stats", {}) for name, v in variables.items()},
         opt=init_opt(opts, params),
         ema={},
     )
@@ -112,7 +147,7 @@ def update(
     """One step of optimiser `name` with `grads`, net -> gradient for each net it owns.
 
     Raises:
-      KeyError: when `grads` lacks a net of this optimiser.
+      KeyError: if `grads` lacks a net of this optimiser.
     """
     tx, nets = opts[name]
     owned = {n: state.params[n] for n in nets}
@@ -121,63 +156,59 @@ def update(
     return state.replace(params=state.params | new, opt=state.opt | {name: opt})
 
 
-def adam(config: Config) -> optax.GradientTransformation:
-    """Adam as `config.opt` says: rate, decay, moments, accumulation of gradients."""
-    opt = config.opt
-    lr = learning_rate(opt.lr, config.steps // opt.accumulate, opt.decay)
-    tx = optax.adam(lr, b1=opt.b1, b2=opt.b2)
-    if opt.accumulate > 1:
-        tx = optax.MultiSteps(tx, opt.accumulate).gradient_transformation()
-    return tx
-
-
-def learning_rate(lr: float, updates: int, decay: float) -> optax.Schedule:
-    """Constant, then falling to 0 in a straight line over the last share `decay`."""
-    last = max(1, round(updates * decay))
-    return optax.schedules.linear_schedule(
-        lr, 0.0 if decay else lr, last, updates - last
-    )
-
-
 def inference_variables(state: State) -> dict[str, dict[str, Tree]]:
     """What completion needs: averaged parameters where there are any, and stats."""
     return {"params": {**state.params, **state.ema}, "stats": state.stats}
 
 
-def by_net(variables: Tree) -> dict[str, Tree]:
-    """{params: {net: ..}, stats: {net: ..}} turned inside out."""
-    params, stats = variables["params"], variables["stats"]
-    return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}
-
-
-def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
-    """One key a purpose; adding a purpose at the end leaves the others' draws alone."""
-    return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
+# ---- networks ----
 
 
 def apply(
-    nets: dict[str, Any],
-    variables: dict[str, Tree],
-    name: str,
+    net: nn.Module,
+    params: Mapping[str, Tree],
+    stats: Mapping[str, Tree],
     *inputs: Any,
-    update_stats: int,
-) -> tuple[Any, Tree]:
-    """Runs a net: its output and its stats after the call.
+    **options: Any,
+) -> tuple[Any, dict[str, Tree]]:
+    """Run a net in training: its output, and `stats` with the net's new ones.
 
-    `update_stats` is the number of power iterations that spectral norm makes.
+    Args:
+      net: a module whose `name` is its key in `params` and `stats`.
+      params: net -> parameters.
+      stats: net -> running statistics.
+      inputs: positional arguments of the net.
+      options: its keyword arguments, such as `power_iterations` or `train`.
     """
-    stats = variables[name].get("stats", {})
-    if not update_stats:
-        return nets[name].apply(variables[name], *inputs, update_stats=0), stats
-    out, new = nets[name].apply(
-        variables[name], *inputs, update_stats=update_stats, mutable=["stats"]
-    )
-    return out, new.get("stats", stats)
+    variables = _variables_of(net, params, stats)
+    out, new = net.apply(variables, *inputs, mutable=["stats"], **options)
+    if "stats" not in new:
+        return out, dict(stats)
+    return out, {**stats, str(net.name): new["stats"]}
 
 
-def put_stats(state: State, net: str, stats: Tree) -> State:
-    """The state with the stats of one net replaced."""
-    return state.replace(stats=state.stats | {net: stats})
+def infer(net: nn.Module, variables: Tree, *inputs: Any, **options: Any) -> Any:
+    """Run a net on {"params": {net: ..}, "stats": {net: ..}}; its stats stay."""
+    own = _variables_of(net, variables["params"], variables["stats"])
+    return net.apply(own, *inputs, **options)
+
+
+def _variables_of(
+    net: nn.Module, params: Mapping[str, Tree], stats: Mapping[str, Tree]
+) -> dict[str, Tree]:
+    name = str(net.name)
+    return {"params": params[name], "stats": stats.get(name, {})}
+
+
+# ---- randomness ----
+
+
+def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
+    """One key per purpose; adding a purpose at the end leaves the others unchanged."""
+    return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
+
+
+# ---- images ----
 
 
 def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3"]:
@@ -207,17 +238,20 @@ def side_by_side(n: int) -> int:
     return min(n, 2 if jax.default_backend() == "cpu" else 10)
 
 
-def keep_known(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """The image with the batch's known pixels in it, to the last bit."""
+def composite(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """The image with the batch's known pixels in it, bit-exactly."""
     known = jnp.broadcast_to(batch["mask"], image.shape) > 0.5
     return jnp.where(known, batch["image"], image)
 
 
-def keep_known_in_all(
+def composite_all(
     batch: Batch, images: Float[Array, "b n h w 3"]
 ) -> Float[Array, "b n h w 3"]:
-    """`keep_known` of each of n images of an example."""
-    return jax.vmap(lambda image: keep_known(batch, image), 1, 1)(images)
+    """`composite` of each of n images per example."""
+    return jax.vmap(lambda image: composite(batch, image), 1, 1)(images)
+
+
+# ---- configs ----
 
 
 def image_shape(config: Config) -> tuple[int, int]:

@@ -28,10 +28,10 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from picjax import checkpoints as ckpt
-from picjax import cli, report, sharding, systems
-from picjax import watch as watching
+from picjax import cli, images, methods, sharding
 from picjax.cli import UserError
 from picjax.data import pipeline
+from picjax.evaluation import monitor as watching
 from picjax.log import Log
 from picjax.system import Config, State, System, inference_variables
 
@@ -48,7 +48,7 @@ def train(config: Config, workdir: Path) -> State:
     per_process = sharding.local_batch_size(mesh, config.batch_size)
     if any((workdir / "checkpoints").glob("[0-9]*")):
         refuse_other_config(config, workdir)
-    system = systems.make(config)
+    system = methods.make(config)
     watching.check(config, system)
     watch = watching.make_watcher(config, system, mesh)
 
@@ -69,7 +69,7 @@ def train(config: Config, workdir: Path) -> State:
 
     # ---- state ----
     def init(batch) -> State:
-        return system.init(init_key(config.seed), pipeline.to_float(batch))
+        return system.init(pipeline.to_float(batch), init_key(config.seed))
 
     abstract = jax.eval_shape(init, first)
     shardings = sharding.state_shardings(mesh, abstract)
@@ -310,7 +310,7 @@ def make_sampler(
     def draw(variables, arrays):
         floats = pipeline.to_float(arrays)
         images = system.complete(variables, floats, key, config.samples)
-        extra = system.show(variables, floats, key)
+        extra = system.visualize(variables, floats, key)
         shown = floats.get("condition", floats["image"] * floats["mask"])
         columns = {"input": shown, "truth": floats["image"]}
         columns |= {str(i + 1): images[:, i] for i in range(config.samples)}
@@ -321,7 +321,7 @@ def make_sampler(
         titles = ["input", "truth", *map(str, range(1, config.samples + 1))]
         titles += sorted(columns.keys() - set(titles))
         rows = [list(row) for row in zip(*(columns[t] for t in titles), strict=True)]
-        return report.image_grid(rows, titles)
+        return images.image_grid(rows, titles)
 
     return sample
 

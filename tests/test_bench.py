@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from bench import complete, data, painter, pixelcnn, step, table
-from picjax import convert, systems
+from picjax import convert, methods
 from picjax.cli import UserError
 from picjax.data.pipeline import to_float
-from picjax.models.pixelcnn import PixelCNN
-from picjax.sampling import walk
-from picjax.sampling.walk import PRESETS
-from picjax.system import by_net, inference_variables
+from picjax.methods.painter import resampling as walk
+from picjax.methods.painter.resampling import PRESETS
+from picjax.methods.pixelcnn.net import PixelCNN
+from picjax.official.mapping import regroup_by_net
+from picjax.system import inference_variables
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -126,11 +127,11 @@ def test_the_peer_of_pix2pix_loses_what_we_lose():
     setting = step.Setting("float32", 2, 32, "pix2pix")
     config = step.jax_config(setting)
     config.model.update(ngf=4, ndf=4)
-    system, key = systems.make(config), jax.random.key(0)
+    system, key = methods.make(config), jax.random.key(0)
     batch = to_float(jax.device_put(step.host_batch(setting)))
-    state = jax.jit(system.init)(key, batch)
+    state = jax.jit(system.init)(batch, key)
     peer = Pix2pix(levels=5, ngf=4, ndf=4)
-    files = convert.export(config, by_net(inference_variables(state)))
+    files = convert.export(config, regroup_by_net(inference_variables(state)))
     for name, net in peer.nets.items():
         tensors = files[f"latest_net_{name}.pth"].items()
         net.load_state_dict({name: torch.from_numpy(x) for name, x in tensors})

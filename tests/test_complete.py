@@ -9,12 +9,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from fake_system import SIZE, SYSTEM, make_model
+from helpers.fake_system import SIZE, FakeSystem, ScoringSystem, make_model
 from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax import complete as module
-from picjax import inputs, report
+from picjax import images, inputs
 from picjax.cli import UserError, run
 from picjax.data.pipeline import to_uint8
 from picjax.model import Model, fit, use_sampler
@@ -80,7 +80,7 @@ def test_samples_differ_and_the_seed_fixes_them(fake):
 
 def test_best_of_keeps_what_the_system_scores_highest(fake):
     """A system that likes dark images: its best 2 of 6 are the darkest, darkest first."""
-    system = SYSTEM._replace(score=lambda variables, x: -x.mean((1, 2, 3)))
+    system = ScoringSystem(lambda x: -x.mean((1, 2, 3)))
     ranking = Model(fake.config, system, {"scale": jnp.float32(0.3)}, 7)
     image, known = picture(0, SIZE, SIZE), half_mask(SIZE, SIZE)
     drawn = ranking.complete(image, known, n=6)
@@ -137,11 +137,12 @@ def test_one_encoder_pass_and_one_compilation(fake):
     """`complete` is traced once, with batch 1 and n samples, for images of all sizes."""
     seen = []
 
-    def spy(variables, batch, key, n):
-        seen.append((batch["image"].shape, n))
-        return SYSTEM.sample(variables, batch, key, n)
+    class Spy(FakeSystem):
+        def sample(self, variables, batch, key, n):
+            seen.append((batch["image"].shape, n))
+            return super().sample(variables, batch, key, n)
 
-    model = Model(fake.config, SYSTEM._replace(sample=spy), fake._variables, 0)
+    model = Model(fake.config, Spy(), fake._variables, 0)
     for size in [(40, 60), (32, 32), (90, 20)]:
         model.complete(picture(0, *size), half_mask(*size), n=5)
     assert seen == [((1, SIZE, SIZE, 3), 5)]
@@ -274,7 +275,7 @@ def test_fit_means_and_identity():
 )
 def test_thumbnails(size, shown):
     image = picture(0, *size)
-    small = report.thumbnail(image)
+    small = images.thumbnail(image)
     assert small.shape == (*shown, 3)
     if size[0] < 192:
         k = shown[0] // size[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_system import make_model
+from helpers.fake_system import make_model
 from PIL import Image
 
 from picjax import complete as completing

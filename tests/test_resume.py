@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from picjax import checkpoints, groups
-from picjax import watch as watching
-from picjax.metrics import convnet, lpips, select
-from picjax.metrics.networks import Settings
+from picjax import checkpoints
+from picjax.evaluation import examples as groups
+from picjax.evaluation import monitor as watching
+from picjax.evaluation.metrics import convnet, lpips, select
+from picjax.evaluation.metrics.networks import Settings
 from picjax.model import load
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +32,7 @@ def cache(tmp_path_factory):
 
 
 def start(cache, workdir, *flags, devices=1, env=None):
-    command = [sys.executable, "tests/train_worker.py", str(devices), *TINY]
+    command = [sys.executable, "tests/workers/train_worker.py", str(devices), *TINY]
     shared = {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(cache),

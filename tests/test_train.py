@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import pytest
-from test_systems import load_config
+from helpers.configs import load_config
 
 from picjax import checkpoints, train
 from picjax.cli import UserError

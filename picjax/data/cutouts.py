@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image, ImageDraw, ImageFilter
 
-from picjax import report
+from picjax import files
 from picjax.cli import UserError
 from picjax.data.photos import photograph
 
@@ -121,9 +121,9 @@ def write_examples(folder: Path) -> list[Path]:
     paths = []
     for name, objects in EXAMPLES.items():
         for file in {entry["file"] for entry in objects}:
-            with report.open_atomic(folder / name / file) as stream:
+            with files.open_atomic(folder / name / file) as stream:
                 cut(CUTOUTS[Path(file).stem]).save(stream, "png", compress_level=3)
         scene = {"width": 256, "height": 256, "objects": objects}
         paths.append(folder / name / f"{name}.json")
-        report.write_text(paths[-1], json.dumps(scene, indent=2) + "\n")
+        files.write_text(paths[-1], json.dumps(scene, indent=2) + "\n")
     return paths

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from picjax import report
+from picjax import images
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, run
 from picjax.data import pipeline
@@ -33,9 +33,9 @@ def export(workdir: Path, num: int, seed: int, out: Path) -> int:
             batch["name"], batch[shown], batch["mask"], batch["valid"], strict=True
         ):
             if valid:
-                report.write_png(out / f"{name}.png", image)
+                images.write_png(out / f"{name}.png", image)
                 hole = np.repeat((1 - mask) * np.uint8(255), 3, axis=-1)
-                report.write_png(
+                images.write_png(
                     out.with_name(f"{out.name}-masks") / f"{name}.png", hole
                 )
                 count += 1

@@ -25,7 +25,7 @@ from rich.progress import track
 from picjax.cli import Parser, UserError, run
 from picjax.data.decode import BadImage, core_count, decode, list_images, say
 from picjax.data.transforms import resample
-from picjax.report import new_folder
+from picjax.files import new_folder
 
 SIZE = 266  # the originals' load_size for 256 px: training crops without resampling
 SHARD = 1024  # images in a file

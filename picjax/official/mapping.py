@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from picjax.cli import UserError
-from picjax.system import Config
+from picjax.system import Config, Tree
 
 
 class Leaf(NamedTuple):
@@ -191,3 +191,9 @@ def _listed(names: Any, most: int = 8) -> str:
     names = sorted(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{len(names)} tensor(s) ({', '.join(names[:most])}{more})"
+
+
+def regroup_by_net(variables: Tree) -> dict[str, Tree]:
+    """{"params": {net: ..}, "stats": {net: ..}} as {net: {"params", "stats"}}."""
+    params, stats = variables["params"], variables["stats"]
+    return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}

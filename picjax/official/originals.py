@@ -52,7 +52,7 @@ def official(system: str) -> Any:
             f"--system '{system}' cannot be converted; "
             f"use one of {', '.join(sorted(ORIGINALS))}"
         )
-    return importlib.import_module(f"picjax.official.{system}")
+    return importlib.import_module(f"picjax.methods.{system}.official")
 
 
 def needed(system: str) -> set[str]:

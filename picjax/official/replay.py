@@ -19,8 +19,8 @@ from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
 from picjax.cli import UserError
-from picjax.losses import logistic
 from picjax.losses.reconstruction import resize
+from picjax.methods.pixelcnn import logistic
 from picjax.system import Config, Tree, image_shape
 
 Arrays = Mapping[str, Any]
@@ -57,7 +57,9 @@ def check(
             f"--check '{path}' cannot be read ({error}); give an .npz"
         ) from error
     given, expected = below(arrays, "in/"), below(arrays, "out/")
-    networks = importlib.import_module(f"picjax.systems.{config.system}").networks
+    networks = importlib.import_module(
+        f"picjax.methods.{config.system}.system"
+    ).networks
     nets = networks(config.model, image_shape(config))
     try:
         found = procedure(nets, variables, given)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from picjax.data import scenes
-from picjax.metrics.posterior import hole_rms
+from picjax.evaluation.metrics.posterior import hole_rms
 
 SEEN = [scenes.sample(0, i, 32) for i in range(600)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage
-import tiny_tfds
+from helpers import tiny_tfds
 from ml_collections import ConfigDict
 from PIL import Image
 

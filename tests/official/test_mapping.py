@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.models import picmm
+from picjax.methods.picmm import net as picmm
+from picjax.methods.picmm.official import TABLE
 from picjax.official import mapping
-from picjax.official.picmm import TABLE
 
 MODULE = picmm.Encoder(ngf=4, img_f=8, layers=3, poolings=2)
 INIT = jax.jit(partial(MODULE.init, update_stats=False))

@@ -33,6 +33,18 @@ class Fixture:
         return self.meta["system"].lower(), self.path.stem
 
     @property
+    def system(self) -> str:
+        return self.meta["system"].lower()
+
+    @property
+    def kind(self) -> str:
+        """What the file holds, in the words of its `meta`."""
+        for name in ("kind", "network", "metric", "fixture"):
+            if name in self.meta:
+                return self.meta[name]
+        raise KeyError(f"{self.path}: meta names no kind, network, metric or fixture")
+
+    @property
     def hyper(self) -> Mapping[str, Any]:
         return self.meta.get("hyper", {})
 

@@ -19,14 +19,14 @@ from handlers_painter import (
 )
 from ml_collections import ConfigDict
 
-from picjax import diffusion
-from picjax.diffusion import Kind, Prediction, Tables
-from picjax.losses import diffusion as losses
+from picjax.methods.painter import losses
+from picjax.methods.painter import process as diffusion
+from picjax.methods.painter import resampling as walk
+from picjax.methods.painter import system as painter
+from picjax.methods.painter.official import UNET
+from picjax.methods.painter.process import Kind, Prediction, Tables
+from picjax.methods.painter.resampling import Jumps, Seen
 from picjax.official.mapping import to_official
-from picjax.official.painter import UNET
-from picjax.sampling import walk
-from picjax.sampling.walk import Jumps, Seen
-from picjax.systems import painter
 
 KEY = jax.random.key(0)
 Arrays = Mapping[str, Any]

@@ -10,14 +10,14 @@ import numpy as np
 import optax
 from fixture import Fixture, below, nchw, nhwc
 
+from picjax.evaluation.metrics import image as metrics
 from picjax.losses import gaussian
 from picjax.losses.adversarial import GAN, gradient_penalty
 from picjax.losses.gaussian import BM, SELECTION, Gaussian, Mixture
 from picjax.losses.reconstruction import pyramid, resize
-from picjax.metrics import image as metrics
-from picjax.models.picnet import ResDiscriminator
+from picjax.methods.picnet.net import ResDiscriminator
+from picjax.methods.picnet.official import TABLE
 from picjax.official.mapping import from_official, to_official
-from picjax.official.picnet import TABLE
 
 
 def value_and_slope(loss: Callable[..., jax.Array], x: Any) -> tuple[jax.Array, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from fixture import Fixture, nchw, nhwc
 from PIL import Image
 
-from picjax.metrics import (
+from picjax.evaluation.metrics import (
     bits,
     convnet,
     distribution,
@@ -26,7 +26,7 @@ from picjax.metrics import (
     niqe,
     resize,
 )
-from picjax.metrics import image as metrics
+from picjax.evaluation.metrics import image as metrics
 
 Tensors = dict[str, np.ndarray]
 

@@ -14,9 +14,10 @@ from fixture import Fixture, below, nchw, nhwc
 from picjax.layers.attention import AutoAttention, attention_map
 from picjax.layers.conv import Conv, ConvTranspose
 from picjax.layers.residual import DecoderBlock, FirstBlock, Output, ResBlock
-from picjax.models import picmm, picnet
-from picjax.official import picmm as picmm_names
-from picjax.official import picnet as picnet_names
+from picjax.methods.picmm import net as picmm
+from picjax.methods.picmm import official as picmm_names
+from picjax.methods.picnet import net as picnet
+from picjax.methods.picnet import official as picnet_names
 from picjax.official.mapping import (
     CONV,
     NORM,

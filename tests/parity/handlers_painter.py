@@ -13,7 +13,7 @@ from fixture import Fixture, below, nchw, nhwc
 from picjax.layers.attention import qkv_attention
 from picjax.layers.embedding import timestep_embedding
 from picjax.layers.norm import GroupNorm
-from picjax.models.painter import (
+from picjax.methods.painter.net import (
     Attention,
     AttentionPool,
     Classifier,
@@ -22,8 +22,8 @@ from picjax.models.painter import (
     UNet,
     resample,
 )
+from picjax.methods.painter.official import UNET, classifier_table
 from picjax.official.mapping import Table, from_official, official_names, to_official
-from picjax.official.painter import UNET, classifier_table
 
 KEY = jax.random.key(0)
 Tensors = Mapping[str, np.ndarray]

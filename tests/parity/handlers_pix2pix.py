@@ -16,18 +16,19 @@ from picjax import masks
 from picjax.data.pipeline import to_float, to_uint8
 from picjax.layers.conv import Conv, ConvTranspose
 from picjax.layers.initialisers import kernel_std
+from picjax.legacy import learning_rate
 from picjax.losses.adversarial import GAN, gradient_penalty
 from picjax.losses.reconstruction import multiscale_l1
-from picjax.models.pix2pix import (
+from picjax.methods.pix2pix import system as pix2pix
+from picjax.methods.pix2pix.net import (
     PatchDiscriminator,
     PixelDiscriminator,
     ResnetGenerator,
     UnetGenerator,
 )
+from picjax.methods.pix2pix.official import table
 from picjax.official.mapping import from_official, official_names, to_official
-from picjax.official.pix2pix import table
-from picjax.system import State, init_opt, learning_rate
-from picjax.systems import pix2pix
+from picjax.system import State, init_opt
 
 KEY = jax.random.key(0)
 GENERATORS = (UnetGenerator, ResnetGenerator)

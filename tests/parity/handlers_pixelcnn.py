@@ -17,8 +17,9 @@ import numpy as np
 from fixture import Fixture, below, nhwc
 from ml_collections import ConfigDict
 
-from picjax.losses import logistic
-from picjax.models.pixelcnn import (
+from picjax.methods.pixelcnn import cached, logistic, official, raster
+from picjax.methods.pixelcnn import system as pixelcnn
+from picjax.methods.pixelcnn.net import (
     Conv,
     Dense,
     Gated,
@@ -28,12 +29,9 @@ from picjax.models.pixelcnn import (
     shift_down,
     shift_right,
 )
+from picjax.methods.pixelcnn.raster import Noise
 from picjax.official import mapping
-from picjax.official import pixelcnn as official
-from picjax.sampling import cached, raster
-from picjax.sampling.raster import Noise
 from picjax.system import State, init_opt
-from picjax.systems import pixelcnn
 
 KEY = jax.random.key(0)
 Arrays = Mapping[str, Any]

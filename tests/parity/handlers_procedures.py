@@ -11,9 +11,10 @@ import numpy as np
 from fixture import Fixture, below, nchw, nhwc
 from handlers_networks import widths
 
-from picjax.models import picmm, picnet
-from picjax.official import picmm as picmm_names
-from picjax.official import picnet as picnet_names
+from picjax.methods.picmm import net as picmm
+from picjax.methods.picmm import official as picmm_names
+from picjax.methods.picnet import net as picnet
+from picjax.methods.picnet import official as picnet_names
 from picjax.official import replay
 from picjax.official.mapping import Table, from_official, official_names, to_official
 

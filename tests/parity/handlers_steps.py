@@ -10,11 +10,12 @@ import optax
 from fixture import Fixture, below, nchw, nhwc
 
 from picjax.losses import gaussian
-from picjax.models import picmm as models
+from picjax.methods.picmm import net as models
+from picjax.methods.picmm import system as picmm
+from picjax.methods.picmm.official import TABLE
+from picjax.methods.picnet import system as picnet
 from picjax.official import mapping
-from picjax.official.picmm import TABLE  # PICNet's names are among them
 from picjax.system import Opt, State, init_opt
-from picjax.systems import picmm, picnet
 
 Names = dict[str, str]  # a net's name in the file -> ours
 NETS = {"E": "encoder", "G": "generator", "D": "discriminator", "GMM": "mixture"}

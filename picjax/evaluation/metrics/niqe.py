@@ -1,0 +1,201 @@
+"""NIQE: how far an image's local statistics are from those of sharp photographs.
+
+No reference image is needed. On the host in float64. The luma is part of the result's
+name (the three differ by 0.1 to 0.3), and so is the pristine model. Mittal et al., 2013;
+metrics specification, section 9.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64, Real
+from scipy.special import gammaln
+
+from picjax.cli import UserError
+from picjax.evaluation.metrics.resize import halve
+
+PRISTINE = Path(__file__).parent / "data" / "niqe_pristine.npz"
+LUMAS = {
+    # Weights of R, G, B in 0..255, and an offset.
+    "gray": ((0.298936021293775, 0.587043074451121, 0.114020904255103), 0.0),
+    "ycbcr_y": ((65.481 / 255, 128.553 / 255, 24.966 / 255), 16.0),
+    "yiq_y": ((0.299, 0.587, 0.114), 0.0),
+}
+BLOCK = 96  # pixels a side
+SHARP = 0.75  # of the sharpest block, to count when a model is fitted
+SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
+# Below this a normalised value is rounding, whose sign would decide in flat regions.
+NOISE = 1e-9
+
+ALPHA = np.arange(200, 10001) / 1000
+_RATIO = np.exp(2 * gammaln(2 / ALPHA) - gammaln(1 / ALPHA) - gammaln(3 / ALPHA))
+
+
+class Model(NamedTuple):
+    """The features of sharp photographs.
+
+    Attributes:
+      mean: [36].
+      covariance: [36 36].
+    """
+
+    mean: Float64[np.ndarray, "36"]
+    covariance: Float64[np.ndarray, "36 36"]
+
+
+def released() -> Model:
+    """The model of the original release, from 125 photographs."""
+    with np.load(PRISTINE) as file:
+        return Model(file["mu_pris_param"].reshape(-1), file["cov_pris_param"])
+
+
+def luma(
+    image: Real[np.ndarray, "h w 3"], convention: str = "gray"
+) -> Float64[np.ndarray, "h w"]:
+    """Rounded luma of 0..255 values, by a key of LUMAS.
+
+    `gray` is MATLAB's and the original release's, `ycbcr_y` BasicSR's, `yiq_y` pyiqa's.
+    """
+    weights, offset = LUMAS[convention]
+    return np.round(np.asarray(image, np.float64) @ np.array(weights) + offset)
+
+
+def normalise(
+    x: Float64[np.ndarray, "h w"],
+) -> tuple[Float64[np.ndarray, "h w"], Float64[np.ndarray, "h w"]]:
+    """(x - local mean) / (local deviation + 1), and the local deviation."""
+    window = np.exp(-0.5 * np.square(np.arange(-3, 4) / (7 / 6)))
+    window /= window.sum()
+
+    def blur(x: np.ndarray) -> np.ndarray:
+        x = np.pad(x, 3, mode="edge")
+        for axis in (0, 1):
+            x = np.lib.stride_tricks.sliding_window_view(x, 7, axis) @ window
+        return x
+
+    mean = blur(x)
+    deviation = np.sqrt(np.abs(blur(x * x) - mean * mean))
+    y = (x - mean) / (deviation + 1)
+    return np.where(np.abs(y) < NOISE, 0, y), deviation
+
+
+def fit_aggd(
+    x: Float64[np.ndarray, "n m"],
+) -> tuple[
+    Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]
+]:
+    """alpha, beta_l and beta_r of an asymmetric generalised gaussian, of every row.
+
+    NaN where a row has no value on one side of 0.
+    """
+    square = x * x
+    left, right = (
+        np.sqrt(
+            np.divide(
+                (square * side).sum(1),
+                side.sum(1),
+                out=np.full(len(x), np.nan),
+                where=side.any(1),
+            )
+        )
+        for side in (x < 0, x > 0)
+    )
+    g = left / right
+    ratio = np.square(np.abs(x).mean(1)) / np.where(square.any(1), square.mean(1), 1)
+    ratio = ratio * (g**3 + 1) * (g + 1) / np.square(g * g + 1)
+    # _RATIO rises: the nearest entry is one of the two around the value.
+    above = np.clip(np.searchsorted(_RATIO, ratio), 1, len(ALPHA) - 1)
+    nearer_below = ratio - _RATIO[above - 1] <= _RATIO[above] - ratio
+    alpha = np.where(np.isnan(ratio), np.nan, ALPHA[above - nearer_below])
+    scale = np.exp((gammaln(1 / alpha) - gammaln(3 / alpha)) / 2)
+    return alpha, left * scale, right * scale
+
+
+def block_features(
+    blocks: Float64[np.ndarray, "n s t"],
+) -> Float64[np.ndarray, "n 18"]:
+    """The features of one scale, of every block of normalised values."""
+    flat = (len(blocks), -1)
+    alpha, left, right = fit_aggd(blocks.reshape(flat))
+    columns = [alpha, (left + right) / 2]
+    for shift in SHIFTS:
+        product = blocks * np.roll(blocks, shift, (1, 2))
+        alpha, left, right = fit_aggd(product.reshape(flat))
+        mean = (right - left) * np.exp(gammaln(2 / alpha) - gammaln(1 / alpha))
+        columns += [alpha, mean, left, right]
+    return np.stack(columns, 1)
+
+
+def features(
+    grey: Float64[np.ndarray, "h w"], block: int = BLOCK
+) -> tuple[Float64[np.ndarray, "n 36"], Float64[np.ndarray, " n"]]:
+    """Features of every block, column by column, and the blocks' sharpness.
+
+    Args:
+      grey: luma, 0..255.
+      block: pixels a side, even.
+
+    Raises:
+      UserError: when there are fewer than two whole blocks.
+    """
+    rows, columns = (n // block for n in grey.shape)
+    if rows * columns < 2:
+        raise UserError(
+            f"NIQE needs two blocks of {block}x{block} pixels, an image of "
+            f"{grey.shape[1]}x{grey.shape[0]} has {rows * columns}; leave it out"
+        )
+    x = grey[: rows * block, : columns * block]
+    found, sharpness = [], np.zeros(0)
+    for scale in (1, 2):
+        if scale == 2:
+            x = halve(x / 255) * 255
+        normal, deviation = normalise(x)
+        found.append(block_features(_cut(normal, block // scale)))
+        if scale == 1:
+            sharpness = _cut(deviation, block).mean((1, 2))
+    return np.concatenate(found, 1), sharpness
+
+
+def _cut(x: np.ndarray, side: int) -> np.ndarray:
+    """[h w] as blocks [n side side], column by column."""
+    rows, columns = x.shape[0] // side, x.shape[1] // side
+    blocks = x.reshape(rows, side, columns, side)
+    return blocks.transpose(2, 0, 1, 3).reshape(-1, side, side)
+
+
+def score(grey: Float64[np.ndarray, "h w"], model: Model, block: int = BLOCK) -> float:
+    """NIQE of a luma: 0 is as natural as the model; NaN for an image without texture.
+
+    Raises:
+      UserError: when the image is smaller than two blocks.
+    """
+    found, _ = features(grey, block)
+    whole = found[~np.isnan(found).any(1)]
+    if len(whole) < 2:
+        return float("nan")
+    gap = model.mean - np.nanmean(found, 0)
+    covariance = (model.covariance + np.cov(whole.T)) / 2
+    return float(np.sqrt(gap @ np.linalg.pinv(covariance) @ gap))
+
+
+def refit(greys: Sequence[Float[np.ndarray, "h w"]], block: int = BLOCK) -> Model:
+    """A pristine model from one's own sharp photographs; a thousand blocks are good.
+
+    Of every image those blocks count that are sharper than 0.75 of its sharpest.
+
+    Raises:
+      UserError: where an image is too small, or fewer than two blocks are left.
+    """
+    kept = []
+    for grey in greys:
+        found, sharpness = features(np.asarray(grey, np.float64), block)
+        kept.append(found[sharpness > SHARP * sharpness.max()])
+    rows = np.concatenate(kept) if kept else np.zeros((0, 36))
+    rows = rows[~np.isnan(rows).any(1)]
+    if len(rows) < 2:
+        raise UserError(
+            f"{len(greys)} images have {len(rows)} sharp blocks; give more photographs"
+        )
+    return Model(rows.mean(0), np.cov(rows.T))

@@ -1,0 +1,47 @@
+"""PICMM's official names: PICNet's, the flat latent's layers and the mixture's heads."""
+
+from picjax.methods.picnet import official as picnet
+from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table, check_original
+from picjax.system import Config
+
+# What the original ends a file's name with, `20000_net_E.pth`, and our net's name.
+FILES = {
+    "E": "encoder",
+    "G": "generator",
+    "D": "discriminator",
+    "GMM": "mixture",
+}
+
+_HEADS = {"alpha": "alpha", "mu": "mu", "log_std": "sigma"}
+
+TABLE: Table = (
+    *picnet.TABLE,
+    Site("down_fc", ("down_fc.0",), LINEAR),
+    Site("up_convfc/conv", ("up_convfc.0",), CONV),
+    *(
+        Site(f"{ours}/{layer}", (f"{official}.{index}",), leaves)
+        for ours, official in _HEADS.items()
+        for layer, index, leaves in (
+            ("linear1", 0, LINEAR),
+            ("norm", 1, NORM),
+            ("linear2", 3, LINEAR),
+        )
+    ),
+)
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of PICMM.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    check_original(
+        config,
+        {
+            "model.mixture.norm": "batch",
+            "model.upsample": "transposed",
+            "model.log_std_start": 0.0,
+        },
+    )
+    return dict.fromkeys(FILES.values(), TABLE)

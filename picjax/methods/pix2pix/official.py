@@ -1,0 +1,132 @@
+"""Pix2Pix's official names, made from a network's structure, and its files.
+
+The U-Net's names nest: each level is inside the one around it. In a ResNet's block, the
+indices shift with what is in front of a layer (padding of its own, dropout).
+"""
+
+from typing import Any
+
+from picjax.cli import UserError
+from picjax.methods.pix2pix import system as pix2pix
+from picjax.methods.pix2pix.net import (
+    PatchDiscriminator,
+    PixelDiscriminator,
+    ResnetGenerator,
+    UnetGenerator,
+)
+from picjax.official.mapping import (
+    CONV,
+    CONV_TRANSPOSED,
+    NORM,
+    Site,
+    Table,
+    check_original,
+)
+from picjax.system import Config, image_shape
+
+FILES = {"G": "generator", "D": "discriminator"}
+FEWEST_LEVELS = 5  # of the original's U-Net
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """The table of each net of a config.
+
+    Raises:
+      UserError: for networks that the original does not have.
+    """
+    if config.model.norm != "instance":  # with it there are biases everywhere
+        check_original(config, {"model.bias": False})
+    nets = pix2pix.networks(config.model, image_shape(config))
+    generator = nets["generator"]
+    if isinstance(generator, UnetGenerator) and generator.levels < FEWEST_LEVELS:
+        raise UserError(
+            f"the U-Net of this config has {generator.levels} levels, where the original "
+            f"has at least {FEWEST_LEVELS}; only a run with the original's networks can "
+            "be converted"
+        )
+    return {name: table(net) for name, net in nets.items()}
+
+
+def table(net: Any) -> Table:
+    """The official names of a network of picjax.models.pix2pix."""
+    return _TABLES[type(net)](net)
+
+
+def _unet(net: UnetGenerator) -> Table:
+    last = net.levels - 1
+    sites = [
+        Site("down0", ("model.model.0",), CONV),
+        Site("up0", ("model.model.3",), CONV_TRANSPOSED),
+    ]
+    for i in range(1, net.levels):
+        block = "model.model.1" + ".model.3" * (i - 1)
+        # The innermost level has neither a norm on the way down nor a submodule.
+        up = 3 if i == last else 5
+        sites += [
+            Site(f"down{i}", (f"{block}.model.1",), CONV),
+            Site(f"up{i}", (f"{block}.model.{up}",), CONV_TRANSPOSED),
+            Site(f"up{i}_norm", (f"{block}.model.{up + 1}",), NORM),
+        ]
+        if i < last:
+            sites.append(Site(f"down{i}_norm", (f"{block}.model.2",), NORM))
+    return tuple(sites)
+
+
+def _resnet(net: ResnetGenerator) -> Table:
+    ends = 10 + net.blocks  # the index after the last block
+    sites = [
+        *_pair("first", "first_norm", "model", 1),
+        *_pair("down1", "down1_norm", "model", 4),
+        *_pair("down2", "down2_norm", "model", 7),
+        Site("up2", (f"model.{ends}",), CONV_TRANSPOSED),
+        Site("up2_norm", (f"model.{ends + 1}",), NORM),
+        Site("up1", (f"model.{ends + 3}",), CONV_TRANSPOSED),
+        Site("up1_norm", (f"model.{ends + 4}",), NORM),
+        Site("last", (f"model.{ends + 7}",), CONV),
+    ]
+    pad, drop = net.padding != "zero", net.dropout != "none"
+    first = int(pad)
+    second = first + 3 + drop + pad  # after convolution, norm, ReLU
+    for i in range(net.blocks):
+        block = f"model.{10 + i}.conv_block"
+        for j, index in ((1, first), (2, second)):
+            sites += _pair(f"block{i}_conv{j}", f"block{i}_norm{j}", block, index)
+    return tuple(sites)
+
+
+def _patch(net: PatchDiscriminator) -> Table:
+    middle = [
+        site
+        for i in range(1, net.layers + 1)
+        for site in _pair(f"conv{i}", f"norm{i}", "model", 3 * i - 1)
+    ]
+    ends = net.layers + 1
+    return (
+        Site("conv0", ("model.0",), CONV),
+        *middle,
+        Site(f"conv{ends}", (f"model.{3 * ends - 1}",), CONV),
+    )
+
+
+def _pixel(net: PixelDiscriminator) -> Table:
+    return (
+        Site("conv0", ("net.0",), CONV),
+        *_pair("conv1", "norm1", "net", 2),
+        Site("conv2", ("net.5",), CONV),
+    )
+
+
+def _pair(conv: str, norm: str, inside: str, index: int) -> tuple[Site, Site]:
+    """A convolution and the norm right after it."""
+    return (
+        Site(conv, (f"{inside}.{index}",), CONV),
+        Site(norm, (f"{inside}.{index + 1}",), NORM),
+    )
+
+
+_TABLES: dict[type, Any] = {
+    UnetGenerator: _unet,
+    ResnetGenerator: _resnet,
+    PatchDiscriminator: _patch,
+    PixelDiscriminator: _pixel,
+}

@@ -1,1 +1,0 @@
-"""How to draw from autoregressive networks: naive, by fixed point, with caches."""

@@ -1,0 +1,163 @@
+"""Evaluation during training: its numbers, that it disturbs nothing, the best step."""
+
+import contextlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.configs import load_config
+
+from picjax import checkpoints, methods, sharding, train
+from picjax.cli import UserError
+from picjax.evaluation import examples as groups
+from picjax.evaluation import monitor as watch
+from picjax.evaluation.metrics import select
+from picjax.evaluation.metrics.networks import Settings
+from picjax.model import Model
+from picjax.system import State, System, inference_variables
+
+STEPS = 6
+
+
+class Walk(System):
+    """A random walk of one number that depends on the data and on the key."""
+
+    def init(self, batch, key):
+        def level(value):
+            return {"net": {"level": jnp.float32(value)}}
+
+        count = {"net": {"count": jnp.int32(0)}}
+        return State(jnp.int32(0), level(0), {"net": {}}, count, level(0.1))
+
+    def step(self, state, batch, key):
+        """The average follows slowly."""
+        moved = state.params["net"]["level"] + 0.3 * jax.random.normal(key)
+        moved += 0.1 * batch["image"].mean()
+        level = {"net": {"level": moved}}
+        slow = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, state.ema, level)
+        new = state.replace(step=state.step + 1, params=level, ema=slow)
+        return new, {"loss": jnp.square(moved)}
+
+    def sample(self, variables, batch, key, n):
+        b, *size = batch["image"].shape
+        noise = 0.05 * jax.random.normal(key, (b, n, *size))
+        return jnp.clip(variables["params"]["net"]["level"] + noise, -1, 1)
+
+    def evaluate(self, variables, batch, key):
+        return {}
+
+
+SYSTEM = Walk()
+
+
+@pytest.fixture
+def config(monkeypatch):
+    monkeypatch.setattr(methods, "make", lambda _: SYSTEM)
+    config = load_config("picmm", "tiny")
+    config.data.update(name="scenes", flip=False)
+    config.update(steps=STEPS, save_every=2, log_every=3, sample_every=0, keep=1)
+    config.eval.update(every=2, metrics="l1,psnr,posterior", images=9, num=2)
+    config.best = "eval/psnr_hole"
+    return config
+
+
+def lines(workdir):
+    """What was logged, without the clock's."""
+    clock = {"seconds", "images_per_second", "data_wait"}
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(x).items() if k not in clock} for x in text]
+
+
+def test_numbers_are_those_of_the_command_and_disturb_nothing(
+    config, tmp_path, monkeypatch
+):
+    state = train.train(config, tmp_path / "watched")
+    logged = lines(tmp_path / "watched")
+    assert [line["step"] for line in logged] == [2, 3, 4, 6]
+    assert "eval/l1_hole" not in logged[1]
+    model = Model(config, SYSTEM, inference_variables(state), STEPS)
+    metrics = select.make(["l1", "psnr", "posterior"], Settings())
+    for group in groups.model_groups(model, 2, 9, seed=0, batch_size=4):
+        for metric in metrics.values():
+            metric.add(group)
+    for metric in metrics.values():
+        for r in metric.results():
+            if r.samples == "mean" and r.region == "hole":
+                assert logged[-1][f"eval/{r.metric}_hole"] == pytest.approx(r.value)
+    assert 0 <= logged[-1]["eval/posterior/valid"] <= 1
+    # The best of all saves is kept beside the newest.
+    scored = {x["step"]: x["eval/psnr_hole"] for x in logged if "eval/psnr" in x}
+    best = max(scored, key=lambda at: scored[at])
+    kept = {int(path.name) for path in (tmp_path / "watched/checkpoints").iterdir()}
+    assert kept == {STEPS, best}
+    assert checkpoints.restore_variables(tmp_path / "watched", best=True)[2] == best
+
+    config.eval.every, config.best = 0, ""
+    alone = train.train(config, tmp_path / "alone")
+    jax.tree.map(np.testing.assert_array_equal, alone, state)
+
+    # Stopped between two evaluations, gone on: as if undisturbed.
+    config.eval.every, config.best = 2, "eval/psnr_hole"
+    with monkeypatch.context() as patch:
+        stop = contextlib.contextmanager(lambda: iter([lambda at: at == 3]))
+        patch.setattr(train, "stop_on_sigterm", stop)
+        train.train(config, tmp_path / "stopped")
+    resumed = train.train(config, tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, resumed, state)
+    assert lines(tmp_path / "stopped") == logged
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"eval.every": -1}, "config.eval.every is negative"),
+        ({"eval.images": 0}, "config.eval.images is below 1"),
+        ({"eval.metrics": "psnrr"}, "did you mean 'psnr'"),
+        ({"eval.metrics": "likelihood", "best": ""}, "pixelcnn"),
+        ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),
+        ({"best": "eval/ssim"}, "config.best 'eval/ssim' is not measured"),
+        ({"eval.every": 0}, "is not measured"),
+        ({"best": "eval/diversity"}, "says nothing of what is better; take eval/"),
+        ({"best": "eval/pr", "eval.metrics": "pr"}, "says nothing of what is better"),
+        ({"best": "eval/fid_hole", "eval.metrics": "fid"}, "says nothing of what"),
+        ({"eval.metrics": "is", "eval.images": 9}, "is needs 10 images"),
+        ({"save_every": 3}, "no multiple of config.eval.every 2"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(config, change, what):
+    config.update_from_flattened_dict(change)
+    with pytest.raises(UserError, match=what):
+        watch.check(config, SYSTEM)
+
+
+def test_weights_are_looked_for_before_training(config, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
+    monkeypatch.setattr("urllib.request.urlopen", offline)
+    config.update_from_flattened_dict({"eval.metrics": "fid", "best": ""})
+    with pytest.raises(UserError, match="cannot be fetched"):
+        train.train(config, tmp_path / "run")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    config.eval.every = 0
+    watch.make_watcher(config, SYSTEM, sharding.make_mesh())  # nothing is asked for
+
+
+def test_what_is_logged_may_choose_the_best(config):
+    config.update_from_flattened_dict({"eval.metrics": "pr", "best": "eval/recall"})
+    watch.check(config, SYSTEM)
+    config.update_from_flattened_dict({"eval.metrics": "basic", "best": "eval/l1_hole"})
+    config.data.name = "photos"
+    watch.check(config, SYSTEM)
+    names = watch.metric_names(config, SYSTEM)
+    assert names == ["l1", "psnr", "ssim", "tv", "diversity"]
+
+
+def test_a_save_without_the_metric_is_never_the_best():
+    assert checkpoints.badness("eval/psnr_hole", {"eval/psnr_hole": 20.0}) == -20
+    assert checkpoints.badness("rec", {"rec": 2.0}) == 2
+    assert checkpoints.badness("eval/psnr", {"rec": 2.0}) == float("inf")

@@ -1,0 +1,22 @@
+"""What tests of importing and exporting official weights share."""
+
+from pathlib import Path
+
+import numpy as np
+
+from picjax import convert
+
+REFERENCE = Path(__file__).parents[1] / "reference"
+
+
+def assert_same_files(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for net, tensors in theirs.items():
+        assert ours[net].keys() == tensors.keys()
+        for name, x in tensors.items():
+            assert ours[net][name].dtype == x.dtype
+            np.testing.assert_array_equal(ours[net][name], x, err_msg=name)
+
+
+def command(*words: object) -> None:
+    convert.main([str(word) for word in words])

@@ -1,0 +1,220 @@
+"""What guided-diffusion's files tell, and runs made of them and back."""
+
+# pyright: reportMissingImports=false
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from picjax import checkpoints, convert
+from picjax.cli import UserError
+from picjax.methods.painter import official as painter
+from picjax.methods.painter.net import Classifier, UNet
+from picjax.official.mapping import from_official, to_official
+from picjax.system import State
+
+KEY = jax.random.key(0)
+
+
+def official(net: Any, side: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
+    """The network's tensors under their official names, numbers at random."""
+    x, t = jnp.zeros((1, side, side, 3)), jnp.zeros(1)
+    y = (jnp.zeros(1, jnp.int32),) if isinstance(net, UNet) and net.classes else ()
+    target = jax.eval_shape(net.init, KEY, x, t, *y)
+    rng = np.random.default_rng(seed)
+    drawn = jax.tree.map(lambda s: rng.standard_normal(s.shape, np.float32), target)
+    table = painter.UNET
+    if isinstance(net, Classifier):
+        table = painter.classifier_table(net.pool)
+    tensors = to_official(drawn, table)
+    again = from_official(tensors, target, table)
+    jax.tree.map(np.testing.assert_array_equal, again, drawn)
+    return tensors
+
+
+def shapes_of(net: Any, side: int = 16) -> dict[str, tuple[int, ...]]:
+    return {name: x.shape for name, x in official(net, side).items()}
+
+
+@pytest.mark.parametrize(
+    ("mult", "blocks", "attention", "ways", "rest"),
+    [
+        ((1, 2), 1, (2,), (True, True), {"scale_shift": False, "classes": 5}),
+        ((0.5, 1.5), 2, (1,), (False, True), {"width": 64, "out_channels": 3}),
+        ((1, 1, 2), 1, (), (False, False), {"scale_shift": False}),
+        ((2,), 2, (1,), (True, True), {"out_channels": 3}),
+        ((1, 1, 1), 3, (1, 4), (True, True), {}),
+    ],
+)
+def test_names_and_shapes_tell_a_networks_options(mult, blocks, attention, ways, rest):
+    given = {"width": 32, "mult": mult, "blocks": blocks, "attention": attention}
+    given |= {"resblock_updown": ways[0], "conv_resample": ways[1]}
+    net = UNet(head_width=32, **(given | rest))
+    factors, found = painter.unet_options(shapes_of(net))
+    assert factors == attention
+    expected = {name: getattr(net, name) for name in found if name in given | rest}
+    expected |= {
+        "learn_sigma": net.out_channels == 6,
+        "scale_shift": net.scale_shift,
+        "classes": net.classes or 0,
+    }
+    assert found == expected
+    assert all(type(m) is type(n) for m, n in zip(found["mult"], mult, strict=True))
+
+
+@pytest.mark.parametrize("pool", ["attention", "adaptive", "spatial", "spatial_v2"])
+def test_a_classifier_tells_its_pool(pool):
+    net = Classifier(32, (1, 1), 1, (2,), 32, classes=5, pool=pool)
+    assert painter.classifier_options(shapes_of(net)) == {
+        "classifier_classes": 5,
+        "classifier_width": 32,
+        "classifier_pool": pool,
+    }
+    with pytest.raises(UserError, match="holds a classifier; name it classifier.pt"):
+        painter.unet_options(shapes_of(net))
+
+
+def test_other_files_are_named():
+    shapes = shapes_of(UNet(32, (1, 1), 1, (), 32))
+    cases: dict[str, dict[str, tuple[int, ...]]] = {
+        "latent diffusion": {
+            f"model.diffusion_model.{n}": s for n, s in shapes.items()
+        },
+        "of diffusers": {"down_blocks.0.resnets.0.conv1.weight": (32, 32, 3, 3)},
+        "super-resolution": shapes | {"input_blocks.0.0.weight": (32, 6, 3, 3)},
+        r"no network of .*fc1": {"fc1.weight": (3, 3)},
+        r"neither 3 nor 6": shapes | {"out.2.weight": (4, 32, 3, 3)},
+        "7 input blocks": shapes | {"input_blocks.6.0.in_layers.0.weight": (32,)},
+    }
+    for said, changed in cases.items():
+        with pytest.raises(UserError, match=said):
+            painter.unet_options(changed)
+    with pytest.raises(UserError, match="none of guided-diffusion"):
+        painter.classifier_options(shapes)
+
+
+def test_a_users_settings_are_not_overruled():
+    config = convert.make_config("painter", "tiny", [])
+    shapes = shapes_of(UNet(64, (1, 1), 1, (2,), 32))
+    fitted = painter.fit(config, {"unet": shapes}, [])
+    # Feature maps of half the image's size.
+    assert (fitted.model.width, tuple(fitted.model.attention)) == (64, (4,))
+    assert config.model.width == 32
+    with pytest.raises(UserError, match="model.width is 32, where the file has 64"):
+        painter.fit(config, {"unet": shapes}, ["model.width"])
+    deep = shapes_of(UNet(32, (1,) * 5, 1, (), 32))
+    with pytest.raises(UserError, match="halves an image 4 times"):
+        painter.fit(config, {"unet": deep}, [])
+
+
+def test_moments_of_16_bit_training_are_taken_apart():
+    shapes = {"a": (2, 3), "b": (2,), "c": (3, 1), "d": (1,)}
+    arrays = {n: np.random.default_rng(0).random(s) for n, s in shapes.items()}
+    flat = [
+        np.concatenate([arrays[n].ravel() for n in group]) for group in ("bd", "ac")
+    ]
+    for moments in (list(arrays.values()), [flat[0], flat[1][None]]):
+        found = painter.by_name(moments, shapes)
+        for name, x in arrays.items():
+            np.testing.assert_array_equal(found[name], x)
+    with pytest.raises(UserError, match="has 3 parameters, the network's 4"):
+        painter.by_name(list(arrays.values())[:3], shapes)
+
+
+# ---- files ----
+
+
+def touch(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        (folder / name).touch()
+    return [str(folder / name) for name in names]
+
+
+def test_files_of_a_training_run(tmp_path):
+    last = ["model20.pt", "ema_0.9999_20.pt", "opt20.pt", "256x256_classifier.pt"]
+    paths = touch(tmp_path, *last, "model000010.pt", "opt000010.pt")
+    roles = dict(
+        zip(("unet", "ema", "opt", "classifier"), map(Path, paths), strict=False)
+    )
+    assert painter.find_files([str(tmp_path)]) == roles
+    assert painter.find_files(paths[:4]) == roles
+    assert painter.find_files(paths[1:2]) == {"unet": Path(paths[1])}
+    (places,) = touch(tmp_path, "places256_300000.pt")
+    assert painter.find_files([places]) == {"unet": Path(places)}
+    for given, said in [
+        ([paths[0], paths[5]], "of steps 000010 and 20"),
+        ([paths[0], places], "are both the network"),
+        ([paths[2]], "holds no network"),
+        ([paths[1], paths[2]], "holds no network"),
+        ([str(tmp_path / "absent.pt")], "does not exist"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            painter.find_files(given)
+
+
+def test_a_training_run_there_and_back(tmp_path, capsys):
+    """Networks, average and Adam's state as guided-diffusion writes them."""
+    torch = pytest.importorskip("torch")
+    unet = UNet(32, (1, 1), 1, (2,), 32, scale_shift=False)
+    nets = [official(unet, 8, seed) for seed in range(4)]
+    judge = official(Classifier(64, (1, 1), 1, (2,), classes=5, pool="adaptive"), 8)
+
+    def save(name: str, tensors: Any) -> Path:
+        torch.save(tensors, tmp_path / name)
+        return tmp_path / name
+
+    def loaded(tensors: dict[str, np.ndarray]) -> dict[str, Any]:
+        return {name: torch.from_numpy(x) for name, x in tensors.items()}
+
+    each = zip(loaded(nets[2]).values(), loaded(nets[3]).values(), strict=True)
+    state = {
+        i: {"step": torch.tensor(7.0), "exp_avg": m, "exp_avg_sq": v}
+        for i, (m, v) in enumerate(each)
+    }
+    adam = {"state": state, "param_groups": [{"params": list(state), "lr": 1e-4}]}
+    paths = [
+        save("model000007.pt", loaded(nets[0])),
+        save("ema_0.9999_000007.pt", loaded(nets[1])),
+        save("opt000007.pt", adam),
+        save("classifier.pt", loaded(judge)),
+    ]
+    run, back = tmp_path / "run", tmp_path / "back"
+    words = ["--system=painter", "--dataset=tiny", "--from", *map(str, paths)]
+    words += [f"--config.model.classifier_{key}" for key in ("mult=(1,1)", "blocks=1")]
+    words += ["--config.model.classifier_attention=(4,)", f"--out={run}"]
+    convert.main(words)
+    said = capsys.readouterr().out
+    assert "model.scale_shift (False, was True)" in said
+    assert "head_width 32" in said and "qkv_order legacy" in said
+    assert f"with its average from {paths[1]}" in said
+    assert f"with its optimiser from {paths[2]}" in said
+    config = checkpoints.read_config(run)
+    assert config.model.scale_shift is False and config.model.classifier_classes == 5
+    with checkpoints.open_checkpoints(run, 1, "") as saved:
+        restored = checkpoints.restore(saved, checkpoints.abstract_state(config), None)
+    assert isinstance(restored, State) and int(restored.step) == 0
+    nodes = jax.tree.leaves(restored.opt["adamw"], is_leaf=is_adam)
+    (moments,) = (node for node in nodes if is_adam(node))
+    assert int(moments.count) == 7
+    trees = [restored.params["unet"], restored.ema["unet"]]
+    trees += [moments.mu["unet"], moments.nu["unet"]]
+    for tree, tensors in zip(trees, nets, strict=True):
+        assert_same(to_official({"params": tree}, painter.UNET), tensors)
+    convert.main(["--to=pytorch", f"--from={run}", f"--out={back}"])
+    for name, tensors in (("unet", nets[1]), ("classifier", judge)):
+        written = torch.load(back / f"{name}.pt", weights_only=True)
+        assert_same({n: x.numpy() for n, x in written.items()}, tensors)
+
+
+def is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(ours[name], x, err_msg=name)

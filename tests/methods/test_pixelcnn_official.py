@@ -1,0 +1,201 @@
+"""PixelCNN++'s checkpoints: averaged variables by their official names, and no others.
+
+TensorFlow itself is needed by the last test alone.
+"""
+
+import importlib.util
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import picjax
+from picjax import checkpoints, convert
+from picjax.cli import UserError
+from picjax.methods.pixelcnn import official as pixelcnn
+from picjax.methods.pixelcnn.system import network
+from picjax.official import files, mapping, replay, tf_files
+
+TINY = ["--config.model.dropout=0.0"]
+MEAN = pixelcnn.AVERAGE
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(config, the network's parameters, the same by official names)."""
+    config = convert.make_config("pixelcnn", "tiny", TINY)
+    shapes = checkpoints.abstract_state(config).params["net"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes
+    )
+    table = pixelcnn.tables(config)["net"]
+    named = mapping.to_official({"params": params}, table)
+    return config, params, {n.replace(".", "/"): x for n, x in named.items()}
+
+
+@pytest.fixture
+def checkpoint(tiny):
+    """As training saves it: raw and averaged variables, moments without names."""
+    found = {name: x + 1 for name, x in tiny[2].items()}
+    found |= {f"{name}{MEAN}": x for name, x in tiny[2].items()}
+    return found | {"Variable": np.float32(3), "Variable_1": np.zeros((2, 2))}
+
+
+def command(*words: object) -> None:
+    sizes = ["--system=pixelcnn", "--dataset=tiny", *TINY]
+    convert.main([str(word) for word in (*sizes, *words)])
+
+
+def same(a, b) -> None:
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def pretend(monkeypatch, tensors, read: list[str]) -> None:
+    """A TensorFlow that has read the tensors, and notes which are asked for."""
+
+    def load(path):
+        if "broken" in path:
+            raise ValueError("bad\nblock")
+        shapes = {name: list(np.shape(x)) for name, x in tensors.items()}
+
+        def get(name):
+            read.append(name)
+            return tensors[name]
+
+        return SimpleNamespace(get_variable_to_shape_map=lambda: shapes, get_tensor=get)
+
+    fake = SimpleNamespace(train=SimpleNamespace(load_checkpoint=load))
+    monkeypatch.setattr(tf_files, "_tensorflow", lambda: fake)
+
+
+def test_a_checkpoint_becomes_a_run(
+    tiny, checkpoint, tmp_path, monkeypatch, capsys
+) -> None:
+    config, params, named = tiny
+    read: list[str] = []
+    pretend(monkeypatch, checkpoint, read)
+    (tmp_path / "params.ckpt.index").touch()
+    (tmp_path / "params.ckpt.data-00000-of-00001").touch()
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    replayed = replay.pixelcnn(
+        {"net": network(config.model)},
+        {"net": {"params": params}},
+        {"x_uint8": images},
+    )
+    arrays: dict[str, Any] = {"in/x_uint8": images}
+    arrays |= {f"out/{name}": np.asarray(x) for name, x in replayed.items()}
+    np.savez(tmp_path / "check.npz", **arrays)
+    words = f"--out={tmp_path / 'run'}", f"--check={tmp_path / 'check.npz'}"
+    command(f"--from={tmp_path / 'params.ckpt.index'}", *words)
+    assert sorted(read) == sorted(f"{name}{MEAN}" for name in named)
+    variables = picjax.load(tmp_path / "run")._variables
+    same(variables["params"]["net"], params)
+    said = capsys.readouterr().out
+    assert "largest difference of logits" in said and "0.00e+00" in said
+    with pytest.raises(UserError, match="there is no way back"):
+        convert.main(["--to=pytorch", f"--from={tmp_path / 'run'}", "--out=x"])
+
+
+def test_raw_variables_where_none_is_averaged(tiny, tmp_path):
+    config, params, named = tiny
+    np.savez(tmp_path / "a.npz", **named, Variable=np.float32(0))
+    read = pixelcnn.read(tf_files.find([str(tmp_path)]), config.model.blocks)
+    same(convert.read_nets(config, {"net": read})["net"]["params"], params)
+
+
+def test_what_does_not_fit_is_listed(tiny, checkpoint):
+    """A variable of another net; one that is averaged in part; another width."""
+    config, _, named = tiny
+    for change, said in [
+        ({"model/dense_99/V": np.zeros(3)}, "dense_99.V.*no place for"),
+        ({"model/conv2d_0/g": np.zeros(5)}, r"conv2d_0.g is \(5,\) here"),
+    ]:
+        tensors = pixelcnn.dotted(named | change)
+        with pytest.raises(UserError, match=f"^net: .*{said}"):
+            convert.read_nets(config, {"net": tensors})
+    names = pixelcnn.averaged([*checkpoint, "model/new/V"])
+    assert "model/new/V" not in names and len(names) == len(named)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "said"),
+    [
+        ([], "", "holds no file that ends in .index, .ckpt"),
+        (["a.index", "b.index"], "", "holds a.index, b.index; give one"),
+        ([], "a.ckpt", "a.ckpt' does not exist"),
+        (["a.npz"], "a.npz", "a.npz' cannot be read"),
+        (["broken.ckpt"], "", r"is no checkpoint of TensorFlow's \(bad\); copy"),
+        (["else.ckpt"], "", "no variable whose name begins with model/ .but Variable"),
+    ],
+)
+def test_files_that_cannot_be_used(names, given, said, tmp_path, monkeypatch):
+    pretend(monkeypatch, {"Variable": np.zeros(1)}, [])
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=said):
+        pixelcnn.read(tf_files.find([str(tmp_path / given)]), 1)
+    with pytest.raises(UserError, match="2 paths"):
+        tf_files.find(["a", "b"])
+
+
+def test_numbers_that_are_not_finite(tiny, tmp_path):
+    named = tiny[2] | {"model/conv2d_0/g": np.full(4, np.nan)}
+    np.savez(tmp_path / "a.npz", **named)
+    with pytest.raises(UserError, match="conv2d_0/g is not finite"):
+        pixelcnn.read(tmp_path / "a.npz", 1)
+
+
+def test_without_tensorflow(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(UserError, match="with its convert extra .* as an .npz"):
+        tf_files.open_checkpoint(tmp_path / "a")
+
+
+def test_what_is_no_port(monkeypatch, tmp_path):
+    """Its own files are among the reference files."""
+    monkeypatch.setattr(files, "read", lambda path: {"module.fc.weight": np.zeros(1)})
+    with pytest.raises(UserError, match="is no state_dict of the PyTorch port"):
+        pixelcnn.read(tmp_path / "a.pth", 5)
+
+
+WRITE = """
+import sys, numpy as np, tensorflow.compat.v1 as tf
+tf.disable_eager_execution()
+arrays = dict(np.load(sys.argv[1]))
+variables = {name: tf.get_variable(name, initializer=x) for name, x in arrays.items()}
+with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for prefix, version in [(sys.argv[2], "V1"), (sys.argv[3], "V2")]:
+        version = getattr(tf.train.SaverDef, version)
+        tf.train.Saver(variables, write_version=version).save(session, prefix)
+"""
+READ = """
+import sys, numpy as np
+from picjax.official import pixelcnn, tf_files
+for folder in sys.argv[1:]:
+    np.savez(folder + "/read.npz", **pixelcnn.read(tf_files.find([folder]), 1))
+"""
+
+
+def test_tensorflows_own_files(tiny, checkpoint, tmp_path):
+    """The old format, in one file, and the new one; TensorFlow in processes of its own."""
+    if importlib.util.find_spec("tensorflow") is None:
+        pytest.skip("TensorFlow is not installed")
+    np.savez(tmp_path / "a.npz", **checkpoint)
+    folders = [tmp_path / "V1", tmp_path / "V2"]
+    for folder in folders:
+        folder.mkdir()
+    prefixes = [folder / "params.ckpt" for folder in folders]
+    for script, words in [(WRITE, [tmp_path / "a.npz", *prefixes]), (READ, folders)]:
+        command = [sys.executable, "-c", script, *map(str, words)]
+        subprocess.run(command, check=True, capture_output=True)
+    assert [prefix.is_file() for prefix in prefixes] == [True, False]
+    for folder in folders:
+        with np.load(folder / "read.npz") as found:
+            read = {name: found[name] for name in found.files}
+        same(convert.read_nets(tiny[0], {"net": read})["net"]["params"], tiny[1])

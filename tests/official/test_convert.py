@@ -1,0 +1,409 @@
+"""Official weights in and out again: every tensor once, nothing random unsaid.
+
+What needs PyTorch itself, its files, is in test_files.py.
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers.convert import REFERENCE, assert_same_files, command
+from PIL import Image
+
+import picjax
+from picjax import checkpoints, complete, convert, methods, train
+from picjax.cli import UserError
+from picjax.files import new_folder
+from picjax.model import Model
+from picjax.official import files, originals, replay
+from picjax.official.mapping import regroup_by_net
+from picjax.system import inference_variables
+
+# Small, with the original's networks.
+TINY = ["--config.model.upsample=transposed", "--config.model.log_std_start=0.0"]
+TINY += ["--config.steps=2", "--config.sample_every=0"]
+
+
+def official_files(system: str) -> dict[str, dict[str, np.ndarray]]:
+    """Files as published, by net: every name of the manifest, random numbers."""
+    rng = np.random.default_rng(0)
+    contents = {}
+    with np.load(REFERENCE / system / "state_dict_manifest.npz") as listed:
+        for suffix, net in originals.official(system).FILES.items():
+            tensors: dict[str, np.ndarray] = {}
+            for name, shape, dtype, first in json.loads(
+                str(listed[f"manifest/{suffix}"])
+            ):
+                drawn = np.asarray(100 * rng.random(shape, np.float32)).astype(dtype)
+                tensors[name] = tensors[first] if first else drawn
+            contents[net] = {f"module.{name}": x for name, x in tensors.items()}
+    return contents
+
+
+def exported(config, variables):
+    """What `export` writes, by net instead of file name."""
+    nets = originals.official(config.system).FILES
+    contents = convert.export(config, variables)
+    return {net: contents[f"latest_net_{suffix}.pth"] for suffix, net in nets.items()}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(config, variables, the same as official tensors)."""
+    config = convert.make_config("picmm", "tiny", TINY)
+    state = convert.first_state(config, {})
+    variables = regroup_by_net(inference_variables(state))
+    return config, variables, exported(config, variables)
+
+
+@pytest.fixture
+def tensors(tiny):
+    return {net: dict(named) for net, named in tiny[2].items()}
+
+
+# ---- tensors ----
+
+
+@pytest.mark.parametrize("system", ["picmm", "picnet"])
+def test_there_and_back_at_the_published_widths(system):
+    config = convert.make_config(system, "", [])
+    theirs = official_files(system)
+    variables = convert.read_nets(config, theirs)
+    assert_same_files(exported(config, variables), theirs)
+    bare = {
+        net: {name.removeprefix("module."): x for name, x in named.items()}
+        for net, named in theirs.items()
+    }
+    again = convert.read_nets(config, bare)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+
+
+def test_second_names_that_disagree_name_the_net(tiny, tensors):
+    alias = "module.decoder0.model.5.module.weight_bar"
+    tensors["generator"][alias] = tensors["generator"][alias] + 1
+    with pytest.raises(UserError, match="^generator: .*decoder0.model.5.*differ"):
+        convert.read_nets(tiny[0], tensors)
+
+
+def test_both_sides_of_a_mismatch_are_listed(tiny, tensors):
+    encoder = tensors["encoder"]
+    encoder["module.stray"] = encoder.pop("module.down_fc.0.bias")
+    with pytest.raises(UserError, match=r"down_fc.0.bias.*lacks.*\(stray\)"):
+        convert.read_nets(tiny[0], tensors)
+
+
+def test_another_width_is_refused(tensors):
+    config = convert.make_config("picmm", "tiny", [*TINY, "--config.model.ngf=6"])
+    with pytest.raises(UserError, match=r"^encoder: .*\(3, 3, 3, 4\) here"):
+        convert.read_nets(config, tensors)
+
+
+def test_another_network_is_refused(tiny, tensors):
+    tensors["generator"] = tensors["encoder"]
+    with pytest.raises(UserError, match="^generator: .*attn1.alpha.*lacks.*block0"):
+        convert.read_nets(tiny[0], tensors)
+
+
+def test_batch_counts_may_be_missing_as_before_pytorch_0_4_1(tiny, tensors):
+    config, variables, _ = tiny
+    old = {n: x for n, x in tensors["mixture"].items() if "num_batches" not in n}
+    assert len(old) == len(tensors["mixture"]) - 3
+    read = convert.read_nets(config, tensors | {"mixture": old})
+    jax.tree.map(np.testing.assert_array_equal, read["mixture"], variables["mixture"])
+
+
+def test_a_net_that_completion_needs_must_be_given(tiny, tensors):
+    del tensors["mixture"]
+    with pytest.raises(UserError, match="no file holds the mixture.*latest_net_GMM"):
+        convert.read_nets(tiny[0], tensors)
+
+
+def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
+    config, variables, _ = tiny
+    given = {net: tree for net, tree in variables.items() if net != "discriminator"}
+    changed = jax.tree.map(lambda x: x + 1, given)
+    state = convert.first_state(config, changed)
+    assert int(state.step) == 0 and state.opt
+    made = regroup_by_net(inference_variables(state))
+    whole = changed | {"discriminator": variables["discriminator"]}
+    # Two programs draw the discriminator: the last bit is free.
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
+    jax.tree.map(close, made, whole)
+
+
+@pytest.mark.parametrize(
+    ("system", "setting"),
+    [
+        ("picmm", "model.mixture.norm=layer"),
+        ("picmm", "model.log_std_start=-1.0"),
+        ("picnet", "model.upsample=nearest"),
+        ("pix2pix", "model.bias=True"),
+    ],
+)
+def test_networks_that_the_original_does_not_have(system, setting):
+    config = convert.make_config(system, "", [f"--config.{setting}"])
+    with pytest.raises(UserError, match=f"{setting.split('=')[0]} is .* the original"):
+        convert.export(config, {})
+
+
+def test_a_u_net_with_fewer_levels_than_the_original_can_have():
+    settings = ["--config.image_size=16", "--config.model.patch_layers=1"]
+    config = convert.make_config("pix2pix", "", settings)
+    with pytest.raises(UserError, match="4 levels, where the original has at least 5"):
+        convert.export(config, {})
+
+
+# ---- runs ----
+
+
+@pytest.fixture
+def imported(tiny, tmp_path):
+    config, variables, _ = tiny
+    convert.write_run(tmp_path / "run", config, convert.first_state(config, variables))
+    return tmp_path / "run"
+
+
+def test_an_imported_run_completes_with_the_given_weights(tiny, imported, tmp_path):
+    config, variables, _ = tiny
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    words = [f"--workdir={imported}", f"--image={tmp_path / 'a.png'}", "--mask=center"]
+    complete.main([*words, "--num=2", f"--out={tmp_path / 'out'}"])
+    turned = {
+        kind: {net: tree[kind] for net, tree in variables.items()}
+        for kind in ("params", "stats")
+    }
+    model = Model(config, methods.make(config), turned, 0)
+    for i, sample in enumerate(model.complete(picture, "center", n=2)):
+        written = np.asarray(Image.open(tmp_path / f"out/a_out_{i}.png"))
+        np.testing.assert_array_equal(written, sample)
+    assert picjax.load(imported).step == 0
+
+
+def test_an_imported_run_is_fine_tuned_with_any_data(imported):
+    config = convert.make_config("picmm", "tiny", TINY)
+    config.opt.lr = 1e-2
+    config.data.masks = ("half",)
+    config.batch_size = 2
+    before = picjax.load(imported)._variables["params"]
+    state = train.train(config, imported)
+    assert int(state.step) == 2
+    for net, params in state.params.items():
+        moved = [
+            np.abs(np.asarray(a) - np.asarray(b)).max()
+            for a, b in zip(
+                jax.tree.leaves(params), jax.tree.leaves(before[net]), strict=True
+            )
+        ]
+        assert 0 < max(moved) < 0.1, net
+    # Once trained it is a run as any other.
+    config.opt.lr = 1e-3
+    with pytest.raises(UserError, match="opt.lr"):
+        train.train(config, imported)
+
+
+def test_an_imported_run_keeps_its_networks(imported):
+    config = convert.make_config("picmm", "tiny", [*TINY, "--config.model.ngf=6"])
+    with pytest.raises(UserError, match=r"model.ngf \(6, was 4\)"):
+        train.train(config, imported)
+    assert checkpoints.is_untrained(imported)
+
+
+# ---- the original's test ----
+
+
+def test_replayed_test_of_the_original():
+    """From the tensors of the file to completions with its noise."""
+    path = REFERENCE / "picmm" / "test_sampling.npz"
+    sizes = {"model.ngf": 4, "model.img_f": 16, "model.mixture.k": 3, "model.ndf": 4}
+    settings = [f"--config.{key}={value}" for key, value in sizes.items()]
+    settings += ["--config.image_size=128"]
+    config = convert.make_config("picmm", "", settings)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name.startswith("param/")}
+    tensors = {
+        net: replay.below(arrays, f"param/{suffix}/")
+        for suffix, net in originals.official("picmm").FILES.items()
+        if net != "discriminator"
+    }
+    variables = convert.read_nets(config, tensors)
+    differences = replay.check(config, variables, path)
+    assert {"alpha", "sample0", "sample1", "z_m"} <= differences.keys()
+    assert max(differences.values()) < 2e-5
+    scale = variables["generator"]["params"]["out4"]["conv1"]["bias"]
+    variables["generator"]["params"]["out4"]["conv1"]["bias"] = scale + 0.1
+    assert replay.check(config, variables, path)["sample0"] > 1e-2
+
+
+def test_replayed_generator_of_pix2pix(tmp_path):
+    """In both modes, with the dropout of the file; without it in one."""
+    path = REFERENCE / "pix2pix" / "resnet6_batch_dropout.npz"
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if "/" in name}
+        hyper = json.loads(str(file["meta"]))["hyper"]
+    settings = {"generator": "resnet", "blocks": hyper["n_blocks"], "ngf": hyper["ngf"]}
+    settings = [f"--config.model.{key}={value}" for key, value in settings.items()]
+    config = convert.make_config("pix2pix", "", settings)
+    tensors = {"generator": replay.below(arrays, "param/")}
+    variables = convert.read_nets(config, tensors)
+    differences = replay.check(config, variables, path)
+    assert differences.keys() == {"eval", "train"}
+    assert max(differences.values()) < 1e-4
+    generator = variables["generator"]
+    generator["params"]["last"]["bias"] = generator["params"]["last"]["bias"] + 0.1
+    kept = {name: x for name, x in arrays.items() if "keep_mask" not in name}
+    np.savez(tmp_path / "x.npz", **kept)
+    differences = replay.check(config, variables, tmp_path / "x.npz")
+    assert differences.keys() == {"eval"} and differences["eval"] > 1e-2
+
+
+def test_check_names_what_a_file_lacks(tiny, tmp_path):
+    config, variables, _ = tiny
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"no zip")
+    with pytest.raises(UserError, match="cannot be read"):
+        replay.check(config, variables, path)
+    arrays: dict[str, Any] = {"in/img": np.zeros((1, 3, 32, 32), np.float32)}
+    np.savez(path, **arrays)
+    with pytest.raises(UserError, match="does not fit this run .*mask"):
+        replay.check(config, variables, path)
+    config = config.copy_and_resolve_references()
+    config.system = "painter"
+    with pytest.raises(UserError, match="knows no test of painter"):
+        replay.check(config, variables, path)
+
+
+# ---- files and settings ----
+
+
+def touch(folder: Path, *names: str) -> list[str]:
+    for name in names:
+        (folder / name).touch()
+    return [str(folder / name) for name in names]
+
+
+def test_files_are_found_by_the_originals_names(tmp_path):
+    names = [f"latest_net_{suffix}.pth" for suffix in ("E", "G", "GMM")]
+    paths = touch(tmp_path, *names, "20000_net_E.pth", "latest_optim.pth")
+    found = originals.find_files([str(tmp_path)], "picmm")
+    assert {net: path.name for net, path in found.items()} == dict(
+        zip(("encoder", "generator", "mixture"), names, strict=True)
+    )
+    assert originals.find_files(paths[:3], "picmm") == found
+
+
+def test_a_single_generator_of_any_name_and_age(tmp_path):
+    """`facades_label2photo.pth`: no prefix, perhaps no count of batches, no judge."""
+    sources = touch(tmp_path, "facades_label2photo.pth")
+    assert originals.find_files(sources, "pix2pix") == {"generator": Path(sources[0])}
+    assert originals.find_files([str(tmp_path)], "pix2pix").keys() == {"generator"}
+    config = convert.make_config("pix2pix", "tiny", ["--config.model.bias=False"])
+    variables = regroup_by_net(inference_variables(convert.first_state(config, {})))
+    tensors = exported(config, variables)["generator"]
+    assert all(name.startswith("model.model.") for name in tensors)
+    old = {name: x for name, x in tensors.items() if "num_batches" not in name}
+    assert len(old) < len(tensors)
+    for file in (tensors, old):
+        read = convert.read_nets(config, {"generator": file})["generator"]
+        jax.tree.map(np.testing.assert_array_equal, read, variables["generator"])
+
+
+def test_one_iteration_must_be_meant(tmp_path):
+    touch(tmp_path, "10000_net_E.pth", "20000_net_E.pth", "20000_net_G.pth")
+    with pytest.raises(UserError, match="several iterations .10000, 20000."):
+        originals.find_files([str(tmp_path)], "picmm")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["facades.pth"], "facades.pth' does not say which network"),
+        (["a_net_E.pth", "b_net_E.pth"], "both hold the encoder"),
+        (["absent.pth"], "does not exist"),
+    ],
+)
+def test_unclear_files(names, said, tmp_path):
+    paths = touch(tmp_path, *(name for name in names if name != "absent.pth"))
+    with pytest.raises(UserError, match=said):
+        originals.find_files(paths or [str(tmp_path / "absent.pth")], "picmm")
+
+
+def test_a_folder_without_weights(tmp_path):
+    with pytest.raises(UserError, match="holds no file like latest_net_E.pth"):
+        originals.find_files([str(tmp_path)], "picmm")
+
+
+def test_settings():
+    settings = ["--config.data.path=/x", "--config.opt.lr=1", "--config.image_size=64"]
+    config = convert.make_config("picmm", "celeba_hq-elbo", settings)
+    assert config.data.path == "/x" and config.opt.lr == 1 and config.image_size == 64
+    assert config.model.mixture.select == "elbo"
+    for bad, said in [
+        ("--config.opt.rate=1", "'--config.opt.rate=1' is no flag"),
+        ("--config.model.ngf=wide", "does not fit its key"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            convert.make_config("picmm", "", [bad])
+    with pytest.raises(UserError, match="--dataset=faces: variant 'faces' is none of"):
+        convert.make_config("picmm", "faces", [])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--from=x"], "--system is missing"),
+        (["--from=x", "--system=inade"], "'inade' cannot be converted"),
+        (["--from=x", "--system=picmm", "--fast"], "unrecognized arguments: --fast"),
+        (["--from=x", "--to=pytorch", "--check=y"], "takes one run"),
+        (["--from=x", "--to=pytorch"], "'x' is not a workdir"),
+        (["--from=x", "--system=picmm"], "--from 'x' does not exist"),
+    ],
+)
+def test_wrong_commands(words, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        command(*words, f"--out={tmp_path / 'out'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_not_overwritten(imported):
+    with pytest.raises(UserError, match="exists already"):
+        command("--system=picmm", "--from=x", f"--out={imported}")
+    with pytest.raises(UserError, match="is a run of picmm, not of picnet"):
+        command("--to=pytorch", "--system=picnet", f"--from={imported}", "--out=x")
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    out = tmp_path / "a" / "out"
+    with pytest.raises(OSError), new_folder(out) as folder:
+        (folder / "file").write_text("half")
+        raise OSError
+    assert not list(out.parent.iterdir())
+    with new_folder(out) as folder:
+        (folder / "file").write_text("whole")
+        assert not out.exists()
+    assert [p.name for p in out.parent.iterdir()] == ["out"]
+    with (
+        pytest.raises(UserError, match="cannot be made"),
+        new_folder(out / "file" / "below"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("torch", "said"),
+    [
+        (None, r"which is not installed; install picjax with its convert extra"),
+        (SimpleNamespace(__version__="2.9.1+cpu"), r"PyTorch 2.9.1\+cpu can be made"),
+    ],
+)
+def test_pytorch_missing_or_unsafe(torch, said, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    (path,) = touch(tmp_path, "latest_net_E.pth")
+    with pytest.raises(UserError, match=said):
+        files.read(Path(path))

@@ -1,0 +1,42 @@
+"""PixelCNN++ completes the same pixels on one device and on eight."""
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+import numpy as np
+
+from configs.pixelcnn import get_config
+from picjax import checkpoints, methods, sharding
+from picjax.methods.pixelcnn import system as pixelcnn
+
+config = get_config("tiny")
+rng = np.random.default_rng(0)
+shapes = checkpoints.abstract_state(config).params
+params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, "float32"), shapes)
+batch = {
+    "image": ((2 * rng.integers(0, 256, (8, 8, 8, 3)) - 255) / 255).astype("float32"),
+    "mask": np.ones((8, 8, 8, 1), "float32"),
+}
+for i in range(8):
+    batch["mask"][i, i // 2 + 1 :, i:] = 0
+complete = jax.jit(methods.make(config).complete, static_argnums=3)
+mesh = sharding.make_mesh()
+alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+found = []
+layouts = (alone, alone), (sharding.replicated(mesh), sharding.batch_sharding(mesh))
+for whole, split in layouts:
+    variables = jax.device_put({"params": params, "stats": {}}, whole)
+    images = complete(variables, jax.device_put(batch, split), jax.random.key(0), 2)
+    found.append((len(images.sharding.device_set), np.asarray(images)))
+(one, expected), (many, images) = found
+assert (one, many) == (1, 8), (one, many)
+np.testing.assert_array_equal(images, expected)
+assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
+
+net, turns = pixelcnn.network(config.model), ("upright", "half_turn")
+turned = jax.jit(lambda batch, index: pixelcnn.turned(net, turns, batch, index).image)
+images = turned(jax.device_put(batch, split), np.arange(8) % 2)
+np.testing.assert_array_equal(images[1::2], batch["image"][1::2, ::-1, ::-1])
+# Else every device would train on all images.
+assert images.sharding.is_equivalent_to(split, 4), images.sharding
