@@ -38,12 +38,12 @@ def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.system import inference_variables
 
     config = step.jax_config(setting)
     system, key = methods.make(config), jax.random.key(0)
-    batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
+    batch = jax.jit(to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(batch, key))
     complete = jax.jit(system.complete, static_argnums=3)
     compiled = {n: complete.lower(variables, batch, key, n).compile() for n in numbers}

@@ -160,7 +160,7 @@ def centre_mask(config: Any) -> Any:
     from picjax import masks
 
     size = config.image_size
-    known = masks.center(np.random.default_rng(0), size, size)
+    known = masks.make("center", (size, size), np.random.default_rng(0))
     return np.repeat(known[None, ..., None], config.batch_size, 0).astype(np.float32)
 
 

@@ -66,7 +66,9 @@ def base(system: str) -> ConfigDict:
     )
 
 
-def check_variant(variant: str, variants: Collection[str], kind: str = "variant") -> str:
+def check_variant(
+    variant: str, variants: Collection[str], kind: str = "variant"
+) -> str:
     """Return the variant, or the first one for an empty string.
 
     Raises:

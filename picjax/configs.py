@@ -7,6 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from configs import common as common
+    from configs import common  # noqa: F401
 
 __path__ = [str(Path(__file__).parents[1] / "configs")]

@@ -13,7 +13,7 @@ from fixture import Fixture, below, nchw, nhwc
 from handlers_steps import record
 
 from picjax import masks
-from picjax.data.pipeline import to_float, to_uint8
+from picjax.images import to_float, to_uint8
 from picjax.layers.conv import Conv, ConvTranspose
 from picjax.layers.initialisers import kernel_std
 from picjax.legacy import learning_rate
