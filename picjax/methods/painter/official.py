@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from picjax.cli import UserError
-from picjax.methods.painter.net import Multiplier, Pool, channels
+from picjax.methods.painter.classifier import Pool
+from picjax.methods.painter.net import Multiplier, channels
 from picjax.official.mapping import CONV, LINEAR, Leaf, Site, Table
 from picjax.system import Config, State, Tree, image_shape
 
