@@ -64,7 +64,7 @@ def check_widths(
         if c < GROUPS or c % GROUPS:
             raise UserError(
                 f"config.model.width {width} times {multiplier} of config.model.mult "
-                f"makes {c} channels; make it a multiple of {GROUPS}"
+                f"gives {c} channels; make it a multiple of {GROUPS}"
             )
         if head_width and c % head_width:
             raise UserError(
