@@ -363,9 +363,8 @@ def with_moments(state: State, updates: int, first: Tree, second: Tree) -> State
     def put(node: Any) -> Any:
         if not isinstance(node, optax.ScaleByAdamState):
             return node
-        return optax.ScaleByAdamState(
-            count=jnp.int32(updates), mu={"unet": first}, nu={"unet": second}
-        )
+        mu, nu = {"unet": first}, {"unet": second}
+        return optax.ScaleByAdamState(jnp.int32(updates), mu, nu)
 
     adamw = jax.tree.map(
         put, state.opt["adamw"], is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
