@@ -82,16 +82,15 @@ def generator_alone(
     """A run of Pix2Pix's generator."""
     import jax
 
-    from picjax.methods.pix2pix import system as pix2pix
-    from picjax.system import image_shape
+    from picjax.methods.pix2pix.system import Pix2Pix
 
-    nets, hyper = pix2pix.networks(config.model, image_shape(config)), pix2pix.Hyper()
-    given = pix2pix.condition(hyper, batch)
+    system = Pix2Pix.from_config(config)
+    condition = system.condition(batch)
     size = (setting.batch, setting.size, setting.size)
-    keep = pix2pix.draw_keep(nets, jax.random.key(0), size)
-    run = jax.jit(lambda *given: pix2pix.infer(nets, hyper, *given))
+    keep = system.draw_dropout(size, jax.random.key(0))
+    run = jax.jit(system.generate)
     return {
-        "generator": lambda: jax.block_until_ready(run(variables, given, keep)),
+        "generator": lambda: jax.block_until_ready(run(variables, condition, keep)),
     }
 
 
