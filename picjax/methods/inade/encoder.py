@@ -61,7 +61,7 @@ class InstanceConv(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], instance: Ids
+        self, x: Float[Array, "b h w c"], instance: Int[Array, "b y x"]
     ) -> Float[Array, "b h2 w2 d"]:
         """The ids, at any size, are resized to the input's by nearest neighbour."""
         shape = (3, 3, x.shape[-1], self.features)

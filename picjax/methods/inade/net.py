@@ -1,6 +1,7 @@
 """The generator: SPADE's trunk of residual blocks with a choice of normalisation."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -91,14 +92,15 @@ class Generator(nn.Module):
     def __call__(
         self,
         layout: Layout,
-        latent: Float[Array, "b z"] | None,
+        latent: Float[Array, "b d"] | None,
         noise: Noise | None,
         train: bool,
     ) -> Float[Array, "b h w 3"]:
         x = self._first(layout, latent)
+        norm = partial(self.norm, classes=self.classes)
         for name, factor, double in self._plan():
             features = int(factor * self.width)
-            block = ResBlock(features, self._norm, self.spectral, self.dtype, name=name)
+            block = ResBlock(features, norm, self.spectral, self.dtype, name=name)
             x = block(x, layout, noise, train)
             x = upsample(x) if double else x
         last = Conv(
@@ -111,10 +113,7 @@ class Generator(nn.Module):
         )
         return jnp.tanh(last(nn.leaky_relu(x, 0.2), 0).astype(jnp.float32))
 
-    def _norm(self, **options: Any) -> nn.Module:
-        return self.norm(classes=self.classes, **options)
-
-    def _plan(self) -> list[tuple[str, float, bool]]:
+    def _plan(self) -> list[tuple[str, int | float, bool]]:
         """Blocks in order: name, features in units of `width`, doubled afterwards."""
         most = self.upsampling == "most"
         plan = [
@@ -129,7 +128,7 @@ class Generator(nn.Module):
         return [*plan, ("up_4", 0.5, False)] if most else plan
 
     def _first(
-        self, layout: Layout, latent: Float[Array, "b z"] | None
+        self, layout: Layout, latent: Float[Array, "b d"] | None
     ) -> Float[Array, "b h w c"]:
         features, (h, w) = 16 * self.width, self.base_size
         if latent is None:
