@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -43,3 +44,8 @@ class Vgg19(nn.Module):
             if index in _TAPS:
                 features.append(x)
         return features
+
+    def shapes(self) -> Any:
+        """The structure, shapes and types of its variables."""
+        image = jnp.zeros((1, 32, 32, 3))
+        return jax.eval_shape(self.init, jax.random.key(0), image)
