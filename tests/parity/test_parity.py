@@ -10,6 +10,7 @@ from fixture import Fixture
 # `meta["system"]` in lower case -> the module whose CHECKS maps a kind to its check.
 MODULES: dict[str, str] = {
     "pix2pix": "pix2pix",
+    "inade": "inade",
 }
 # Transitional: by file name.
 BY_FILE = (
