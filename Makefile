@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo kill-test clean
+.PHONY: help test demo docs pictures kill-test clean
 
 help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -35,6 +35,17 @@ endif
 	@echo "completions:  $(RUN)/completions/"
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open:         site/index.html"
+
+pictures: .venv/installed  ## the README's pictures, from the runs in runs/
+	$(BIN)/python docs/make_pictures.py
 
 kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
