@@ -53,7 +53,8 @@ def example(tmp_path_factory):
 def system(example):
     module = importlib.import_module("picjax.methods.pixel_noise.system")
     opt = {"lr": 1e-2, "decay": 0.0, "b1": 0.9, "b2": 0.999, "accumulate": 1}
-    config = {"steps": 10, "opt": opt, "model": {"features": 4}}
+    model = {"features": 4, "dtype": "float32"}
+    config = {"steps": 10, "opt": opt, "model": model}
     return module.make(ConfigDict(config))
 
 
