@@ -21,7 +21,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for module in modules():
         package = ".".join(module.split(".")[:3]) if "." in module else module
         group = package if is_package(package) else ".".join(package.split(".")[:-1])
-        groups.setdefault(group, []).append({module: page(module)})
+        label = module.removeprefix(f"{group}.") if module != group else "overview"
+        groups.setdefault(group, []).append({label: page(module)})
     api = [ENTRY, *({group: pages} for group, pages in groups.items())]
     assert config.nav is not None
     config.nav.append({"API": api})
