@@ -1,0 +1,305 @@
+"""Samplers of the posterior against the official code on a closed-form network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fixture import Fixture, below, nchw
+from helpers.mixture import mixture_network
+
+from picjax.methods.painter import process
+from picjax.methods.painter.resampling import Jumps, visits
+from picjax.methods.painter.samplers.chain import (
+    Call,
+    Chain,
+    Denoiser,
+    Measurement,
+    Trace,
+    epsilon_denoiser,
+    plan_calls,
+    strided_chain,
+)
+from picjax.methods.painter.samplers.guidance import dps, mcg, norm_gradient, pigdm
+from picjax.methods.painter.samplers.noise import recorded_noise
+from picjax.methods.painter.samplers.projection import (
+    ancestral,
+    ddnm,
+    ddnm_posterior,
+    known_pixels,
+    replacement,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case of a file: its options and arrays, images as [.. h w c]."""
+
+    fixture: Fixture
+    name: str
+    options: Mapping[str, Any]
+
+    def input(self, name: str) -> np.ndarray:
+        return channels_last(self.fixture.inputs[f"{self.name}.{name}"])
+
+    @property
+    def outputs(self) -> dict[str, np.ndarray]:
+        return below(self.fixture.outputs, f"{self.name}.")
+
+    @cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        """Of the original chain."""
+        meta = self.fixture.meta
+        return process.tables(meta["noise_schedule"], meta["diffusion_steps"]).abar
+
+    def chain(self) -> Chain:
+        """The respaced chain of the options."""
+        steps = len(self.alphas_cumprod)
+        kept = np.array(process.spacing(steps, self.options["respacing"]))
+        return Chain(kept, self.alphas_cumprod[kept])
+
+    def denoiser(self, chain: Chain) -> Denoiser:
+        params = below(self.fixture.params, f"{self.name}.")
+        return epsilon_denoiser(
+            mixture_network(
+                channels_last(params["templates"]),
+                params["probs"],
+                self.options["width"],
+                self.alphas_cumprod,
+            ),
+            chain,
+        )
+
+    def measurement(self, b: int, sigma: float = 0.0) -> Measurement:
+        """The file's y, or the truth's known pixels, for b images."""
+        mask = self.input("mask")
+        try:
+            y = self.input("y")
+        except KeyError:
+            y = self.input("gt") * mask
+        shape = (b, *y.shape[1:])
+        y, mask = (jnp.asarray(np.broadcast_to(a, shape)) for a in (y, mask))
+        return Measurement(y, mask, sigma)
+
+    def assert_close(self, name: str, actual: Any, tol: str = "atol") -> None:
+        """An array of images, or of numbers, against the file's."""
+        expected = channels_last(self.outputs[name])
+        atol = self.fixture.tolerance(tol, self.fixture.tolerance("atol"))
+        label = f"{self.name} {name}"
+        self.fixture.assert_close(label, actual, expected, 0.0, atol)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    """[.. c h w] to [.. h w c]; arrays of fewer dimensions stay."""
+    return np.moveaxis(x, -3, -1) if x.ndim >= 4 else x
+
+
+def each_case(check: Callable[[Case], None]) -> Callable[[Fixture], None]:
+    def check_all(fixture: Fixture) -> None:
+        for name, options in fixture.meta["cases"].items():
+            check(Case(fixture, name, options))
+
+    return check_all
+
+
+def joined(denoise: Denoiser, b: int) -> Denoiser:
+    """The denoiser of b images as one, since some originals couple a whole batch."""
+
+    def of_one(x: jax.Array, index: jax.Array) -> Any:
+        parts = denoise(x.reshape(b, -1, *x.shape[2:]), index)
+        return jax.tree.map(lambda a: a.reshape(x.shape), parts)
+
+    return of_one
+
+
+def join(x: Any) -> jax.Array:
+    """[.. b h w c] to [.. 1 b*h w c]."""
+    x = jnp.asarray(x)
+    return x.reshape(*x.shape[:-4], 1, -1, *x.shape[-2:])
+
+
+def join_measurement(measurement: Measurement) -> Measurement:
+    y, mask, sigma = measurement
+    return Measurement(join(y), join(mask), sigma)
+
+
+# ---- DDNM ----
+
+
+def climb_noise(
+    times: np.ndarray, normals: np.ndarray, chain: Chain, merge: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Normals of the calls and of the climbs before them, from one per transition.
+
+    With `merge` a climb is the sum of its single true steps; else its last one counts.
+    """
+    steps, climbs = [], []
+    climb = np.zeros_like(normals[0])
+    power = np.append(1.0, chain.alphas_cumprod)  # of level - 1
+    low = None
+    for normal, start, end in zip(normals, times[:-1], times[1:], strict=True):
+        if end < start:
+            if merge and low is not None:
+                total = 1 - power[start + 1] / power[low + 1]
+                climb = climb / np.float32(np.sqrt(total))
+            steps.append(normal)
+            climbs.append(climb)
+            climb, low = np.zeros_like(normal), None
+        elif merge:
+            low = start if low is None else low
+            ratio = power[end + 1] / power[start + 1]
+            climb = climb * np.sqrt(ratio) + normal * np.sqrt(1 - ratio)
+        else:
+            climb = normal
+    return np.stack(steps), np.stack(climbs).astype(normals.dtype)
+
+def hq_trust(call: Call, sigma_y: float) -> jax.Array:
+    """As released: the quotient is formed in another order."""
+    enough = call.posterior_std >= call.coef_x0 * sigma_y
+    return jnp.where(enough, 1.0, call.posterior_std / call.coef_x0 * sigma_y)
+
+
+def simplified(
+    denoise: Denoiser, calls: Call, measurement: Measurement, noise: Any, *, eta: float
+) -> tuple[jax.Array, Trace]:
+    """The released `--simplified` runner, whose noise has a wrong width."""
+    y, mask, sigma_y = measurement
+    x = noise("start", 0)
+    x0 = jnp.zeros_like(x)
+    traces = []
+    for i in range(len(calls.index)):
+        call = Call(*(column[i] for column in calls))
+        if call.climbs:
+            x = call.alpha * x0 + call.sigma * noise("climb", i)
+        denoised = denoise(x, call.index)
+        x0 = denoised.x0
+        power = call.next_alpha**2
+        width = np.sqrt(max(1 - power**2, 0))
+        enough = width >= power * sigma_y
+        trust = 1.0 if enough else width / (power * sigma_y)
+        gamma = np.sqrt(max(width**2 - (power * sigma_y) ** 2, 0)) if enough else 0.0
+        mixed = eta * noise("step", i) + np.sqrt(1 - eta**2) * denoised.epsilon
+        new = call.next_alpha * (x0 - trust * (mask * x0 - y))
+        new = new + gamma * call.next_sigma * mixed
+        traces.append(Trace(x, x0, new))
+        x = new
+    return x, Trace(*(jnp.stack(field) for field in zip(*traces, strict=True)))
+
+
+
+def check_ddnm(case: Case) -> None:
+    options, outputs = case.options, case.outputs
+    ddpm_form = options["variant"] == "hq_ddpm"
+    steps = options["T_sampling"]
+    chain = case.chain() if ddpm_form else strided_chain(case.alphas_cumprod, steps)
+    jumps = Jumps(options["travel_length"], options["travel_repeat"])
+    walk = visits(len(chain.timesteps), jumps)
+    np.testing.assert_array_equal(walk, outputs["times"])
+    calls = plan_calls(chain, walk)
+    np.testing.assert_array_equal(chain.timesteps[calls.index], outputs["model_t"])
+    assert len(calls.index) == options["network_calls"]
+    start = case.input("start")
+    step, climb = climb_noise(np.array(walk), case.input("noise"), chain, ddpm_form)
+    noise = recorded_noise(start=start[None], step=step, climb=climb)
+    measurement = case.measurement(len(start), options["sigma_y"])
+    arguments = case.denoiser(chain), calls, measurement, noise
+    if ddpm_form:
+        final, trace = jax.jit(
+            lambda: ddnm_posterior(*arguments, trust=hq_trust, record=lambda t: t)
+        )()
+    elif options["variant"] == "simple":
+        final, trace = simplified(*arguments, eta=options["eta"])
+    else:
+        final, trace = jax.jit(
+            lambda: ddnm(*arguments, eta=options["eta"], record=lambda t: t)
+        )()
+    case.assert_close("model_in", trace.x)
+    case.assert_close("x0_last", trace.x0[-1])
+    case.assert_close("final", final)
+
+
+# ---- DPS, MCG, PiGDM ----
+
+
+def check_dps(case: Case) -> None:
+    """A batch of the original shares one norm, so it is checked as one image."""
+    options, outputs = case.options, case.outputs
+    chain = case.chain()
+    calls = plan_calls(chain)
+    start = case.input("start")
+    b = len(start)
+    denoise = joined(case.denoiser(chain), b)
+    measurement = join_measurement(case.measurement(b))
+    step, known = join(case.input("step_noise")), join(case.input("known_noise"))
+    noise = recorded_noise(start=join(start)[None], step=step, known=known)
+    sampler = wrong_mcg if options["variant"] == "mcg" else dps
+    x, trace = jax.jit(
+        lambda: sampler(
+            denoise,
+            calls,
+            measurement,
+            noise,
+            scale=options["scale"],
+            record=lambda t: (t, ancestral(call_at(calls, 0), t.x, None, 0)),
+        )
+    )()
+
+
+def check_mcg(case: Case) -> None:
+    """A batch of the original shares one norm, so it is checked as one image."""
+    chain = case.chain()
+    calls = plan_calls(chain)
+    start = case.input("start")
+    b = len(start)
+    noise = recorded_noise(
+        start=join(start)[None],
+        step=join(case.input("step_noise")),
+        known=join(case.input("known_noise")),
+    )
+    denoise = joined(case.denoiser(chain), b)
+    measurement = join_measurement(case.measurement(b))
+    sampler = replacement if case.options["variant"] == "vanilla" else mcg
+    x, trace = jax.jit(
+        lambda: sampler(
+            denoise, calls, measurement, noise, lag=True, record=lambda t: t
+        )
+    )()
+    shape = (len(calls.index), *start.shape)
+    case.assert_close("model_in", trace.x.reshape(shape))
+    case.assert_close("samples", trace.x_next.reshape(shape))
+    case.assert_close("final", x.reshape(start.shape))
+
+
+def check_pigdm(case: Case) -> None:
+    options = case.options
+    timesteps = case.fixture.inputs[f"{case.name}.t"].astype(np.int64)
+    chain = Chain(timesteps, case.alphas_cumprod[timesteps])
+    start = case.input("init_noise")
+    noise = recorded_noise(start=start[None], step=case.input("step_noise"))
+    arguments = case.measurement(len(start)), noise
+    x, trace = jax.jit(
+        lambda: pigdm(
+            case.denoiser(chain),
+            plan_calls(chain),
+            *arguments,
+            eta=options["eta"],
+            weight="released" if options["variant"] == "awd" else "rederived",
+            scale=options["grad_term_weight"],
+            project=options["deg"].startswith("in2"),
+            record=lambda t: t,
+        )
+    )()
+    case.assert_close("x0", trace.x0)
+    case.assert_close("x", jnp.concatenate([trace.x, x[None]]))
+    case.assert_close("final", x)
+
+
+CHECKS = {
+    "ddnm": each_case(check_ddnm),
+    "dps": each_case(check_dps),
+    "mcg": each_case(check_mcg),
+    "pigdm": each_case(check_pigdm),
+}
