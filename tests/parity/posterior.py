@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fixture import Fixture, below, nchw
+from fixture import Fixture, below
 from helpers.mixture import mixture_network
 
 from picjax.methods.painter import process
@@ -26,11 +26,11 @@ from picjax.methods.painter.samplers.chain import (
 from picjax.methods.painter.samplers.guidance import dps, mcg, norm_gradient, pigdm
 from picjax.methods.painter.samplers.noise import recorded_noise
 from picjax.methods.painter.samplers.projection import (
-    ancestral,
     ddnm,
     ddnm_posterior,
     known_pixels,
     replacement,
+    reverse_step,
 )
 
 
@@ -224,28 +224,64 @@ def check_ddnm(case: Case) -> None:
 # ---- DPS, MCG, PiGDM ----
 
 
+def wrong_mcg(
+    denoise: Denoiser,
+    calls: Call,
+    measurement: Measurement,
+    noise: Any,
+    *,
+    scale: float,
+    eta: float | None,
+    record: Any,
+) -> tuple[jax.Array, Trace]:
+    """MCG as in the repository of DPS, whose projection swaps sign and regions."""
+    mask = measurement.mask
+
+    def body(x: jax.Array, call: Call) -> Any:
+        denoised, gradient = norm_gradient(denoise, measurement, x, call.index)
+        new = reverse_step(call, x, denoised, noise("step", call.number), eta)
+        known = known_pixels(call, measurement, noise("known", call.number), lag=True)
+        new = (1 - mask) * known - mask * (new - scale * gradient)
+        return new, record(Trace(x, denoised.x0, new))
+
+    return jax.lax.scan(body, noise("start", 0), calls)
+
+
 def check_dps(case: Case) -> None:
     """A batch of the original shares one norm, so it is checked as one image."""
-    options, outputs = case.options, case.outputs
+    options = case.options
     chain = case.chain()
     calls = plan_calls(chain)
     start = case.input("start")
-    b = len(start)
+    b, shape = len(start), (len(calls.index), *start.shape)
     denoise = joined(case.denoiser(chain), b)
     measurement = join_measurement(case.measurement(b))
     step, known = join(case.input("step_noise")), join(case.input("known_noise"))
     noise = recorded_noise(start=join(start)[None], step=step, known=known)
     sampler = wrong_mcg if options["variant"] == "mcg" else dps
-    x, trace = jax.jit(
-        lambda: sampler(
-            denoise,
-            calls,
-            measurement,
-            noise,
-            scale=options["scale"],
-            record=lambda t: (t, ancestral(call_at(calls, 0), t.x, None, 0)),
-        )
-    )()
+    eta = None if options["sampler"] == "ddpm" else options.get("eta", 0.0)
+
+    def record(trace: Trace) -> Trace:
+        return trace
+
+    def run() -> tuple[jax.Array, Trace]:
+        common = {"scale": options["scale"], "eta": eta, "record": record}
+        return sampler(denoise, calls, measurement, noise, **common)
+
+    def unconditional(call: Call, x: jax.Array, normal: jax.Array) -> jax.Array:
+        return reverse_step(call, x, denoise(x, call.index), normal, eta)
+
+    final, trace = jax.jit(run)()
+    x0 = jnp.clip(trace.x0, -1, 1)
+    residual = measurement.y[None] - measurement.mask[None] * x0
+    norm = jnp.sqrt(jnp.square(residual).sum((1, 2, 3, 4)))
+    drawn = jax.jit(jax.vmap(unconditional))(calls, trace.x, step)
+    case.assert_close("x_prev", trace.x.reshape(shape))
+    case.assert_close("x0", x0.reshape(shape), "atol_x0")
+    case.assert_close("x_uncond", drawn.reshape(shape))
+    case.assert_close("norm", norm, "atol_norm")
+    case.assert_close("x", trace.x_next.reshape(shape))
+    case.assert_close("final", final.reshape(start.shape))
 
 
 def check_mcg(case: Case) -> None:

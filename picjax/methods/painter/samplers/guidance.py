@@ -28,7 +28,11 @@ from picjax.methods.painter.samplers.chain import (
     no_record,
 )
 from picjax.methods.painter.samplers.noise import Noise
-from picjax.methods.painter.samplers.projection import ancestral, known_pixels
+from picjax.methods.painter.samplers.projection import (
+    ddim_widths,
+    known_pixels,
+    reverse_step,
+)
 
 Weight = Literal["paper", "released", "rederived", "identity"]
 
@@ -65,9 +69,10 @@ def dps(
     noise: Noise,
     *,
     scale: float = 1.0,
+    eta: float | None = None,
     record: Record = no_record,
 ) -> tuple[Images, Any]:
-    """DPS: ancestral steps, each moved against the gradient of the residual's norm.
+    """DPS: unconditional steps, each moved against the gradient of the residual's norm.
 
     Args:
       denoise: the denoiser.
@@ -75,6 +80,7 @@ def dps(
       measurement: the known pixels; they are only approached.
       noise: of "start" and "step".
       scale: of the gradient of the norm (not of its square).
+      eta: DDIM's; None: ancestral steps.
       record: what to return of every call.
 
     Returns:
@@ -83,7 +89,7 @@ def dps(
 
     def body(x: Images, call: Call) -> tuple[Images, Any]:
         denoised, gradient = norm_gradient(denoise, measurement, x, call.index)
-        new = ancestral(call, x, denoised, noise("step", call.number))
+        new = reverse_step(call, x, denoised, noise("step", call.number), eta)
         new = new - scale * gradient
         return new, record(Trace(x, denoised.x0, new))
 
@@ -97,6 +103,7 @@ def mcg(
     noise: Noise,
     *,
     scale: float = 1.0,
+    eta: float | None = None,
     lag: bool = False,
     record: Record = no_record,
 ) -> tuple[Images, Any]:
@@ -108,6 +115,7 @@ def mcg(
       measurement: the known pixels.
       noise: of "start", "step" and "known".
       scale: of the gradient of the norm.
+      eta: DDIM's; None: ancestral steps.
       lag: noise the known pixels to the level before the step, as the released code.
       record: what to return of every call.
 
@@ -118,7 +126,7 @@ def mcg(
 
     def body(x: Images, call: Call) -> tuple[Images, Any]:
         denoised, gradient = norm_gradient(denoise, measurement, x, call.index)
-        new = ancestral(call, x, denoised, noise("step", call.number))
+        new = reverse_step(call, x, denoised, noise("step", call.number), eta)
         known = known_pixels(call, measurement, noise("known", call.number), lag=lag)
         new = mask * known + (1 - mask) * (new - scale * gradient)
         return new, record(Trace(x, denoised.x0, new))
@@ -168,9 +176,7 @@ def pigdm(
         if project:
             x0 = mask * y + (1 - mask) * x0
             gradient = (1 - mask) * gradient
-        ratio = call.next_sigma / call.sigma
-        renewed = eta * ratio * jnp.sqrt(call.beta)
-        kept = jnp.sqrt(jnp.maximum(call.next_sigma**2 - renewed**2, 0))
+        renewed, kept = ddim_widths(call, eta)
         strength = scale * gradient_weight(call, kept, weight)
         new = call.next_alpha * x0 + renewed * noise("step", call.number)
         new = new + kept * denoised.epsilon + strength * gradient

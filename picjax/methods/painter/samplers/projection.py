@@ -25,11 +25,33 @@ from picjax.methods.painter.samplers.chain import (
 from picjax.methods.painter.samplers.noise import Noise
 
 
-def ancestral(call: Call, x: Images, denoised: Denoised, normal: Images) -> Images:
-    """A draw of p(x_{t-1} | x_t) with x_0 clipped to [-1, 1]; at the last its mean."""
-    mean = call.coef_x0 * jnp.clip(denoised.x0, -1, 1) + call.coef_x * x
-    std = jnp.where(call.last, 0, jnp.exp(0.5 * denoised.log_variance))
-    return mean + std * normal
+def reverse_step(
+    call: Call, x: Images, denoised: Denoised, normal: Images, eta: float | None = None
+) -> Images:
+    """A draw of x_{t-1} with x_0 clipped to [-1, 1]; at the last call without noise.
+
+    Args:
+      call: its scalars.
+      x: x_t.
+      denoised: what the network says of it.
+      normal: standard normal.
+      eta: DDIM's, whose noise is derived from the clipped x_0; None: the ancestral step
+        with the network's variance.
+    """
+    x0 = jnp.clip(denoised.x0, -1, 1)
+    if eta is None:
+        mean = call.coef_x0 * x0 + call.coef_x * x
+        std = jnp.where(call.last, 0, jnp.exp(0.5 * denoised.log_variance))
+        return mean + std * normal
+    renewed, kept = ddim_widths(call, eta)
+    epsilon = (x - call.alpha * x0) / call.sigma
+    return call.next_alpha * x0 + kept * epsilon + renewed * normal
+
+
+def ddim_widths(call: Call, eta: float) -> tuple[Array, Array]:
+    """Standard deviations of the renewed and of the kept noise in DDIM's step."""
+    renewed = eta * call.next_sigma / call.sigma * jnp.sqrt(call.beta)
+    return renewed, jnp.sqrt(jnp.maximum(call.next_sigma**2 - renewed**2, 0))
 
 
 def known_pixels(
@@ -47,16 +69,18 @@ def replacement(
     measurement: Measurement,
     noise: Noise,
     *,
+    eta: float | None = None,
     lag: bool = False,
     record: Record = no_record,
 ) -> tuple[Images, Any]:
-    """Ancestral steps, each followed by known pixels noised afresh.
+    """Unconditional steps, each followed by known pixels noised afresh.
 
     Args:
       denoise: the denoiser.
       calls: straight down.
       measurement: the known pixels.
       noise: of "start", "step" and "known".
+      eta: DDIM's; None: ancestral steps.
       lag: noise the known pixels to the level before the step, as MCG's code has it.
       record: what to return of every call.
 
@@ -67,7 +91,7 @@ def replacement(
 
     def body(x: Images, call: Call) -> tuple[Images, Any]:
         denoised = denoise(x, call.index)
-        new = ancestral(call, x, denoised, noise("step", call.number))
+        new = reverse_step(call, x, denoised, noise("step", call.number), eta)
         known = known_pixels(call, measurement, noise("known", call.number), lag=lag)
         new = mask * known + (1 - mask) * new
         return new, record(Trace(x, denoised.x0, new))
