@@ -1,17 +1,13 @@
 """Samplers of the posterior against the official code on a closed-form network."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fixture import Fixture, below
-from helpers.mixture import mixture_network
+from posterior_case import Case, each_case, join, join_measurement, joined
+from posterior_particles import check_tds
 
-from picjax.methods.painter import process
 from picjax.methods.painter.resampling import Jumps, visits
 from picjax.methods.painter.samplers.chain import (
     Call,
@@ -32,98 +28,6 @@ from picjax.methods.painter.samplers.projection import (
     replacement,
     reverse_step,
 )
-
-
-@dataclass(frozen=True)
-class Case:
-    """One case of a file: its options and arrays, images as [.. h w c]."""
-
-    fixture: Fixture
-    name: str
-    options: Mapping[str, Any]
-
-    def input(self, name: str) -> np.ndarray:
-        return channels_last(self.fixture.inputs[f"{self.name}.{name}"])
-
-    @property
-    def outputs(self) -> dict[str, np.ndarray]:
-        return below(self.fixture.outputs, f"{self.name}.")
-
-    @cached_property
-    def alphas_cumprod(self) -> np.ndarray:
-        """Of the original chain."""
-        meta = self.fixture.meta
-        return process.tables(meta["noise_schedule"], meta["diffusion_steps"]).abar
-
-    def chain(self) -> Chain:
-        """The respaced chain of the options."""
-        steps = len(self.alphas_cumprod)
-        kept = np.array(process.spacing(steps, self.options["respacing"]))
-        return Chain(kept, self.alphas_cumprod[kept])
-
-    def denoiser(self, chain: Chain) -> Denoiser:
-        params = below(self.fixture.params, f"{self.name}.")
-        return epsilon_denoiser(
-            mixture_network(
-                channels_last(params["templates"]),
-                params["probs"],
-                self.options["width"],
-                self.alphas_cumprod,
-            ),
-            chain,
-        )
-
-    def measurement(self, b: int, sigma: float = 0.0) -> Measurement:
-        """The file's y, or the truth's known pixels, for b images."""
-        mask = self.input("mask")
-        try:
-            y = self.input("y")
-        except KeyError:
-            y = self.input("gt") * mask
-        shape = (b, *y.shape[1:])
-        y, mask = (jnp.asarray(np.broadcast_to(a, shape)) for a in (y, mask))
-        return Measurement(y, mask, sigma)
-
-    def assert_close(self, name: str, actual: Any, tol: str = "atol") -> None:
-        """An array of images, or of numbers, against the file's."""
-        expected = channels_last(self.outputs[name])
-        atol = self.fixture.tolerance(tol, self.fixture.tolerance("atol"))
-        label = f"{self.name} {name}"
-        self.fixture.assert_close(label, actual, expected, 0.0, atol)
-
-
-def channels_last(x: np.ndarray) -> np.ndarray:
-    """[.. c h w] to [.. h w c]; arrays of fewer dimensions stay."""
-    return np.moveaxis(x, -3, -1) if x.ndim >= 4 else x
-
-
-def each_case(check: Callable[[Case], None]) -> Callable[[Fixture], None]:
-    def check_all(fixture: Fixture) -> None:
-        for name, options in fixture.meta["cases"].items():
-            check(Case(fixture, name, options))
-
-    return check_all
-
-
-def joined(denoise: Denoiser, b: int) -> Denoiser:
-    """The denoiser of b images as one, since some originals couple a whole batch."""
-
-    def of_one(x: jax.Array, index: jax.Array) -> Any:
-        parts = denoise(x.reshape(b, -1, *x.shape[2:]), index)
-        return jax.tree.map(lambda a: a.reshape(x.shape), parts)
-
-    return of_one
-
-
-def join(x: Any) -> jax.Array:
-    """[.. b h w c] to [.. 1 b*h w c]."""
-    x = jnp.asarray(x)
-    return x.reshape(*x.shape[:-4], 1, -1, *x.shape[-2:])
-
-
-def join_measurement(measurement: Measurement) -> Measurement:
-    y, mask, sigma = measurement
-    return Measurement(join(y), join(mask), sigma)
 
 
 # ---- DDNM ----
@@ -204,17 +108,17 @@ def check_ddnm(case: Case) -> None:
     start = case.input("start")
     step, climb = climb_noise(np.array(walk), case.input("noise"), chain, ddpm_form)
     noise = recorded_noise(start=start[None], step=step, climb=climb)
-    measurement = case.measurement(len(start), options["sigma_y"])
+    measurement = case.measurement(len(start), float(options["sigma_y"]))
     arguments = case.denoiser(chain), calls, measurement, noise
     if ddpm_form:
         final, trace = jax.jit(
             lambda: ddnm_posterior(*arguments, trust=hq_trust, record=lambda t: t)
         )()
     elif options["variant"] == "simple":
-        final, trace = simplified(*arguments, eta=options["eta"])
+        final, trace = simplified(*arguments, eta=float(options["eta"]))
     else:
         final, trace = jax.jit(
-            lambda: ddnm(*arguments, eta=options["eta"], record=lambda t: t)
+            lambda: ddnm(*arguments, eta=float(options["eta"]), record=lambda t: t)
         )()
     case.assert_close("model_in", trace.x)
     case.assert_close("x0_last", trace.x0[-1])
@@ -259,13 +163,13 @@ def check_dps(case: Case) -> None:
     step, known = join(case.input("step_noise")), join(case.input("known_noise"))
     noise = recorded_noise(start=join(start)[None], step=step, known=known)
     sampler = wrong_mcg if options["variant"] == "mcg" else dps
-    eta = None if options["sampler"] == "ddpm" else options.get("eta", 0.0)
+    eta = None if options["sampler"] == "ddpm" else float(options.get("eta", 0.0))
 
     def record(trace: Trace) -> Trace:
         return trace
 
     def run() -> tuple[jax.Array, Trace]:
-        common = {"scale": options["scale"], "eta": eta, "record": record}
+        common = {"scale": float(options["scale"]), "eta": eta, "record": record}
         return sampler(denoise, calls, measurement, noise, **common)
 
     def unconditional(call: Call, x: jax.Array, normal: jax.Array) -> jax.Array:
@@ -321,9 +225,9 @@ def check_pigdm(case: Case) -> None:
             case.denoiser(chain),
             plan_calls(chain),
             *arguments,
-            eta=options["eta"],
+            eta=float(options["eta"]),
             weight="released" if options["variant"] == "awd" else "rederived",
-            scale=options["grad_term_weight"],
+            scale=float(options["grad_term_weight"]),
             project=options["deg"].startswith("in2"),
             record=lambda t: t,
         )
@@ -338,4 +242,5 @@ CHECKS = {
     "dps": each_case(check_dps),
     "mcg": each_case(check_mcg),
     "pigdm": each_case(check_pigdm),
+    "tds": each_case(check_tds),
 }
