@@ -5,7 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from posterior_case import Case, each_case, join, join_measurement, joined
+from posterior_case import (
+    Case,
+    climbs_of,
+    each_case,
+    join,
+    join_measurement,
+    joined,
+    merge_climbs,
+)
+from posterior_copaint import check_copaint
 from posterior_particles import check_tds
 
 from picjax.methods.painter.resampling import Jumps, visits
@@ -33,32 +42,28 @@ from picjax.methods.painter.samplers.projection import (
 # ---- DDNM ----
 
 
-def climb_noise(
-    times: np.ndarray, normals: np.ndarray, chain: Chain, merge: bool
+def split_noise(
+    walk: np.ndarray, normals: np.ndarray, chain: Chain, merge: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normals of the calls and of the climbs before them, from one per transition.
 
-    With `merge` a climb is the sum of its single true steps; else its last one counts.
+    Args:
+      walk: visited indices.
+      normals: of each transition, down and up alike.
+      chain: the kept steps.
+      merge: whether a climb is the sum of its steps; else its last one alone counts.
     """
-    steps, climbs = [], []
-    climb = np.zeros_like(normals[0])
-    power = np.append(1.0, chain.alphas_cumprod)  # of level - 1
-    low = None
-    for normal, start, end in zip(normals, times[:-1], times[1:], strict=True):
-        if end < start:
-            if merge and low is not None:
-                total = 1 - power[start + 1] / power[low + 1]
-                climb = climb / np.float32(np.sqrt(total))
-            steps.append(normal)
-            climbs.append(climb)
-            climb, low = np.zeros_like(normal), None
-        elif merge:
-            low = start if low is None else low
-            ratio = power[end + 1] / power[start + 1]
-            climb = climb * np.sqrt(ratio) + normal * np.sqrt(1 - ratio)
-        else:
-            climb = normal
-    return np.stack(steps), np.stack(climbs).astype(normals.dtype)
+    down = np.diff(walk) < 0
+    if merge:
+        climbs = merge_climbs(walk, normals[~down], chain.alphas_cumprod)
+    else:
+        climbs = normals[[run[-1] for run in climbs_of(walk)]]
+    step = normals[down]
+    climb = np.zeros_like(step)
+    climbed = np.append(False, ~down)[:-1][down]  # before each call
+    climb[climbed] = climbs
+    return step, climb
+
 
 def hq_trust(call: Call, sigma_y: float) -> jax.Array:
     """As released: the quotient is formed in another order."""
@@ -106,7 +111,7 @@ def check_ddnm(case: Case) -> None:
     np.testing.assert_array_equal(chain.timesteps[calls.index], outputs["model_t"])
     assert len(calls.index) == options["network_calls"]
     start = case.input("start")
-    step, climb = climb_noise(np.array(walk), case.input("noise"), chain, ddpm_form)
+    step, climb = split_noise(np.array(walk), case.input("noise"), chain, ddpm_form)
     noise = recorded_noise(start=start[None], step=step, climb=climb)
     measurement = case.measurement(len(start), float(options["sigma_y"]))
     arguments = case.denoiser(chain), calls, measurement, noise
@@ -238,6 +243,7 @@ def check_pigdm(case: Case) -> None:
 
 
 CHECKS = {
+    "copaint": each_case(check_copaint),
     "ddnm": each_case(check_ddnm),
     "dps": each_case(check_dps),
     "mcg": each_case(check_mcg),

@@ -31,6 +31,9 @@ class Case:
     def input(self, name: str) -> np.ndarray:
         return channels_last(self.fixture.inputs[f"{self.name}.{name}"])
 
+    def output(self, name: str) -> np.ndarray:
+        return channels_last(self.outputs[name])
+
     @property
     def outputs(self) -> dict[str, np.ndarray]:
         return below(self.fixture.outputs, f"{self.name}.")
@@ -118,3 +121,31 @@ def join(x: Any) -> jax.Array:
 def join_measurement(measurement: Measurement) -> Measurement:
     y, mask, sigma = measurement
     return Measurement(join(y), join(mask), sigma)
+
+
+def merge_climbs(
+    visited: np.ndarray, normals: np.ndarray, alphas_cumprod: np.ndarray
+) -> np.ndarray:
+    """One normal per climb, from one per single true step up, in order.
+
+    The steps of a climb add Gaussians, whose sum is one.
+    """
+    power = np.append(1.0, alphas_cumprod)  # of level - 1
+    merged = []
+    first = 0
+    for climb in climbs_of(visited):
+        low, top = power[visited[climb[0]] + 1], power[visited[climb[-1] + 1] + 1]
+        before, after = power[visited[climb] + 1], power[visited[climb + 1] + 1]
+        weights = np.sqrt((1 - after / before) * top / after / (1 - top / low))
+        own = normals[first : first + len(climb)]
+        merged.append(np.tensordot(weights, own, 1))
+        first += len(climb)
+    shape = 0, *normals.shape[1:]
+    return np.stack(merged).astype(normals.dtype) if merged else np.empty(shape)
+
+
+def climbs_of(visited: np.ndarray) -> list[np.ndarray]:
+    """The transitions of each run of steps up."""
+    ups = np.flatnonzero(np.diff(visited) > 0)
+    runs = np.split(ups, np.flatnonzero(np.diff(ups) > 1) + 1)
+    return [run for run in runs if len(run)]

@@ -115,11 +115,11 @@ def plan_calls(chain: Chain, visits: Sequence[int] | None = None) -> Call:
         climb_alpha=np.sqrt(ratio),
         climb_sigma=np.sqrt(1 - ratio),
     )
-    return Call(*(_device(column) for column in columns))
+    return Call(*(on_device(column) for column in columns))
 
 
-def _device(column: np.ndarray) -> Array:
-    """JAX's default precision, so that a test can ask for float64."""
+def on_device(column: np.ndarray) -> Array:
+    """A table in the default precision, which a test may set to float64."""
     return jnp.asarray(column, float if column.dtype == np.float64 else None)
 
 
@@ -153,11 +153,11 @@ def epsilon_denoiser(network: Callable[[Array, Array], Array], chain: Chain) -> 
     """
     variance = chain.posterior_variance
     timesteps = jnp.asarray(chain.timesteps, jnp.int32)
-    alpha = _device(np.sqrt(chain.alphas_cumprod))
-    sigma = _device(np.sqrt(1 - chain.alphas_cumprod))
-    upper = _device(np.log(chain.betas))
+    alpha = on_device(np.sqrt(chain.alphas_cumprod))
+    sigma = on_device(np.sqrt(1 - chain.alphas_cumprod))
+    upper = on_device(np.log(chain.betas))
     # At index 0 the variance is 0; the next one's logarithm stands in.
-    lower = _device(np.log(np.append(variance[1], variance[1:])))
+    lower = on_device(np.log(np.append(variance[1], variance[1:])))
 
     def denoise(x: Images, index: Array) -> Denoised:
         output = network(x, jnp.full(len(x), timesteps[index]))
