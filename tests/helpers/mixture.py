@@ -39,5 +39,3 @@ def mixture_network(
         return jnp.concatenate([epsilon, 0.5 * jnp.tanh(x) + 0.2 * time], -1)
 
     return network
-
-

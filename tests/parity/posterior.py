@@ -15,6 +15,7 @@ from posterior_case import (
     merge_climbs,
 )
 from posterior_copaint import check_copaint
+from posterior_filters import check_fps, check_mcgdiff
 from posterior_particles import check_tds
 
 from picjax.methods.painter.resampling import Jumps, visits
@@ -24,7 +25,6 @@ from picjax.methods.painter.samplers.chain import (
     Denoiser,
     Measurement,
     Trace,
-    epsilon_denoiser,
     plan_calls,
     strided_chain,
 )
@@ -37,7 +37,6 @@ from picjax.methods.painter.samplers.projection import (
     replacement,
     reverse_step,
 )
-
 
 # ---- DDNM ----
 
@@ -96,7 +95,6 @@ def simplified(
         traces.append(Trace(x, x0, new))
         x = new
     return x, Trace(*(jnp.stack(field) for field in zip(*traces, strict=True)))
-
 
 
 def check_ddnm(case: Case) -> None:
@@ -246,6 +244,8 @@ CHECKS = {
     "copaint": each_case(check_copaint),
     "ddnm": each_case(check_ddnm),
     "dps": each_case(check_dps),
+    "fps": each_case(check_fps),
+    "mcgdiff": each_case(check_mcgdiff),
     "mcg": each_case(check_mcg),
     "pigdm": each_case(check_pigdm),
     "tds": each_case(check_tds),

@@ -3,7 +3,6 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from posterior_case import Case, join, join_measurement, joined, merge_climbs
 

@@ -13,6 +13,7 @@ from picjax.methods.painter.samplers.proposals import (
     TDS,
     Importance,
     SMCDiff,
+    Twist,
     noised_trajectory,
 )
 from picjax.methods.painter.samplers.smc import (
@@ -25,7 +26,7 @@ from picjax.methods.painter.samplers.smc import (
 )
 
 # The original's var_type -> twist and tau2; 6 takes the tau2 of the options.
-TWISTS = {
+TWISTS: dict[int, tuple[Twist, float]] = {
     1: ("snr", 0.0),
     2: ("prior", 1.0),
     3: ("dps", 0.0),

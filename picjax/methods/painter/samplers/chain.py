@@ -143,7 +143,9 @@ class Denoised(NamedTuple):
 Denoiser = Callable[[Images, Array], Denoised]  # (x, kept step, a scalar)
 
 
-def epsilon_denoiser(network: Callable[[Array, Array], Array], chain: Chain) -> Denoiser:
+def epsilon_denoiser(
+    network: Callable[[Array, Array], Array], chain: Chain
+) -> Denoiser:
     """The denoiser of a network that predicts the noise.
 
     Args:

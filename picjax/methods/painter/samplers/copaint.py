@@ -5,6 +5,7 @@ References:
   Models (arXiv 2304.03322).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def plan_refinements(chain: Chain, visits: Sequence[int] | None = None) -> Refin
     levels = list(range(steps - 1, -1, -1) if visits is None else visits)
     power = chain.alphas_cumprod
     pairs: list[tuple[int, int]] = []
-    for start, end in zip(levels, levels[1:], strict=False):
+    for start, end in itertools.pairwise(levels):
         if end > start and pairs and pairs[-1][1] > pairs[-1][0]:
             pairs[-1] = pairs[-1][0], end  # a longer climb
         else:

@@ -75,9 +75,7 @@ class TDS:
     floor: float = 0.0
     weigh_last: bool = True
 
-    def twist_variance(
-        self, call: Call, residual: Images
-    ) -> Float[Array, "b 1 1 1"]:
+    def twist_variance(self, call: Call, residual: Images) -> Float[Array, "b 1 1 1"]:
         """v_t of each particle."""
         ratio = (call.sigma / call.alpha) ** 2
         norm = jnp.sqrt(jnp.square(residual).sum((1, 2, 3), keepdims=True))

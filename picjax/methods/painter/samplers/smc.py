@@ -100,9 +100,7 @@ class Proposal(Protocol):
         """
         ...
 
-    def move(
-        self, moments: Any, call: Call, normal: Images
-    ) -> tuple[Images, Weights]:
+    def move(self, moments: Any, call: Call, normal: Images) -> tuple[Images, Weights]:
         """The particles at the next level and log weights to add."""
         ...
 
@@ -181,7 +179,9 @@ def run_particles(
         log_weights = log_weights + added
         mean = jax.nn.logsumexp(log_weights) - jnp.log(p)
         ess = effective_sample_size(log_weights)
-        resampled = jnp.array(True) if ess_threshold is None else ess < ess_threshold * p
+        resampled = (
+            jnp.array(True) if ess_threshold is None else ess < ess_threshold * p
+        )
         drawn = scheme(jax.nn.softmax(log_weights), uniforms(call.number))
         ancestors = jnp.where(resampled, drawn, jnp.arange(p))
         kept = jnp.where(resampled, zero, log_weights - mean)  # weights average 1
