@@ -11,6 +11,7 @@ from fixture import Fixture
 MODULES: dict[str, str] = {
     "pix2pix": "pix2pix",
     "inade": "inade",
+    "posterior": "posterior",
 }
 # Transitional: by file name.
 BY_FILE = (
