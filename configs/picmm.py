@@ -98,7 +98,7 @@ def published() -> ConfigDict:
         "k": 4,  # components
         "norm": "batch",  # batch or layer
         # How component j is chosen, pulled to the posterior of z_c, and weighted: see
-        # SELECTION, BM and GATE of picjax/losses/gaussian.py.
+        # ASSIGNMENTS, COMPONENT_LOSSES and WEIGHT_LOSSES of methods/picmm/mixture.py.
         "select": "sampled",
         "loss": "posterior_to_component",
         "gate": "cross_entropy",

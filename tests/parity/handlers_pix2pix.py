@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from fixture import Fixture, below, nchw, nhwc
-from handlers_steps import record
+from vae_gan import record
 
 from picjax import masks
 from picjax.data.pipeline import to_float, to_uint8

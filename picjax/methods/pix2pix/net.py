@@ -71,7 +71,7 @@ class _Net(nn.Module):
             padding=padding,
             name=name,
         )
-        return conv(x, update_stats=False)
+        return conv(x)
 
     def _up(
         self, x: Array, name: str, features: int, kernel: int, use_bias: bool
@@ -86,7 +86,7 @@ class _Net(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-        return conv(x, update_stats=False)
+        return conv(x)
 
     def _norm(self, x: Array, name: str, update_stats: int) -> Array:
         if self.norm == "none":
@@ -95,7 +95,7 @@ class _Net(nn.Module):
             return InstanceNorm(affine=False, dtype=self.dtype, name=name)(x)
         start = scale_init(self.gain)
         norm = BatchNorm(scale_init=start, dtype=self.dtype, name=name)
-        return norm(x, update_stats)
+        return norm(x, bool(update_stats))
 
 
 # ---- generators ----
