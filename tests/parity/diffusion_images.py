@@ -8,7 +8,7 @@ import numpy as np
 from fixture import Fixture, nchw
 from PIL import Image
 
-from picjax import compose
+from picjax.data import canvas
 from picjax.data.pipeline import to_float, to_uint8
 from picjax.data.transforms import middle_square
 
@@ -38,16 +38,16 @@ def check_composition(fixture: Fixture) -> None:
     for case in cases(fixture):
         rgba = fixture.inputs[f"{case}.rgba"]
         size = int(fixture.inputs[f"{case}.size"])
-        mask = compose.official_mask(rgba)
+        mask = canvas.official_mask(rgba)
         np.testing.assert_array_equal(mask, out[f"{case}.mask_fullres"])
-        inverted = compose.official_mask(rgba, invert=True)
+        inverted = canvas.official_mask(rgba, invert=True)
         np.testing.assert_array_equal(inverted, 255 - mask)
         for name in out:
             if match := re.fullmatch(rf"{case}\.mask_eroded(\d+)", name):
                 # The side of the original's square.
-                eroded = compose.official_mask(rgba, erode=int(match[1]) // 2)
+                eroded = canvas.official_mask(rgba, int(match[1]) // 2)
                 np.testing.assert_array_equal(eroded, out[name])
-        image, soft = compose.official_input(rgba, size)
+        image, soft = canvas.official_input(rgba, size)
         resized = out[f"{case}.resized_rgb"], out[f"{case}.resized_mask"][..., None]
         for ours, expected in zip((image, soft), resized, strict=True):
             fixture.assert_close("resized", ours, expected, 0, 1)
