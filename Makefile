@@ -4,12 +4,12 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo kill-test clean
+.PHONY: help test demo docs pictures kill-test clean
 
-help:  ## what can be made
+help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
 
-# Installed again only when the requirements change.
+# Reinstalled only when the requirements change.
 .venv/installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
@@ -31,12 +31,23 @@ ifeq ($(SYSTEM),painter)
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
 endif
 	@echo
-	@echo "to look at:   $(RUN)/eval/report.html"
+	@echo "report:       $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
-kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open:         site/index.html"
+
+pictures: .venv/installed  ## the README's pictures, from the runs in runs/
+	$(BIN)/python docs/make_pictures.py
+
+kill-test: .venv/installed  ## resumes from 20 kills at random moments and compares with one undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
 clean:  ## removes the environment; runs/ stays

@@ -2,8 +2,8 @@
 
     python -m bench.data [--images 2000] [--batch 8] [--rounds 5] [--json FILE]
 
-256 px JPEG files cut from the embedded photographs; every image is resized to 266,
-cropped to 256 at random, flipped, given a centre mask, and ends as a float batch.
+The files are 256 px JPEGs cut from the embedded photographs. Every image is resized to
+266, cropped to 256 at random, flipped, combined with a centre mask and batched as floats.
 """
 
 import os
@@ -23,9 +23,7 @@ SIZE, LOAD_SIZE = 256, 266
 
 
 def write_jpegs(folder: Path, count: int, across: int = 1, seed: int = 0) -> None:
-    """`count` JPEG files of random crops of the embedded photographs, `across` of them
-    side by side in each.
-    """
+    """Write `count` JPEG files, each of `across` random crops of photographs in a row."""
     from skimage import data
 
     folder.mkdir(parents=True)
@@ -70,7 +68,7 @@ class Folder:
 
 
 def torch_batches(folder: Path, batch: int, workers: int) -> Iterator:
-    """Endless batches of a DataLoader with one worker a core."""
+    """Endless batches of a DataLoader with one worker per core."""
     from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
@@ -92,17 +90,18 @@ def our_batches(name: str, path: Path, batch: int) -> Iterator:
 
     from configs import picmm
     from picjax.data import pipeline
+    from picjax.images import to_float
 
     config: Any = picmm.get_config("celeba_hq").data
     config.update(name=name, path=str(path), rotation=0.0)
-    to_float = jax.jit(pipeline.to_float)
+    convert = jax.jit(to_float)
     for found in pipeline.train_batches(config, SIZE, batch, seed=0):
         arrays = {key: found[key] for key in ("image", "mask")}
-        yield jax.block_until_ready(to_float(arrays))
+        yield jax.block_until_ready(convert(arrays))
 
 
 def pack(folder: Path, out: Path) -> None:
-    """Packs a folder as a user does."""
+    """Pack a folder by the command that users run."""
     import subprocess
     import sys
 
@@ -111,7 +110,7 @@ def pack(folder: Path, out: Path) -> None:
 
 
 def rate(batches: Iterator, batch: int, drain: int, count: int) -> float:
-    """Images/s over `count` batches, after those that were waiting in buffers."""
+    """Images/s over `count` batches, after the buffered ones."""
     for _ in range(drain):
         next(batches)
     start = time.perf_counter()
@@ -121,7 +120,7 @@ def rate(batches: Iterator, batch: int, drain: int, count: int) -> float:
 
 
 def measure(folder: Path, shards: Path, args) -> list[table.Row]:
-    """Rates of the three sources, measured in turn."""
+    """Rates of the three sources, measured alternately."""
     cores = len(os.sched_getaffinity(0))
     peer = "torch DataLoader, folder"
     sources: dict[str, Callable[[], Iterator]] = {
@@ -148,11 +147,17 @@ def measure(folder: Path, shards: Path, args) -> list[table.Row]:
 
 def main() -> None:
     parser = table.parser(__doc__)
-    parser.add_argument("--images", type=int, default=2000, help="files (2000)")
+    parser.add_argument(
+        "--images", type=int, default=2000, help="number of files (2000)"
+    )
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=60, help="batches a round (60)")
-    parser.add_argument("--drain", type=int, default=30, help="untimed before (30)")
+    parser.add_argument(
+        "--count", type=int, default=60, help="timed batches per round (60)"
+    )
+    parser.add_argument(
+        "--drain", type=int, default=30, help="untimed batches before (30)"
+    )
     args = parser.parse_args()
     about = table.machine()
     with tempfile.TemporaryDirectory() as root:

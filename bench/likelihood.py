@@ -3,14 +3,14 @@
     python -m bench.likelihood [--variants digits,scenes] [--steps 300] [--json FILE]
     python -m bench.likelihood --workdir=runs/pixelcnn-scenes --steps 200
 
-Two runs a variant of configs/pixelcnn.py, side by side in one process: same start, same
-batches, same keys, a step of the one after a step of the other. Images/s; bits/dim of
-the last tenth of training, each in its own form; then, of the averaged weights on
-held-out images, bits/dim in both forms, of the pixels that the run learns (all, or with
-`config.loss.pixels=missing` those of the holes). `scales` is the share of
-their mixtures' weight whose log scale is below -4, where the forms differ by 0.008 nats
-and more. With a workdir, both go on from its newest checkpoint, at the full rate: there,
-scales have had time to shrink.
+Two runs per variant of configs/pixelcnn.py alternate step by step in one process, with
+the same start, batches and keys. Columns: images/s; bits/dim of the last tenth of
+training, each in its own form; then, for the averaged weights on held-out images,
+bits/dim in both forms, over the pixels that the run learns (all, or with
+`config.loss.pixels=missing` those of the holes). `scales` is the share of the mixtures'
+weight with a log scale below -4, where the forms differ by 0.008 nats and more. With a
+workdir, both resume from its newest checkpoint at the full rate: there, scales have had
+time to shrink.
 """
 
 import time
@@ -22,7 +22,7 @@ from typing import Any
 from bench import table
 
 FORMS = "official", "stable"
-BATCH = 16  # held-out images at once
+BATCH = 16  # held-out images per batch
 
 
 def step_of(config: Any, form: str) -> Any:
@@ -30,7 +30,7 @@ def step_of(config: Any, form: str) -> Any:
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
 
     config = config.copy_and_resolve_references()
     config.loss.form = form
@@ -39,17 +39,18 @@ def step_of(config: Any, form: str) -> Any:
 
     def step(state: Any, batch: Any) -> Any:
         key = jax.random.fold_in(root, state.step)
-        return system.step(state, pipeline.to_float(batch), key)
+        return system.step(state, to_float(batch), key)
 
     return jax.jit(step, donate_argnums=0)
 
 
 def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
-    """A state and the batches that go on from it: fresh ones, or a run's."""
+    """A state and the batches that follow it: fresh ones, or a run's."""
     import jax
 
     from picjax import checkpoints, methods, train
     from picjax.data import pipeline
+    from picjax.images import to_float
 
     def batches() -> Any:
         size, count = config.image_size, config.batch_size
@@ -63,18 +64,19 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
     system = methods.make(config)
 
     def init(batch: Any) -> Any:
-        return system.init(pipeline.to_float(batch), train.init_key(config.seed))
+        return system.init(to_float(batch), train.init_key(config.seed))
 
-    return jax.jit(init, **train.quick())(next(batches())), data
+    return jax.jit(init, **train.fast_compile())(next(batches())), data
 
 
 def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:
-    """What each form's averaged weights make of held-out images, in both forms."""
+    """Bits/dim of held-out images under each run's averaged weights, in both forms."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.methods.pixelcnn import logistic
     from picjax.methods.pixelcnn import system as pixelcnn
     from picjax.system import inference_variables
@@ -110,7 +112,7 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     for raw in pipeline.eval_batches(config.data, size, BATCH, images, seed):
         valid = raw.pop("valid")
         raw.pop("name")
-        batch = pipeline.to_float(raw)
+        batch = to_float(raw)
         for form, state in states.items():
             params = inference_variables(state)["params"]["net"]
             made = jax.device_get(numbers(params, batch))
@@ -125,12 +127,12 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
 
 
 def compare(config: Any, workdir: str, images: int) -> list[table.Row]:
-    """Trains both forms for `config.steps` steps; a row each.
+    """Train both forms for `config.steps` steps; one row per form.
 
     Args:
-      config: of PixelCNN++, with one of its turns and no classes.
-      workdir: whose newest checkpoint both go on from; empty: a fresh start.
-      images: held-out ones.
+      config: a config of PixelCNN++ with one orientation and no classes.
+      workdir: a run whose newest checkpoint both resume from; empty: a fresh start.
+      images: number of held-out images.
     """
     import jax
 
@@ -167,7 +169,9 @@ def main() -> None:
     parser.add_argument("--variants", default="digits,scenes")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=64, help="held-out ones")
+    parser.add_argument(
+        "--images", type=int, default=64, help="number of held-out images"
+    )
     parser.add_argument("--workdir", default="", help="a run of configs/pixelcnn.py")
     args = parser.parse_args()
     from configs import pixelcnn
@@ -177,7 +181,9 @@ def main() -> None:
     configs: dict[str, Any] = {}
     if args.workdir:
         configs[args.workdir] = checkpoints.read_config(Path(args.workdir))
-        configs[args.workdir].opt.decay = 0.0  # a run's own end would be another
+        configs[
+            args.workdir
+        ].opt.decay = 0.0  # the run's own number of steps would differ
     else:
         for name in args.variants.split(","):
             configs[name] = pixelcnn.get_config(name)

@@ -30,9 +30,9 @@ from bench import table
 from picjax import checkpoints, methods
 from picjax.cli import UserError, check_choice, run
 from picjax.data import scenes
-from picjax.data.pipeline import to_uint8
 from picjax.evaluation.examples import BATCH, model_groups
 from picjax.evaluation.metrics import posterior
+from picjax.images import to_uint8
 from picjax.methods.painter import process
 from picjax.methods.painter.process import Denoiser, Parameterization
 from picjax.methods.painter.resampling import (

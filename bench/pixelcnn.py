@@ -8,15 +8,13 @@
 Whole images and lower halves of 32 x 32 pixels. With a workdir, its network completes
 held-out images; otherwise it is one of the published width with random parameters.
 
-A naive sampler's time is that of one pass of the network, as measured, times the number
-of missing pixels: nobody waits for it. How many passes the fixed point takes is up to
-the network; after as many as --fixed-point allows it is stopped. `>` marks what would
-have been more, and `settled` is the share of the missing values that already were what
-the cached sampler drew.
+The naive sampler's time is calculated: one measured pass of the network times the number
+of missing pixels. The number of passes of the fixed point depends on the network; it is
+stopped after --fixed-point passes. `>` marks a lower bound, and `settled` is the share of
+the missing values that already equal the cached sampler's.
 
-What would take more than --memory of a batch at once is timed over a part of it
-(`at once`: images of a cached draw, and of a pass), and its time is that part's, as
-often as it fits.
+A batch that would take more than --memory is timed over a part of it (`at once`: images
+per cached draw, and per pass) and its time extrapolated.
 """
 
 import sys
@@ -33,14 +31,14 @@ KNOWN = {"image": 0, "half": SIZE // 2}  # rows
 
 
 class Runs(NamedTuple):
-    """Calls that do one thing each and wait for it.
+    """Calls that return when their result is ready.
 
     Attributes:
       cached: draws `drawn` images.
-      redraw: from `passed` images, all their pixels anew: one pass of the network.
-      start: where a fixed point of that begins.
-      drawn, passed: how many images each has.
-      missing: pixels of an image.
+      redraw: redraws all pixels of `passed` images: one pass of the network.
+      start: the initial images of the fixed-point iteration.
+      drawn, passed: number of images of each call.
+      missing: missing pixels per image.
     """
 
     cached: Callable[[], Any]
@@ -52,7 +50,7 @@ class Runs(NamedTuple):
 
 
 def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
-    """A network of the published kind with random parameters, and images of noise."""
+    """The published network with random parameters, and images of noise."""
     import jax
     import jax.numpy as jnp
 
@@ -73,21 +71,22 @@ def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
 def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """The network of a run, its averaged parameters, and held-out images.
 
-    A network that was told how images are turned is not told here.
+    A network that is conditioned on the orientation is run without that condition.
     """
     from picjax import checkpoints
     from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.methods.pixelcnn import system as pixelcnn
 
     config, variables, _ = checkpoints.restore_variables(workdir)
     batches = pipeline.eval_batches(config.data, config.image_size, 8, 8, 0)
-    image = pipeline.to_float(next(iter(batches)))["image"]
+    image = to_float(next(iter(batches)))["image"]
     net = pixelcnn.network(config.model)
     return net, variables["params"]["net"], pixelcnn.in_channels(net, image)
 
 
 def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, int]:
-    """What is compiled for a batch, or for the part of it that takes `most` bytes."""
+    """Compile for a batch, or for the part of it that fits into `most` bytes."""
     whole = compiled(batch)
     needed = whole.memory_analysis().temp_size_in_bytes
     if needed <= most:
@@ -99,7 +98,7 @@ def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, i
 def make_runs(
     net: Any, params: Any, image: Any, batch: int, most: float
 ) -> dict[str, Runs]:
-    """The runs of a batch size for each of KNOWN, compiled once for all of them."""
+    """The runs of a batch size for each of KNOWN, compiled once for all."""
     import jax
     import jax.numpy as jnp
 
@@ -160,7 +159,7 @@ def make_runs(
 def settle(redraw: Callable[[Any], Any], x: Any, most: int) -> tuple[Any, int, bool]:
     """The fixed point of `redraw`: images, passes, and whether it was reached.
 
-    The last pass is the one that changes nothing; after `most` it stops anyway.
+    The last pass changes nothing; the iteration stops after `most` passes at the latest.
     """
     for passes in range(1, most + 1):
         new = redraw(x)
@@ -174,8 +173,8 @@ def products(jaxpr: Any, loops: int) -> int:
     """Multiplications of a jaxpr's matrix products and convolutions.
 
     Args:
-      jaxpr: what `jax.make_jaxpr` gives.
-      loops: how often each `while` runs. Of a `cond`, the branch with least counts.
+      jaxpr: the result of `jax.make_jaxpr`.
+      loops: iterations of each `while`. For a `cond`, the cheapest branch is counted.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -203,7 +202,7 @@ def products(jaxpr: Any, loops: int) -> int:
 
 
 def work(net: Any, params: Any, size: int = SIZE) -> float:
-    """Products of one cached sample over those of one pass of the network."""
+    """Ratio of the products of one cached sample to those of one pass."""
     import jax
     import jax.numpy as jnp
 
@@ -225,12 +224,12 @@ def row(
     """One line of the table.
 
     Args:
-      what: is drawn.
-      batch: how many images.
-      runs: of it.
-      rounds: that count, after `warmup` others.
-      warmup: rounds thrown away.
-      passes: of the fixed point, at most; 0: it is left out.
+      what: name of the task.
+      batch: number of images.
+      runs: the calls to time.
+      rounds: timed rounds.
+      warmup: earlier rounds, discarded.
+      passes: limit of the fixed point's passes; 0: it is omitted.
     """
     kept: dict[str, Any] = {}
 
@@ -282,14 +281,22 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument(
-        "--cold", action="store_true", help="no round to warm up: for large batches"
+        "--cold", action="store_true", help="no warm-up round, for large batches"
     )
     parser.add_argument("--workdir", help="a run of configs/pixelcnn.py")
     parser.add_argument(
-        "--fixed-point", type=int, default=0, metavar="N", help="at most N passes of it"
+        "--fixed-point",
+        type=int,
+        default=0,
+        metavar="N",
+        help="time it, at most N passes",
     )
     parser.add_argument(
-        "--memory", type=float, default=4, metavar="GiB", help="of a call's own arrays"
+        "--memory",
+        type=float,
+        default=4,
+        metavar="GiB",
+        help="limit for a call's arrays",
     )
     args = parser.parse_args()
     about = table.machine()

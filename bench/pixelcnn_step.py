@@ -3,10 +3,10 @@
     python -m bench.pixelcnn_step [--features 64] [--blocks 2] [--batches 1,8]
     python -m bench.pixelcnn_step --features 160 --blocks 5 --batches 12   # as published
 
-Images/s of 32 x 32 pixels, in turn with the same network in eager PyTorch
-(bench/torch_pixelcnn.py), whose weights are ours: logits and likelihood are compared
-first. A step is loss, gradients, Adam and the average, with dropout; FLOP/s as XLA
-counts them. bfloat16 in PyTorch is `torch.autocast`.
+Images/s of 32 x 32 pixels, measured alternately with the same network in eager PyTorch
+(bench/torch_pixelcnn.py). Both have the same weights; logits and likelihood are compared
+first. A step is loss, gradients, Adam and the average, with dropout; FLOP/s as counted by
+XLA. bfloat16 in PyTorch is `torch.autocast`.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from bench.unet import Compiled, Setting, compile_call, row, settings
 
 
 class Peer(NamedTuple):
-    """PyTorch's network and what it gives for `host_images`."""
+    """PyTorch's network and its outputs for `host_images`."""
 
     tensors: dict[str, Any]  # under the port's names
     logits: Any
@@ -28,7 +28,7 @@ class Peer(NamedTuple):
 
 
 def make_config(args: argparse.Namespace, setting: Setting) -> Any:
-    """The published config, narrower if asked."""
+    """The published config, optionally narrower."""
     from configs import pixelcnn
 
     config: Any = pixelcnn.get_config("cifar10")
@@ -48,7 +48,7 @@ def host_images(config: Any) -> Any:
 
 
 def peer(config: Any) -> Peer:
-    """The network in PyTorch, with gains and biases that are not all alike."""
+    """The network in PyTorch, with random gains and biases."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from bench import torch_pixelcnn
@@ -91,7 +91,7 @@ def peer(config: Any) -> Peer:
 
 
 class Ours(NamedTuple):
-    """Of one setting."""
+    """Compiled calls of one setting."""
 
     forward: Compiled
     step: Compiled
@@ -100,7 +100,7 @@ class Ours(NamedTuple):
 
 
 def ours(config: Any, tensors: dict[str, Any]) -> Ours:
-    """Compiles what is timed, with the peer's weights."""
+    """Compile the timed calls, with the peer's weights."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -133,7 +133,7 @@ def ours(config: Any, tensors: dict[str, Any]) -> Ours:
 
 
 def compile_step(system: Any, state: Any, batch: Any, key: Any) -> Compiled:
-    """A call that does one step, in the state's own memory, as training does."""
+    """A call of one step that donates the state, as in training."""
     import jax
 
     def step(state: Any, batch: Any) -> Any:
@@ -155,7 +155,7 @@ def measure(config: Any, setting: Setting, rounds: int) -> tuple[table.Row, tabl
     """The rows of forward pass and training step.
 
     Raises:
-      AssertionError: when the two networks do not agree.
+      AssertionError: if the two networks do not agree.
     """
     import jax
     import numpy as np
@@ -186,7 +186,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--dtypes", default="float32")
-    parser.add_argument("--remat", action="store_true", help="with and without")
+    parser.add_argument(
+        "--remat", action="store_true", help="both with and without rematerialisation"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     about = table.machine()

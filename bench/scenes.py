@@ -1,11 +1,11 @@
-"""Which ways of training a system learn the true posterior of `scenes`.
+"""How close each variant of a method comes to the true posterior of `scenes`.
 
     python -m bench.scenes --variants scenes,scenes-paper --seeds 3 --out runs/scenes
 
-Trains every variant with every seed through the commands a user types, evaluates it on
-held-out scenes and prints one row a variant: share of modes found, total variation from
-the true probabilities, share of valid completions (docs/scenes.md). Runs that are done
-already are only read, so a table grows from call to call.
+Trains every variant with every seed by the commands that users run, evaluates it on
+held-out scenes and prints one row per variant: share of modes found, total variation from
+the true probabilities, share of valid completions (docs/scenes.md). Finished runs are only
+read, so a table can be extended.
 """
 
 import argparse
@@ -31,10 +31,10 @@ METRICS = (
 
 
 def command(module: str, *flags: str, core: int | None) -> None:
-    """Runs a command of picjax, on one core where `core` names it.
+    """Run a command of picjax, on one core if `core` is given.
 
     Raises:
-      RuntimeError: with the command's last words when it fails.
+      RuntimeError: with the end of the command's error output, if it fails.
     """
     pin = ["taskset", "-c", str(core)] if core is not None else []
     done = subprocess.run(
@@ -50,7 +50,7 @@ def command(module: str, *flags: str, core: int | None) -> None:
 def run(
     config: str, variant: str, seed: int, out: Path, extra: list[str], core: int | None
 ) -> dict[str, float]:
-    """One run's numbers; trains and evaluates what is not there yet."""
+    """Metrics of one run, which is trained and evaluated if it does not exist yet."""
     workdir = out / f"{Path(config).stem}-{variant}-{seed}"
     found = workdir / "eval" / "metrics.json"
     if not found.exists():
@@ -78,23 +78,23 @@ def run(
 
 
 def _only(tree: dict) -> dict:
-    """The one value of a dict of one."""
+    """The value of a dict with one entry."""
     (value,) = tree.values()
     return value
 
 
 def row(variant: str, runs: list[dict[str, float]]) -> table.Row:
-    """Mean and extremes over seeds."""
-    made: table.Row = {"variant": variant, "seeds": len(runs)}
+    """Mean, least and greatest value over the seeds."""
+    columns: table.Row = {"variant": variant, "seeds": len(runs)}
     for name in runs[0]:
         values = [r[name] for r in runs]
         mean = statistics.fmean(values)
-        made[name] = (
+        columns[name] = (
             f"{mean:.3f} ({min(values):.3f}..{max(values):.3f})"
             if name in ("modes_found", "total_variation", "valid")
             else round(mean, 3)
         )
-    return made
+    return columns
 
 
 def main() -> None:
@@ -106,11 +106,13 @@ def main() -> None:
         default="scenes,scenes-paper,scenes-elbo,scenes-official,scenes-published",
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", default="runs/scenes", help="where the runs go")
+    parser.add_argument("--out", default="runs/scenes", help="folder of the runs")
     parser.add_argument(
-        "--pin", action="store_true", help="one run a core, side by side"
+        "--pin", action="store_true", help="one run per core, in parallel"
     )
-    parser.add_argument("extra", nargs=argparse.REMAINDER, help="-- flags of training")
+    parser.add_argument(
+        "extra", nargs=argparse.REMAINDER, help="-- further flags of picjax.train"
+    )
     args = parser.parse_args()
     extra = [flag for flag in args.extra if flag != "--"]
     cores: Queue[int | None] = Queue()

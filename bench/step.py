@@ -1,9 +1,9 @@
-"""One training step at full width, ours and the peer's, and what it costs to compile.
+"""One training step at full width, ours or the peer's: compilation and memory.
 
     python -m bench.step {jax,torch} [--dtype float32] [--batch 2] [--size 256]
 
-runs in a process of its own, so that its peak memory is its own, and prints JSON.
-`bench.train` calls it.
+Prints JSON. `bench.train` starts it as a separate process, so that its peak memory is the
+step's.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import numpy as np
 
 
 class Setting(NamedTuple):
-    """What is timed: the published networks of a system at this size."""
+    """The timed case: the published networks of a method at this size."""
 
     dtype: str
     batch: int
@@ -29,7 +29,7 @@ class Setting(NamedTuple):
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """Every dtype with every batch of a command's options."""
+    """All combinations of a command's dtypes and batch sizes."""
     return [
         Setting(dtype, int(batch), args.size, args.system)
         for dtype in args.dtypes.split(",")
@@ -41,9 +41,9 @@ VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center", "pix2pix": "faca
 
 
 def host_batch(setting: Setting) -> dict[str, np.ndarray]:
-    """uint8 images of noise as the input pipeline yields them.
+    """uint8 images of noise in the format of the input pipeline.
 
-    With centre masks, or for Pix2Pix with a condition of noise and nothing known.
+    With centre masks, or for Pix2Pix with a condition of noise and no known pixels.
     """
     b, size = setting.batch, setting.size
     rng = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def jax_config(setting: Setting) -> Any:
 
 
 class Compiled(NamedTuple):
-    """Our step, ready to run, and what getting there took."""
+    """Our step, compiled, and the cost of compilation."""
 
     step: Callable[..., Any]
     state: Any
@@ -76,11 +76,11 @@ class Compiled(NamedTuple):
 
 
 def compile_jax(setting: Setting) -> Compiled:
-    """Compiles our step as the training loop does, uint8 batch and donated state."""
+    """Compile our step as the training loop does: uint8 batch, donated state."""
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
 
     system = methods.make(jax_config(setting))
     batch = jax.device_put(host_batch(setting))
@@ -88,9 +88,9 @@ def compile_jax(setting: Setting) -> Compiled:
 
     def step(state, batch):
         key_now = jax.random.fold_in(key, state.step)
-        return system.step(state, pipeline.to_float(batch), key_now)
+        return system.step(state, to_float(batch), key_now)
 
-    init = jax.jit(lambda batch: system.init(pipeline.to_float(batch), key))
+    init = jax.jit(lambda batch: system.init(to_float(batch), key))
     state = init(batch)
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch)
@@ -110,7 +110,7 @@ def compile_jax(setting: Setting) -> Compiled:
 
 
 def jax_run(compiled: Compiled) -> Callable[[], object]:
-    """A call that does one step of ours and returns when it is done."""
+    """A call that runs one of our steps and waits for the result."""
     import jax
 
     state = compiled.state
@@ -124,9 +124,9 @@ def jax_run(compiled: Compiled) -> Callable[[], object]:
 
 
 def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, Any]]:
-    """The official system in PyTorch, and what its step is given, on its device.
+    """The official method in PyTorch, and the inputs of its step, on its device.
 
-    Images and masks; for Pix2Pix conditions and images.
+    Inputs are images and masks; for Pix2Pix conditions and images.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -151,9 +151,9 @@ def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, Any]]:
 
 
 def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
-    """A call that does one step of the peer's and returns when it is done.
+    """A call that runs one of the peer's steps and waits for the result.
 
-    bfloat16 in PyTorch is `torch.autocast`, what a user would switch on.
+    bfloat16 in PyTorch is `torch.autocast`, its standard mixed precision.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -169,9 +169,9 @@ def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
 
 
 def peak_memory_mib() -> float:
-    """The most memory that this program has held.
+    """Peak resident memory of this process.
 
-    Linux counts what the parent held before it started the program to ru_maxrss.
+    Linux includes in ru_maxrss what the parent held when it started the process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -199,7 +199,7 @@ def main() -> None:
 
 
 def device_peak(args) -> dict[str, float]:
-    """Peak memory on an accelerator, where there is one that tells."""
+    """Peak memory of an accelerator, if it reports it."""
     if args.framework == "torch":
         import torch  # pyright: ignore[reportMissingImports]
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: fair timing, the machine they ran on, a table and JSON."""
+"""Shared by the benchmarks: alternating timing, machine, table and JSON."""
 
 import argparse
 import json
@@ -16,9 +16,9 @@ Row = dict[str, Any]
 def interleave(
     runs: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each run, in turn A B A B .., so that a busy spell hits both alike.
+    """Seconds of each run, alternating A B A B .., so that other load affects all alike.
 
-    Each run returns only when its work is done; `warmup` rounds are thrown away.
+    Each run must return only when its result is ready; `warmup` rounds are discarded.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for i in range(warmup + rounds):
@@ -31,19 +31,19 @@ def interleave(
 
 
 def ratio(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """How many times faster we are: the median over rounds of peer / ours."""
+    """Our speed relative to the peer: the median over rounds of peer / ours."""
     return statistics.median(p / o for o, p in zip(ours, peer, strict=True))
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """Least-squares seconds for one more x."""
+    """Least-squares slope: seconds per additional x."""
     x0, y0 = statistics.fmean(xs), statistics.fmean(ys)
     pairs = list(zip(xs, ys, strict=True))
     return sum((x - x0) * (y - y0) for x, y in pairs) / sum((x - x0) ** 2 for x in xs)
 
 
 def machine() -> Row:
-    """What a number depends on: processor, cores, their load, device, versions."""
+    """Processor, cores, their load, device and versions, on which results depend."""
     import jax
 
     packages = {}
@@ -63,7 +63,7 @@ def machine() -> Row:
 
 
 def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name if the system reports it, else its architecture."""
     try:
         with open("/proc/cpuinfo") as lines:
             names = [x.split(":")[1].strip() for x in lines if x.startswith("model n")]

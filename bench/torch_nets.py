@@ -1,4 +1,4 @@
-"""PICNet's and PICMM's networks in eager PyTorch: the peer's half that is timed, not a dependency.
+"""PICNet's and PICMM's networks in eager PyTorch, which the benchmarks compare with.
 
 Written from the description of the published networks, with the official names, so that
 official parameters load by `load_state_dict`. NCHW, images in [-1, 1], mask 1 = known.
@@ -14,7 +14,7 @@ from torch import nn
 
 
 class SpectralNorm(nn.Module):
-    """A convolution divided by its largest singular value, one power step a call.
+    """A convolution divided by its largest singular value, one power step per call.
 
     Each call differentiates with its own u and v; they are rebound, not overwritten.
     """
@@ -158,7 +158,7 @@ class Encoder(Trunk):
 
 
 class ResEncoder(Trunk):
-    """PICNet's: the prior from the visible part, the posterior from the complement."""
+    """PICNet's encoder: prior of the visible part, posterior of the complement."""
 
     def __init__(self, ngf, img_f, layers, z_nc, depth):
         super().__init__(ngf, img_f, layers)
@@ -215,7 +215,7 @@ class ResGenerator(nn.Module):
 
 
 class Generator(ResGenerator):
-    """PICMM's: from a flat latent."""
+    """PICMM's generator, which starts from a flat latent."""
 
     def __init__(self, ngf, img_f, layers, scales, grid):
         super().__init__(img_f, ngf, img_f, layers, scales)
@@ -256,7 +256,7 @@ class DynamicGMM(nn.Module):
         return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
     def forward(self, z_m, z_c=None):
-        """With z_c the official training call: what is said of z_c is thrown away."""
+        """With z_c, the official training call, whose outputs for z_c are discarded."""
         alpha = self.alpha(z_m).softmax(-1)
         mu, log_std = self.mu(z_m).view(self.shape), self.sigma(z_m).view(self.shape)
         if z_c is not None:
@@ -283,26 +283,26 @@ def decoder_inputs(features, mask, n):
 
 
 def adam(lr, *nets):
-    """The officials' optimiser of all these nets."""
+    """The official optimiser of these networks."""
     parameters = [p for net in nets for p in net.parameters()]
     return torch.optim.Adam(parameters, lr, (0.0, 0.999))
 
 
 def below(arrays, prefix: str) -> dict[str, Any]:
-    """The arrays whose name begins with the prefix, without it."""
+    """The arrays whose names start with the prefix, under names without it."""
     n = len(prefix)
     return {name[n:]: x for name, x in arrays.items() if name.startswith(prefix)}
 
 
 def load(nets: dict[str, nn.Module], arrays, separator: str = "/") -> None:
-    """Official parameters, `param/<net>/<name>`, strictly by name."""
+    """Load official parameters, `param/<net>/<name>`, strictly by name."""
     for name, net in nets.items():
         found = below(arrays, f"param/{name}{separator}")
         net.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})
 
 
 def initialise(*nets: nn.Module) -> None:
-    """Orthogonal weights of gain 0.02 where the official initialiser reaches any."""
+    """Orthogonal weights of gain 0.02, wherever the official initialiser sets them."""
     modules: list[Any] = [m for net in nets for m in net.modules()]
     for module in modules:
         if isinstance(module, nn.Linear | nn.Conv2d) and hasattr(module, "weight"):

@@ -1,7 +1,7 @@
 """PICMM's official training step in eager PyTorch, the peer of `bench.train`.
 
-What the official code does, waste included: 7 discriminator calls, the discriminator
-not frozen in the generator's step, the mixture run twice and never trained.
+It includes the official code's redundant work: 7 discriminator calls, a discriminator that
+is not frozen in the generator's step, a mixture that runs twice and is never trained.
 
 `python -m bench.torch_picmm FIXTURE.npz` checks the step against the official one.
 """
@@ -81,7 +81,7 @@ class Picmm:
         return ad_g.detach(), rec.detach()
 
     def step_gmm(self, z_m, z_c, mu, log_std):
-        """Losses of the mixture, copied before backward: nothing is learnt."""
+        """Losses of the mixture, copied before the backward pass: no gradient arrives."""
         self.opt_gmm.zero_grad()
         alpha, mu_hat, log_std_hat = self.GMM(z_m, z_c)
         rows, j = torch.arange(len(z_m)), self.component(log_std_hat, z_c)
@@ -130,10 +130,10 @@ class Picmm:
 
 
 def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
-    """Losses, and parameters after the step, beside the official step's.
+    """Compare losses and updated parameters with the official step's.
 
     Raises:
-      AssertionError: when a loss is further off than `tolerance`, relatively.
+      AssertionError: if the relative error of a loss exceeds `tolerance`.
     """
     arrays = dict(np.load(path))
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]

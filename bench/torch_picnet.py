@@ -1,6 +1,6 @@
 """PICNet's official training step and test in eager PyTorch, the peer of `bench.train`.
 
-Two paths, lsgan; every call of a discriminator on its own, as the official code does.
+Two paths, lsgan; discriminator calls are not batched, as in the official code.
 
 `python -m bench.torch_picnet FIXTURE.npz` checks the step against the official one.
 """
@@ -67,7 +67,7 @@ class Picnet:
         return {"ad_d": judged, **{k: v.detach() for k, v in losses.items()}}
 
     def losses(self, t, mask, p, q, rec, gen):
-        """What encoder and generator minimise."""
+        """The losses of encoder and generator."""
         s = mask.mean((1, 2, 3)) - 1e-5
         std = (1 / (1 + (8 * (s - 0.8)).exp()))[:, None, None, None].expand_as(p[1])
         prior = torch.zeros_like(std), std
@@ -96,10 +96,10 @@ class Picnet:
 
 
 def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
-    """The losses beside the official step's.
+    """Compare the losses with the official step's.
 
     Raises:
-      AssertionError: when one is further off than `tolerance`, relatively.
+      AssertionError: if the relative error of a loss exceeds `tolerance`.
     """
     arrays = dict(np.load(path))
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]

@@ -1,7 +1,7 @@
 """Pix2Pix's official training step and test in eager PyTorch, the peer of `bench.train`.
 
-U-Net against patches, batch norm, vanilla loss and 100 times L1, as the official code
-runs them; its names, so that official parameters load by `load_state_dict`.
+U-Net, patch discriminator, batch norm, vanilla loss and 100 times L1. Modules have the
+official names, so that official parameters load by `load_state_dict`.
 
 `python -m bench.torch_pix2pix FIXTURE.npz` checks the steps against the official ones.
 """
@@ -28,7 +28,7 @@ def up(inputs, outputs, bias=False):
 
 
 class Level(nn.Module):
-    """A level of the U-Net around the next one (`inner`); its input comes out, too."""
+    """A level of the U-Net around the next one (`inner`), with a skip connection."""
 
     def __init__(self, inputs, outputs, inner=None, drop=False):
         super().__init__()
@@ -46,7 +46,7 @@ class Level(nn.Module):
 
 
 class Outermost(nn.Module):
-    """The level whose input is the condition and whose output the image."""
+    """The outermost level: condition in, image out."""
 
     def __init__(self, width, inner):
         super().__init__()
@@ -102,13 +102,13 @@ def initialise(*nets):
 
 
 def cost(score, real):
-    """Cross entropy of what is to be taken for real, or for fake."""
+    """Cross entropy with the target real, or fake."""
     target = torch.full_like(score, float(real))
     return F.binary_cross_entropy_with_logits(score, target)
 
 
 class Pix2pix:
-    """Networks and optimisers; the published ones for 256 px."""
+    """Networks and optimisers, as published for 256 px."""
 
     def __init__(self, levels=8, ngf=64, ndf=64, lr=2e-4, device="cpu"):
         self.G, self.D = Generator(levels, ngf), Discriminator(ndf)
@@ -141,16 +141,16 @@ class Pix2pix:
 
     @torch.no_grad()
     def complete(self, condition, image, n):
-        """The official test n times: in training mode, so that dropout drops."""
+        """The official test n times, in training mode so that dropout is active."""
         del image
         return torch.stack([self.G(condition) for _ in range(n)], 1)
 
 
 def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
-    """The losses of each step beside the official ones.
+    """Compare the losses of each step with the official ones.
 
     Raises:
-      AssertionError: when one is further off than `tolerance`, relatively.
+      AssertionError: if the relative error of a loss exceeds `tolerance`.
     """
     arrays = dict(np.load(path))
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]

@@ -1,7 +1,7 @@
 """PixelCNN++ and its training step in eager PyTorch, the peer of bench.pixelcnn_step.
 
-Written from the paper and the formulas of the published code, under the module names of
-the PyTorch port, so that its weights become ours. Dropout leaves out single values, the
+Written from the paper and the formulas of the published code, with the module names of the
+PyTorch port, so that its weights can be imported. Dropout acts on single values; the
 optimiser's rate and moments are the published ones.
 """
 
@@ -29,7 +29,7 @@ def right(x):
 
 
 class Conv(nn.Module):
-    """Sees its own row and those above; `right`: no column to the right either."""
+    """A causal convolution over its row and those above; `right`: no later column."""
 
     def __init__(self, cin, cout, kernel, stride=1, right=False):
         super().__init__()
@@ -43,7 +43,7 @@ class Conv(nn.Module):
 
 
 class Grow(nn.Module):
-    """Doubles the size; what lies beyond it is cut off."""
+    """Doubles the size and crops the excess."""
 
     def __init__(self, features, columns):
         super().__init__()
@@ -58,7 +58,7 @@ class Grow(nn.Module):
 
 
 class Nin(nn.Module):
-    """A product at each pixel."""
+    """A 1 x 1 convolution."""
 
     def __init__(self, cin, cout):
         super().__init__()
@@ -69,7 +69,10 @@ class Nin(nn.Module):
 
 
 class Gated(nn.Module):
-    """`aside`: how many times the features what is seen beside has."""
+    """A gated residual block.
+
+    `aside`: channels of the skip input, in multiples of `features`; 0: none.
+    """
 
     def __init__(self, features, right, aside, dropout):
         super().__init__()
@@ -147,7 +150,7 @@ class PixelCNN(nn.Module):
 
 
 def port_names(net):
-    """A network's tensors under the names that the port's older PyTorch gives them."""
+    """A network's tensors under the names of the port's older PyTorch."""
     ends = {
         "parametrizations.weight.original0": "weight_g",
         "parametrizations.weight.original1": "weight_v",
@@ -161,7 +164,7 @@ def port_names(net):
 
 
 def nll(x, logits):
-    """Nats of a batch [b 3 h w], as published: a difference of sigmoids, or the density."""
+    """Published likelihood of a batch [b 3 h w] in nats."""
     logits, x = logits.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1)
     k = logits.shape[-1] // 10
     rest = logits[..., k:].reshape(*x.shape, 3 * k)
@@ -188,7 +191,7 @@ def nll(x, logits):
 
 
 class Trainer:
-    """Adam on the summed likelihood, with a rate that falls, and an average."""
+    """Adam on the summed likelihood, with a decaying rate and averaged weights."""
 
     def __init__(self, net):
         self.net = net

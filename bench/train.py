@@ -4,8 +4,8 @@
     python -m bench.train --quick       # one setting, a few steps
     python -m bench.train --json FILE
 
-Images/s in turn with the peer, compile time cold and from JAX's persistent cache, peak
-memory, FLOPs, share of the step spent waiting for data, and what a save costs.
+Images/s measured alternately with the peer, compile time cold and from JAX's persistent
+cache, peak memory, FLOPs, share of the time spent waiting for data, and cost of a save.
 """
 
 import json
@@ -23,7 +23,7 @@ from typing import Any
 from bench import data, step, table
 from bench.step import Setting
 
-# Dense peak FLOP/s by the maker's data sheet; float32 convolutions run as TF32 there.
+# Dense peak FLOP/s by the manufacturer's data sheet; float32 convolutions run as TF32 there.
 PEAKS = {
     "NVIDIA H200": {"float32": 494e12, "bfloat16": 989e12},
     "NVIDIA H100 80GB HBM3": {"float32": 494e12, "bfloat16": 989e12},
@@ -33,7 +33,7 @@ PEAKS = {
 
 
 def prepare_environment(cache: Path) -> None:
-    """JAX's compilation cache, for this process and its children; before JAX loads."""
+    """Set JAX's compilation cache for this process and its children, before JAX loads."""
     os.environ.update(
         JAX_COMPILATION_CACHE_DIR=str(cache),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
@@ -42,7 +42,7 @@ def prepare_environment(cache: Path) -> None:
 
 
 def child(framework: str, setting: Setting) -> dict[str, float]:
-    """Compile time, FLOPs and peak memory of a step, from a process of its own."""
+    """Compile time, FLOPs and peak memory of a step, measured in a separate process."""
     command = [sys.executable, "-m", "bench.step", framework]
     command += [f"--dtype={setting.dtype}", f"--batch={setting.batch}"]
     command += [f"--size={setting.size}", f"--system={setting.system}"]
@@ -52,7 +52,7 @@ def child(framework: str, setting: Setting) -> dict[str, float]:
 
 @cache
 def matmul_rate(dtype: str, size: int = 4096) -> float:
-    """FLOP/s of a large matrix product: what the device reaches in practice."""
+    """FLOP/s of a large matrix product, the device's practical peak."""
     import jax
     import jax.numpy as jnp
 
@@ -63,7 +63,7 @@ def matmul_rate(dtype: str, size: int = 4096) -> float:
 
 
 def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
-    """Images/s of ours and of the peer's, step by step in turn."""
+    """Images/s of ours and of the peer's, alternating step by step."""
     import jax
 
     compiled = step.compile_jax(setting)
@@ -101,7 +101,7 @@ def costs(setting: Setting, cold: table.Row, cached: table.Row, peer: table.Row)
         "compile s, cold": cold["compile s"],
         "compile s, cached": cached["compile s"],
         "GFLOP": cold["GFLOP"],
-        "peak MiB, picjax": cached["peak MiB"],  # without what compiling takes
+        "peak MiB, picjax": cached["peak MiB"],  # without the memory of compilation
         "peak MiB, torch": peer["peak MiB"],
         "XLA temporary MiB": cold["XLA temporary MiB"],
         "device MiB, picjax": cold.get("device peak MiB"),
@@ -110,12 +110,12 @@ def costs(setting: Setting, cold: table.Row, cached: table.Row, peer: table.Row)
 
 
 def across(setting: Setting) -> int:
-    """Pictures in a file of the training data."""
+    """Number of pictures per file of the training data."""
     return 2 if setting.system == "pix2pix" else 1
 
 
 def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
-    """Share of a real run's time spent in the input pipeline, after its first steps.
+    """Share of a real run's time spent waiting for data, after its first steps.
 
     The run is `picjax.train` itself on a folder of JPEG files; it reports the share.
     """
@@ -140,7 +140,7 @@ def waiting(setting: Setting, root: Path, steps: int) -> table.Row:
 
 
 def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.Row:
-    """What a save in the background adds to a run that saves every 1,000 steps."""
+    """Share of time that background saves add to a run that saves every 1,000 steps."""
     import jax
 
     from picjax import checkpoints

@@ -170,7 +170,7 @@ def centre_mask(config: Any) -> Any:
     from picjax import masks
 
     size = config.image_size
-    mask = masks.center(np.random.default_rng(0), size, size)
+    mask = masks.make("center", (size, size), np.random.default_rng(0))
     return np.repeat(mask[None, ..., None], config.batch_size, 0).astype(np.float32)
 
 

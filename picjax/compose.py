@@ -16,7 +16,7 @@ from pathlib import Path
 from picjax import images
 from picjax.cli import Parser, UserError, run
 from picjax.data.composition import compose
-from picjax.inputs import refuse_same
+from picjax.images import check_unique
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(path)
     scenes = [Path(scene) for scene in args.scenes]
     if args.out:
-        refuse_same([scene.stem for scene in scenes], "there are {} scenes")
+        check_unique([scene.stem for scene in scenes], "there are {} scenes")
     for scene in scenes:
         image, mask = compose(scene)
         out = Path(args.out) if args.out else scene.parent

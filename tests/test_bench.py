@@ -17,7 +17,7 @@ import pytest
 from bench import complete, data, painter, pixelcnn, step, table
 from picjax import convert, methods
 from picjax.cli import UserError
-from picjax.data.pipeline import to_float
+from picjax.images import to_float
 from picjax.methods.painter.resampling import PRESETS, make_plan
 from picjax.methods.pixelcnn.net import PixelCNN
 from picjax.official.mapping import regroup_by_net
