@@ -68,9 +68,3 @@ def check_loading(fixture: Fixture) -> None:
     expected = fixture.outputs["u8.y"]
     np.testing.assert_array_equal(to_uint8(samples, truncate=True), expected)
     assert (np.asarray(to_uint8(samples)) != expected).any()
-
-
-CHECKS = {
-    "Intelligent Painter composition input": check_composition,
-    "RePaint data path": check_loading,
-}

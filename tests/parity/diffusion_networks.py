@@ -351,13 +351,3 @@ def check_embedding(fixture: Fixture) -> None:
         allowed[:, : 2 * half] += np.concatenate([rounding, rounding], -1)
         error = np.abs(np.asarray(ours, np.float64) - value)
         assert (error <= allowed).all(), f"{name}: off by {error.max():.3g}"
-
-
-CHECKS = {
-    "AttentionBlock, QKVAttentionLegacy, QKVAttention, AttentionPool2d": check_attention,
-    "ResBlock": check_resblocks,
-    "UNetModel": check_unet,
-    "Upsample / Downsample / GroupNorm32": check_resampling_and_norm,
-    "full-size state_dict layouts": check_checkpoint_layout,
-    "timestep_embedding": check_embedding,
-}

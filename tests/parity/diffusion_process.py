@@ -239,14 +239,3 @@ def parse_eta(digits: str) -> float:
     if "." in digits or len(digits) == 1:
         return float(digits)
     return float(f"{digits[0]}.{digits[1:]}")
-
-
-CHECKS = {
-    "GaussianDiffusion single-step functions": check_steps,
-    "beta schedules and all derived coefficient arrays": check_schedules,
-}
-# The name of this kind contains an option.
-CHECKS |= {
-    f"EncoderUNetModel (pool={pool}) + classifier guidance": check_classifier_guidance
-    for pool in ("attention", "adaptive", "spatial", "spatial_v2")
-}

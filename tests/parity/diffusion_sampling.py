@@ -1,7 +1,7 @@
 """RePaint, Intelligent Painter and unconditional sampling: orders of steps, whole runs."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -250,12 +250,3 @@ def check_forward_steps(
     if "undo_last" in out:
         assert x is not None
         assert_within("last forward step", nchw(x), out["undo_last"], late)
-
-
-CHECKS: dict[str, Callable[[Fixture], None]] = {
-    "UNetModel + complete resampling run": check_unet_completion,
-    "complete RePaint / Intelligent Painter runs with a toy network at published "
-    "length": check_toy_completions,
-    "time lists for RePaint / Intelligent Painter": check_visited_steps,
-    "unconditional ancestral and DDIM loops": check_unconditional_runs,
-}

@@ -267,10 +267,3 @@ def advance_schedule(state: Any, steps: int) -> Any:
         return node._replace(count=node.count + steps) if is_schedule(node) else node
 
     return jax.tree.map(advance, state, is_leaf=is_schedule)
-
-
-CHECKS = {
-    "UNetModel + hybrid loss": check_training_step,
-    "loss primitives, VLB terms, training_losses, calc_bpd_loop": check_losses,
-    "timestep samplers, AdamW, EMA, lr anneal": check_training_utilities,
-}
