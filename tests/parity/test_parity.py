@@ -12,6 +12,7 @@ MODULES: dict[str, str] = {
     "picmm": "picmm",
     "picnet": "picnet",
     "pix2pix": "pix2pix",
+    "diffusion": "diffusion",
     "inade": "inade",
     "posterior": "posterior",
 }
@@ -31,9 +32,6 @@ BY_FILE = (
     "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_metrics",
-    "handlers_compose",
-    "handlers_painter",
-    "handlers_diffusion",
 )
 
 
