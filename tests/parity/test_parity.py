@@ -10,6 +10,7 @@ from fixture import Fixture
 # `meta["system"]` in lower case -> the module whose CHECKS maps a kind to its check.
 MODULES: dict[str, str] = {
     "pix2pix": "pix2pix",
+    "pixelcnn++": "pixelcnn",
 }
 # Transitional: by file name.
 BY_FILE = (
@@ -18,7 +19,6 @@ BY_FILE = (
     "handlers_losses",
     "handlers_masks",
     "handlers_steps",
-    "handlers_pixelcnn",
     "handlers_metrics",
     "handlers_compose",
     "handlers_painter",
