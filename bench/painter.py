@@ -32,7 +32,7 @@ from picjax import checkpoints, methods
 from picjax.cli import UserError, check_choice, run
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
-from picjax.evaluation.examples import BATCH, model_groups
+from picjax.evaluation.examples import BATCH, Sampling, model_examples
 from picjax.evaluation.metrics import posterior
 from picjax.methods.painter import process as diffusion
 from picjax.methods.painter import resampling as walk
@@ -78,10 +78,10 @@ def measure(
     began = time.perf_counter()
     counts, classes = [], []
     batch = min(BATCH * jax.device_count(), images)
-    for group in model_groups(model, num, images, 0, batch):
-        scene = int(group.extra["scene"])
-        attributes = group.extra["scene_attributes"]
-        counts.append(posterior.count_modes(group.samples, scene, attributes))
+    for example in model_examples(model, Sampling(num), images, batch):
+        scene = int(example.extra["scene"])
+        attributes = example.extra["scene_attributes"]
+        counts.append(posterior.count_modes(example.samples, scene, attributes))
         classes.append(scene)
     calls = make_sampler(config).walk.calls
     return made_row(calls, counts, classes, began)

@@ -19,7 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import methods
 from picjax.cli import UserError
-from picjax.evaluation.metrics.suite import BETTER
+from picjax.evaluation.metrics.results import BETTER
 from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # What may change between a run and its continuation; everything else changes the

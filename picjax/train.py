@@ -50,7 +50,7 @@ def train(config: Config, workdir: Path) -> State:
         refuse_other_config(config, workdir)
     system = methods.make(config)
     watching.check(config, system)
-    watch = watching.make_watcher(config, system, mesh)
+    watch = watching.make_monitor(config, system, mesh)
 
     # ---- data ----
     def batches():
