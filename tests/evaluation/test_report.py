@@ -155,7 +155,7 @@ def test_sections_hold_the_extremes_of_all():
 
     assert shown("best") == [39, 38, 37, 36] and shown("worst") == [0, 1, 2, 3]
     assert shown("most diverse") == [0, 1, 2, 3]
-    assert [panel.index for panel in panels.panels("first")] == list(range(8))
+    assert [panel.place for panel in panels.panels("first")] == list(range(8))
 
 
 def test_histograms_count_every_number(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def count_drawn(model):
         return draw(images, *args)
 
     model.sample, model.drawn = sample, drawn
-    return model
+    return model  # of any type: `drawn` is added
 
 
 def interrupt(monkeypatch, *words: object, after: int) -> None:
@@ -112,7 +113,7 @@ def test_a_replaced_checkpoint_starts_anew(tmp_path, counted, monkeypatch, capsy
 
 def test_replaced_images_and_masks_are_completed_anew(tmp_path, monkeypatch):
     """Only these: the others keep what was drawn, and every number is of the new."""
-    fake = count_drawn(make_model())
+    fake: Any = count_drawn(make_model())
     fake.config.data = load_config("picmm", "tiny").data
     monkeypatch.setattr(tasks, "load", lambda *_: fake)
     monkeypatch.setattr("picjax.evaluation.examples.BATCH", 1)

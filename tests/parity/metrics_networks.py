@@ -337,7 +337,7 @@ def check_nima(fixture: Fixture) -> None:
         return nima.pooled(params, x), p, *nima.moments(p)
 
     names = ("gap", "dist", "mean_score", "std_score")
-    actual = dict(zip(names, run(params, x), strict=True))
+    actual: dict[str, Any] = dict(zip(names, run(params, x), strict=True))
     for name, expected in fixture.outputs.items():
         fixture.assert_close(name, actual[name], expected, 1e-5, 1e-6)
 

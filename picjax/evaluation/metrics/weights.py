@@ -176,13 +176,15 @@ def _download(released: Released, folders: list[Path]) -> Path:
     name = released.names[0]
     url = released.folder + name
 
-    def fetch_checked(url: str, path: str, manager: Any) -> None:
+    def fetch_checked(url: str, path: Any, manager: Any) -> None:
         fetch(url, path, manager)
         _check_digest(Path(path), name)  # pooch needs all digits, the name has eight
 
+    downloader: Any = fetch_checked  # pooch passes its arguments by position
+
     try:
         path = pooch.retrieve(
-            url, known_hash=None, fname=name, path=cache(), downloader=fetch_checked
+            url, known_hash=None, fname=name, path=cache(), downloader=downloader
         )
     except OSError as error:
         places = " or ".join(f"'{x}'" for x in [*folders, cache()])

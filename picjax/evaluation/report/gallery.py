@@ -26,13 +26,13 @@ class Panel(NamedTuple):
     """An image that is shown.
 
     Attributes:
-      index: in the evaluation, from 0.
+      place: index in the evaluation.
       name: of the image.
       numbers: column -> mean over its samples.
       frames: title -> data URI: input, completions by number, truth.
     """
 
-    index: int
+    place: int
     name: str
     numbers: dict[str, float]
     frames: dict[str, str]

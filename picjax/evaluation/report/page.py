@@ -96,7 +96,7 @@ def gallery_sections(gallery: Gallery) -> list[Section]:
         remark = f"by {column}, mean over an image's samples" if column else ""
         panels = []
         for panel in gallery.panels(title):
-            caption = f"{panel.index}: {panel.name}"
+            caption = f"{panel.place}: {panel.name}"
             if column:
                 caption += f" ({column} {panel.numbers[column]:.4g})"
             panels.append((panel, caption, panel.name))

@@ -215,12 +215,12 @@ def test_one_pass_of_inception_serves_all():
     made["fid"].add(example(9, side=16))
     for metric in made.values():
         metric.reset()
-    for i, seen in enumerate(measured):
+    for seen in measured:
         for metric in made.values():
             metric.add(seen)
     for name, metric in made.items():
         for again, before in zip(metric.results(), first[name], strict=True):
-            assert again == before._replace(error=again.error), i
+            assert again == before._replace(error=again.error), name
 
 
 def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
@@ -255,4 +255,5 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     assert seen == {(("logits",), "torchvision"), "picnet"}
     monkeypatch.setattr(features, "MOST", 2003)  # more images do not count
     made.add(Example("x", drawn[0][0], None, drawn[0], 0, {}))
-    assert made.results() == [result] and made.count == 2003
+    assert isinstance(made, features.PicnetInceptionScore) and made.count == 2003
+    assert made.results() == [result]

@@ -31,11 +31,15 @@ def network(tmp_path, monkeypatch):
     return path
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
 @pytest.fixture
 def released(network):
     """What is published of it, on a server of its own."""
-    handler = partial(SimpleHTTPRequestHandler, directory=network.parent)
-    handler.log_message = lambda *_: None
+    handler = partial(QuietHandler, directory=network.parent)
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
