@@ -3,12 +3,12 @@
     python -m bench.metrics [--batch 16] [--rounds 5] [--images 64] [--json FILE]
 
 All networks have the same random weights; images are 256 px. Needs the `parity` extra.
-Ours run on all JAX devices, as in `picjax.eval`; JAX_NUM_CPU_DEVICES=2 creates two virtual
-devices on a CPU. A whole FID is timed from uint8 images to the number. Memory is the
-largest resident set of a process that streams the given number of rows of 2,048 features
-through the statistics.
+Ours run on all JAX devices, as in `picjax.eval`; JAX_NUM_CPU_DEVICES=2 turns a CPU into
+two devices. A whole FID is timed from uint8 images to the number. Memory is the largest
+resident set of a process that streams rows of 2,048 features through the statistics.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -50,16 +50,19 @@ def torch_state(tensors) -> dict[str, Any]:
 def our_inception(
     tensors, pipeline: str, batch: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images to pool features, as in `picjax.eval`."""
+    """A function from uint8 images to pool features, as `picjax.eval` computes them."""
     import jax
 
-    from picjax.evaluation.metrics.inception_suite import InceptionStream
+    from picjax.evaluation.metrics.features import FeatureStream
+    from picjax.evaluation.metrics.networks import Networks, Settings
     from picjax.evaluation.metrics.weights import RANDOM, Loaded
 
+    class LoadedNetworks(Networks):
+        def load(self, released):
+            return Loaded(tensors, RANDOM)
+
     each = batch // jax.local_device_count()
-    stream = InceptionStream(
-        Loaded(tensors, RANDOM), "fid", pipeline, each, lambda group: (), ""
-    )
+    stream = FeatureStream(LoadedNetworks(Settings(pipeline=pipeline, batch=each)))
     stream.listen("2048", lambda: None)
     return lambda images: stream.features(images)["2048"]
 
@@ -97,7 +100,7 @@ def torchmetrics_fid(tensors) -> Any:
 def rows(
     seconds: dict[str, list[float]], ours: dict[str, str], count: int, unit: str
 ) -> list[table.Row]:
-    """Rates and our ratio to the peer; `ours` maps our runs to their peers."""
+    """Rates, and ours over the peer's; `ours` maps each of our runs to its peer."""
     found = []
     for name, values in seconds.items():
         row: table.Row = {"run": name, unit: count / median(values)}
@@ -182,10 +185,10 @@ def measure_lpips(args) -> list[table.Row]:
     import lpips as peer_package  # pyright: ignore[reportMissingImports]
     import torch  # pyright: ignore[reportMissingImports]
 
-    from picjax.evaluation.metrics import convnet, lpips
+    from picjax.evaluation.metrics import backbones, layers, lpips
 
-    tensors = convnet.random_tensors(lpips.shapes("alex"))
-    model = convnet.everywhere(lpips.make(tensors))
+    tensors = layers.random_tensors(backbones.shapes("alex"))
+    model = layers.everywhere(lpips.make_model(tensors))
     peer = peer_package.LPIPS(net="alex", pnet_rand=True, verbose=False)
     state = peer.net.state_dict()
     given = torch_state(tensors)
@@ -203,14 +206,14 @@ def measure_lpips(args) -> list[table.Row]:
         model, taps = given
         return lpips.pair_distances(model, taps, pairs, nowhere).T
 
-    distance = convnet.on_all_devices(pair)
-    embed = convnet.on_all_devices(lambda m, x: lpips.embed(m, lpips.to_float(x)))
-    among = convnet.on_all_devices(distances)
+    distance = layers.on_all_devices(pair)
+    embed = layers.on_all_devices(lambda m, x: lpips.embed(m, lpips.to_float(x)))
+    among = layers.on_all_devices(distances)
 
     def diversity() -> np.ndarray:
         count = jax.local_device_count()
-        taps = embed(model, convnet.fill_up(samples, count))
-        return np.asarray(among((model, taps), convnet.fill_up(pairs, count)))
+        taps = embed(model, layers.fill_up(samples, count))
+        return np.asarray(among((model, taps), layers.fill_up(pairs, count)))
 
     def theirs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -243,59 +246,61 @@ def measure_lpips(args) -> list[table.Row]:
     return found
 
 
-STREAM = """
-import sys
-import numpy as np
-from picjax.metrics import fid
-moments, rng = fid.Moments(), np.random.default_rng(0)
-for _ in range(int(sys.argv[1]) // 50):
-    moments.add(rng.normal(size=(50, 2048)).astype(np.float32))
-assert moments.count == int(sys.argv[1])
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) / 1024)  # getrusage's has the parent's
-"""
+def stream_moments(rows: int) -> float:
+    """Largest resident set, in MB, of this process after so many feature rows."""
+    from picjax.evaluation.metrics import fid
+
+    moments, rng = fid.Moments(), np.random.default_rng(0)
+    for _ in range(rows // 50):
+        moments.add(rng.normal(size=(50, 2048)).astype(np.float32))
+    assert moments.count == rows
+    status = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in status)
+    return int(fields["VmHWM"].split()[0]) / 1024  # getrusage has the parent's, too
 
 
 def measure_memory(counts: list[int]) -> list[table.Row]:
-    """Largest resident set per number of rows, each in a separate process."""
-    found = []
+    """Largest resident set after so many rows, each in a process of its own."""
+    rows: list[table.Row] = []
     for count in counts:
-        command = [sys.executable, "-c", STREAM, str(count)]
+        command = [sys.executable, "-m", "bench.metrics", f"--stream={count}"]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found.append({"images": count, "MB": float(done.stdout)})
-    return found
+        rows.append({"images": count, "MB": float(done.stdout)})
+    return rows
 
 
 def main() -> None:
     parser = table.parser(__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--images", type=int, default=64, help="images per set, for FID"
-    )
+    parser.add_argument("--images", type=int, default=64, help="of either set, for FID")
+    parser.add_argument("--stream", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.stream:
+        print(stream_moments(args.stream))
+        return
 
     import jax
 
-    about = table.machine()
-    about["JAX devices"] = jax.local_device_count()
-    if args.batch % about["JAX devices"]:
-        parser.error(f"--batch is no multiple of {about['JAX devices']} devices")
-    warnings.simplefilter("ignore")  # warnings of the peers
+    machine = table.machine()
+    machine["JAX devices"] = jax.local_device_count()
+    if args.batch % machine["JAX devices"]:
+        parser.error(f"--batch is no multiple of {machine['JAX devices']} devices")
+    warnings.simplefilter("ignore")  # the peers' own
 
     import torch  # pyright: ignore[reportMissingImports]
 
-    from picjax.evaluation.metrics import convnet, inception
+    from picjax.evaluation.metrics import inception, layers
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    tensors = convnet.random_tensors(inception.shapes())
+    tensors = layers.random_tensors(inception.shapes())
     tables = {
         f"Inception features, batch {args.batch}": measure_inception(tensors, args),
         f"FID of 2 x {args.images} images": measure_fid(tensors, args),
         f"LPIPS, AlexNet, batch {args.batch}": measure_lpips(args),
         "Statistics of a stream": measure_memory([1000, 5000, 50000]),
     }
-    table.report(tables, about, args.json)
+    table.report(tables, machine, args.json)
 
 
 if __name__ == "__main__":

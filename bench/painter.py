@@ -30,7 +30,7 @@ from bench import table
 from picjax import checkpoints, methods
 from picjax.cli import UserError, check_choice, run
 from picjax.data import scenes
-from picjax.evaluation.examples import BATCH, model_groups
+from picjax.evaluation.examples import BATCH, Sampling, model_examples
 from picjax.evaluation.metrics import posterior
 from picjax.images import to_uint8
 from picjax.methods.painter import process
@@ -83,10 +83,10 @@ def measure(
     start = time.perf_counter()
     counts, classes = [], []
     batch = min(BATCH * jax.device_count(), images)
-    for group in model_groups(model, num, images, 0, batch):
-        scene = int(group.extra["scene"])
-        attributes = group.extra["scene_attributes"]
-        counts.append(posterior.count_modes(group.samples, scene, attributes))
+    for example in model_examples(model, Sampling(num), images, batch):
+        scene = int(example.extra["scene"])
+        attributes = example.extra["scene_attributes"]
+        counts.append(posterior.count_modes(example.samples, scene, attributes))
         classes.append(scene)
     evaluations = make_sampler(config).plan.evaluations
     return make_row(evaluations, counts, classes, start)

@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import methods
 from picjax.cli import UserError
-from picjax.evaluation.metrics.suite import BETTER
+from picjax.evaluation.metrics.results import BETTER
 from picjax.files import write_text
 from picjax.flags import flatten
 from picjax.system import Config, State, Tree, image_shape, inference_variables

@@ -49,7 +49,7 @@ def train(config: Config, workdir: Path) -> State:
         ckpt.check_same_config(config, workdir)
     system = methods.make(config)
     monitor.check(config, system)
-    evaluate = monitor.make_watcher(config, system, mesh)
+    evaluate = monitor.make_monitor(config, system, mesh)
 
     # ---- data ----
     def batches():

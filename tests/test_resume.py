@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from picjax import checkpoints
-from picjax.evaluation import examples as groups
-from picjax.evaluation import monitor as watching
-from picjax.evaluation.metrics import convnet, lpips, select
+from picjax.evaluation import monitor
+from picjax.evaluation.examples import Sampling, model_examples
+from picjax.evaluation.metrics import backbones, catalog, layers
 from picjax.evaluation.metrics.networks import Settings
 from picjax.model import load
 
@@ -156,7 +156,7 @@ def test_two_processes_give_the_numbers_of_one(
 ):
     """Of every step, and of an evaluation on the way with a network that measures."""
     (tmp_path / "weights").mkdir()
-    tensors: Any = convnet.random_tensors(lpips.shapes("alex"))
+    tensors: Any = layers.random_tensors(backbones.shapes("alex"))
     np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
     monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
     with socket.socket() as probe:
@@ -179,11 +179,11 @@ def test_two_processes_give_the_numbers_of_one(
     lines = trace(tmp_path)
     logged = {k: lines[-1].pop(k) for k in [*lines[-1]] if k.startswith("eval/")}
     assert_close(lines, trace(undisturbed)[:3])
-    made = select.make(metrics, Settings())
-    for group in groups.model_groups(load(tmp_path), 2, 3, seed=0, batch_size=3):
+    made = catalog.create(metrics, Settings())
+    for example in model_examples(load(tmp_path), Sampling(2), 3, batch_size=3):
         for metric in made.values():
-            metric.add(group)
-    found = watching.columns([r for m in made.values() for r in m.results()])
+            metric.add(example)
+    found = monitor.columns([r for m in made.values() for r in m.results()])
     assert found.keys() == logged.keys() >= {"eval/lpips", "eval/lpips_diversity"}
     # A grey level here and there is another, up to the order of sums.
     assert logged == pytest.approx(found, rel=1e-2)

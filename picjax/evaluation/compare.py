@@ -1,47 +1,55 @@
-"""Several evaluations side by side: one table, with what differs beyond chance.
+"""Several evaluations side by side: one table, and what differs beyond chance.
 
-Where two evaluations are of the same images and masks, the difference of their means
-has an interval by the paired bootstrap over images; else it has none, and that is said.
+If two evaluations cover the same images and masks, the difference of their means has an
+interval by the paired bootstrap over images; otherwise it has none, with a note.
 """
 
 import csv
 import json
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from picjax import files
-from picjax.evaluation.metrics.suite import BETTER, Result, column_of, number
-from picjax.evaluation.report import page, tables
-from picjax.evaluation.report.gallery import FIRST
-from picjax.evaluation.report.tables import html_text
+from picjax.evaluation.metrics.results import (
+    BETTER,
+    Result,
+    column_name,
+    finite_or_none,
+    format_result,
+    from_json,
+)
+from picjax.evaluation.report import page
+from picjax.evaluation.report.gallery import Panel
+from picjax.evaluation.report.tables import markdown_table
 
 RESAMPLES = 2000
 LEVEL = 0.95
-CHUNK = 50  # resamples drawn at once
-ABOUT = (
-    f"Below a value: its difference from the first column's, [{LEVEL:.0%} interval by "
-    f"the paired bootstrap over images, {RESAMPLES} resamples]; better or worse where "
-    "the interval excludes 0."
+BATCH = 50  # resamples drawn at once
+INTERVAL = f"{LEVEL:.0%} interval by the paired bootstrap over images"
+CAPTION = (
+    f"Below a value: its difference from the first column's, [{INTERVAL}, {RESAMPLES} "
+    "resamples]; better or worse if the interval excludes 0."
 )
 Key = tuple[str, str, str]  # metric, region, samples
+Differences = dict[str, dict[str, tuple[float | None, ...]]]  # row -> label -> numbers
 
 
-class Evaluation(NamedTuple):
-    """What a folder of an evaluation holds.
+class Entry(NamedTuple):
+    """A finished evaluation, read from its folder.
 
     Attributes:
-      label: what it is called.
+      label: short name.
       protocol: of metrics.json.
       results: every number, in order.
       images: checksums of each image and mask.
-      values: metric, region and choice of samples -> one number an image.
-      figures: HTML of its first images.
+      values: one value per image of every key that samples.csv has.
+      panels: of its first images.
     """
 
     label: str
@@ -49,11 +57,11 @@ class Evaluation(NamedTuple):
     results: dict[Key, Result]
     images: list[tuple[str, str]]
     values: dict[Key, Float[np.ndarray, " n"]]
-    figures: list[str]
+    panels: list[Panel]
 
 
 def labels(sources: Sequence[str]) -> list[str]:
-    """A short name for each folder, all different: as many last parts as that takes."""
+    """A short name per folder, all different: as few last parts as that takes."""
     paths = [Path(os.path.abspath(source)).parts[1:] for source in sources]
     for count in range(1, max(map(len, paths)) + 1):
         short = ["-".join(parts[-count:]) for parts in paths]
@@ -62,72 +70,58 @@ def labels(sources: Sequence[str]) -> list[str]:
     return [f"{i}-{parts[-1]}" for i, parts in enumerate(paths)]
 
 
-def read(folder: Path, label: str) -> Evaluation:
+def read(folder: Path, label: str) -> Entry:
     """An evaluation from its files."""
-    content = json.loads((folder / "metrics.json").read_text())
-    results: dict[Key, Result] = {}
-    for metric, by_region in content["results"].items():
-        for region, by_samples in by_region.items():
-            for samples, found in by_samples.items():
-                results[metric, region, samples] = Result(
-                    metric,
-                    region,
-                    samples,
-                    _number(found["value"]),
-                    _number(found["standard_error"]),
-                    found["images"],
-                    found["unit"],
-                    found["interval"] and tuple(found["interval"]),
-                )
-    entries = json.loads((folder / "manifest.json").read_text())["images"]
-    images = [(entry["truth"], str(entry["mask"])) for entry in entries]
-    values = per_image(folder / "samples.csv", list(results))
-    text = (folder / "report.html").read_text()
-    # Those of the first shelf, which holds the first images.
-    figures = re.findall(r"<figure.*?</figure>", text, re.DOTALL)
-    figures = figures[: min(FIRST, len(images))]
-    return Evaluation(label, content["protocol"], results, images, values, figures)
+    content, manifest, panels = (
+        json.loads((folder / name).read_text())
+        for name in ("metrics.json", "manifest.json", "panels.json")
+    )
+    numbers = from_json(content["results"])
+    results = {(r.metric, r.region, r.samples): r for r in numbers}
+    images = [(entry["truth"], str(entry["mask"])) for entry in manifest["images"]]
+    values = image_values(folder / "samples.csv", list(results))
+    shown = [Panel(**panel) for panel in panels]
+    return Entry(label, content["protocol"], results, images, values, shown)
 
 
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
-
-
-def per_image(table: Path, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
-    """One number an image for every key whose metric has a column in the table."""
-    found: dict[Key, list[float]] = {}
-    rows: list[dict[str, str]] = []
-
-    def close() -> None:
-        for metric, region, samples in keys:
-            column = column_of(metric, region)
-            if rows and column in rows[0]:
-                own = np.array([float(row[column]) for row in rows])
-                chosen = [row["picnet"] for row in rows].index("1")
-                value = pick(own, samples, chosen, BETTER.get(metric, ""))
-                found.setdefault((metric, region, samples), []).append(value)
-
+def image_values(table: Path, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+    """One value per image of every key whose metric has a column in the table."""
+    values: dict[Key, list[float]] = {}
     with open(table, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if row["sample"] == "0":
-                close()
-                rows = []
-            rows.append(row)
-    close()
-    return {key: np.array(values) for key, values in found.items()}
+        for rows in rows_by_image(csv.DictReader(file)):
+            chosen = [row["picnet"] for row in rows].index("1")
+            for key in keys:
+                column = column_name(key[0], key[1])
+                if column in rows[0]:
+                    samples = np.array([float(row[column]) for row in rows])
+                    value = image_value(samples, key[2], chosen, BETTER.get(key[0]))
+                    values.setdefault(key, []).append(value)
+    return {key: np.array(column) for key, column in values.items()}
 
 
-def pick(
-    values: Float[np.ndarray, " n"], samples: str, chosen: int, better: str
+def rows_by_image(rows: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """The rows of each image of a table of samples; names need not be unique."""
+    image: list[dict[str, str]] = []
+    for row in rows:
+        if row["sample"] == "0" and image:
+            yield image
+            image = []
+        image.append(row)
+    if image:
+        yield image
+
+
+def image_value(
+    samples: Float[np.ndarray, " n"], which: str, chosen: int, better: str | None
 ) -> float:
-    """An image's number by a key of MEANING, from those of its samples."""
-    if samples == "first":
-        return float(values[0])
-    if samples == "picnet":
-        return float(values[chosen])
-    if samples == "best":
-        return float(values.max() if better == "max" else values.min())
-    return float(values.mean())
+    """An image's value by a key of SAMPLES, from those of its samples."""
+    if which == "first":
+        return float(samples[0])
+    if which == "picnet":
+        return float(samples[chosen])
+    if which == "best":
+        return float(samples.max() if better == "max" else samples.min())
+    return float(samples.mean())
 
 
 def difference(
@@ -135,85 +129,88 @@ def difference(
 ) -> tuple[float, float, float]:
     """Mean of `theirs - ours` over images, and its bootstrap interval: low, high.
 
-    Images where either is NaN are left out; without two others no interval (NaN).
+    Images where either is NaN are dropped; fewer than two have no interval (NaN).
     """
-    both = theirs - ours
-    both = both[np.isfinite(both)]
-    if len(both) < 2:
-        return (float(both[0]) if len(both) else np.nan, np.nan, np.nan)
-    n, rng = len(both), np.random.default_rng(seed)
-    means = [
-        rng.multinomial(n, np.full(n, 1 / n), CHUNK) @ both / n
-        for _ in range(RESAMPLES // CHUNK)
-    ]
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(both.mean()), float(low), float(high)
+    paired = theirs - ours
+    paired = paired[np.isfinite(paired)]
+    if len(paired) < 2:
+        return (float(paired[0]) if len(paired) else np.nan, np.nan, np.nan)
+    interval = stats.bootstrap(
+        (paired,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=BATCH,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(paired.mean()), float(interval.low), float(interval.high)
 
 
-def verdict(low: float, high: float, better: str) -> str:
-    """Whether an interval of a difference says anything."""
+def verdict(low: float, high: float, better: str | None) -> str:
+    """`better`, `worse`, or nothing if the interval contains 0."""
     if not better or not (low > 0 or high < 0):
         return ""
     return "better" if (low > 0) == (better == "max") else "worse"
 
 
-def shown(results: Mapping[Key, Result]) -> list[Key]:
-    """The rows of the table: mean, best and all; others where there is nothing else."""
+def table_keys(results: Mapping[Key, Result]) -> list[Key]:
+    """The rows of the table: mean, best and all; others if there is nothing else."""
     rows = []
     for metric, region, samples in results:
-        kinds = {s for m, r, s in results if (m, r) == (metric, region)}
-        if samples not in ("first", "picnet") or kinds <= {"first", "picnet"}:
+        available = {s for m, r, s in results if (m, r) == (metric, region)}
+        if samples not in ("first", "picnet") or available <= {"first", "picnet"}:
             rows.append((metric, region, samples))
     return rows
 
 
-def table(
-    found: Sequence[Evaluation],
-) -> tuple[list[str], list[list[str]], dict[str, dict[str, tuple[float | None, ...]]]]:
-    """Header and rows, and each difference from the first by row and label.
+def table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]], Differences]:
+    """Header, rows, and differences from the first entry by row and label.
 
-    A difference is its mean, low and high end; None where there is none.
+    A difference is its mean, low and high end; None for an end that does not exist.
     """
-    first = found[0]
-    rows = list(dict.fromkeys(key for e in found for key in shown(e.results)))
+    first = entries[0]
     cells: list[list[str]] = []
-    differences: dict[str, dict[str, tuple[float | None, ...]]] = {}
-    for key in rows:
+    differences: Differences = {}
+    for key in dict.fromkeys(key for e in entries for key in table_keys(e.results)):
         row = list(key)
-        for e in found:
-            text = number(e.results[key]) if key in e.results else ""
+        for e in entries:
+            text = format_result(e.results[key]) if key in e.results else ""
             paired = e is not first and e.images == first.images
             if paired and key in e.values and key in first.values:
-                d, low, high = difference(first.values[key], e.values[key])
-                if np.isfinite(low):
-                    word = verdict(low, high, BETTER.get(key[0], ""))
-                    text += f"\n{d:+.3g} [{low:+.3g}, {high:+.3g}] {word}".rstrip()
-                elif np.isfinite(d):
-                    text += f"\n{d:+.3g}, of a single image"
-                known = tuple(x if np.isfinite(x) else None for x in (d, low, high))
-                differences.setdefault("/".join(key), {})[e.label] = known
+                numbers = difference(first.values[key], e.values[key])
+                text += _difference_text(numbers, BETTER.get(key[0]))
+                by_label = differences.setdefault("/".join(key), {})
+                by_label[e.label] = tuple(map(finite_or_none, numbers))
             row.append(text)
-        unit = next(e.results[key].unit for e in found if key in e.results)
+        unit = next(e.results[key].unit for e in entries if key in e.results)
         cells.append([*row, unit])
-    labels = [e.label for e in found]
-    return ["metric", "region", "samples", *labels, "unit"], cells, differences
+    columns = [e.label for e in entries]
+    return ["metric", "region", "samples", *columns, "unit"], cells, differences
+
+
+def _difference_text(numbers: tuple[float, float, float], better: str | None) -> str:
+    mean, low, high = numbers
+    if np.isfinite(low):
+        word = verdict(low, high, better)
+        return f"\n{mean:+.3g} [{low:+.3g}, {high:+.3g}] {word}".rstrip()
+    return f"\n{mean:+.3g}, of a single image" if np.isfinite(mean) else ""
 
 
 def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
-    """Writes metrics.json, report.md and report.html of a comparison; its table.
+    """Writes metrics.json, report.md and report.html of a comparison; returns its table.
 
     Args:
-      folders: of finished evaluations; the first is what the others differ from.
-      names: what to call them.
-      out: where it goes.
+      folders: of finished evaluations; differences are from the first.
+      names: their labels.
+      out: folder of the files.
     """
-    found = [read(*pair) for pair in zip(folders, names, strict=True)]
-    header, cells, differences = table(found)
-    notes = differing(found)
+    entries = [read(*pair) for pair in zip(folders, names, strict=True)]
+    header, cells, differences = table(entries)
+    notes = comparison_notes(entries)
     content = {
-        "evaluations": {e.label: str(f) for e, f in zip(found, folders, strict=True)},
-        "protocols": {e.label: e.protocol for e in found},
+        "evaluations": {name: str(f) for name, f in zip(names, folders, strict=True)},
+        "protocols": {e.label: e.protocol for e in entries},
         "differences_from": names[0],
         "interval": f"{LEVEL:.0%}, paired bootstrap over images, {RESAMPLES} resamples",
         "differences": differences,
@@ -221,29 +218,30 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
     }
     files.write_text(out / "metrics.json", json.dumps(content, indent=2) + "\n")
     title = f"{' and '.join(names)} side by side"
-    lines = [
-        f"{e.label}: {e.protocol['what']}, {page.sentence(e.protocol)}" for e in found
+    legend = [
+        f"{e.label}: {e.protocol['what']}, {page.sentence(e.protocol)}" for e in entries
     ]
-    markdown = tables.markdown_table(header, cells)
-    text = "".join(f"> {line}\n" for line in notes)
-    text += f"\n{markdown}\n{ABOUT}\n\n" + "".join(f"- {line}\n" for line in lines)
+    markdown = markdown_table(header, cells)
+    text = "".join(f"> {note}\n" for note in notes) + f"\n{markdown}\n{CAPTION}\n\n"
+    text += "".join(f"- {line}\n" for line in legend)
     files.write_text(out / "report.md", f"# {title}\n\n{text}")
-    parts = [
-        *[f'<p class="note">{html_text(line)}</p>' for line in notes],
-        f'<div class="wide">{tables.html_table(header, cells)}</div>',
-        *pictures(found),
-        "<h2>What was measured</h2><ul>",
-        *[f"<li>{html_text(line)}</li>" for line in lines],
-        "</ul>",
-    ]
-    files.write_text(out / "report.html", page.document(title, ABOUT, parts))
-    return markdown + "".join(f"({line})\n" for line in [*notes, ABOUT])
+    html = page.render(
+        title=title,
+        lead=CAPTION,
+        notes=notes,
+        header=header,
+        rows=cells,
+        sections=image_sections(entries),
+        legend=legend,
+    )
+    files.write_text(out / "report.html", html)
+    return markdown + "".join(f"({line})\n" for line in [*notes, CAPTION])
 
 
-def differing(found: Sequence[Evaluation]) -> list[str]:
-    """Why some of the numbers do not compare, a sentence each."""
-    first, notes = found[0], []
-    for other in found[1:]:
+def comparison_notes(entries: Sequence[Entry]) -> list[str]:
+    """Why some of the numbers do not compare, one sentence each."""
+    first, notes = entries[0], []
+    for other in entries[1:]:
         if other.images != first.images:
             sizes = [e.protocol["resolution"] for e in (other, first)]
             why = ""
@@ -256,24 +254,17 @@ def differing(found: Sequence[Evaluation]) -> list[str]:
         ours, theirs = (e.protocol["samples_per_image"] for e in (first, other))
         if ours != theirs:
             notes.append(
-                f"{other.label} has {theirs} completions an image, {first.label} "
+                f"{other.label} has {theirs} completions per image, {first.label} "
                 f"{ours}: the best of them do not compare"
             )
     return notes
 
 
-def pictures(found: Sequence[Evaluation]) -> list[str]:
-    """HTML of each image as every system completes it."""
-    parts = ["<h2>Pictures</h2>", page.STAGE]
-    for i in range(max(len(e.figures) for e in found)):
-        rows = [labelled(e.figures[i], e.label) for e in found if i < len(e.figures)]
-        parts.append(f'<h3>Image {i}</h3><div class="shelf">{"".join(rows)}</div>')
-    return parts
-
-
-def labelled(figure: str, label: str) -> str:
-    """A figure of an evaluation's page under its system's name."""
-    name = html_text(label)
-    figure = figure.replace('data-name="', f'data-name="{name}: ', 1)
-    caption = f"<figcaption>{name}</figcaption>"
-    return re.sub(r"<figcaption>.*?</figcaption>", lambda _: caption, figure, count=1)
+def image_sections(entries: Sequence[Entry]) -> list[page.Section]:
+    """Each of the first images as every system completes it."""
+    sections = []
+    for i in range(max(len(e.panels) for e in entries)):
+        shown = [(e, e.panels[i]) for e in entries if i < len(e.panels)]
+        panels = [(p, e.label, f"{e.label}: {p.name}") for e, p in shown]
+        sections.append(page.Section(f"Image {i}", "", panels))
+    return sections

@@ -1,11 +1,10 @@
-"""Where an evaluation's groups come from: a model's completions, or files of anyone's.
+"""What an evaluation measures: a model's completions, or files from anywhere.
 
-A group is one image with its completions. Both sources are streams that can begin at
-any image, so that an interrupted evaluation goes on.
+Both sources are streams of examples, each one image with its completions.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +13,18 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.completion import Completions, check_finite
+from picjax.completion import check_finite, visible_part
 from picjax.data import pipeline, sources
 from picjax.data.decode import list_images, say
-from picjax.evaluation.metrics.suite import Group, choose
+from picjax.evaluation.metrics.image import picnet_choice
+from picjax.evaluation.metrics.results import Example
+from picjax.evaluation.store import CompletionStore
 from picjax.images import check_unique, find_images, fit, paste, read_image
-from picjax.masks import match_masks, resolve
+from picjax.masks import mask_drawer, match_masks, resolve
 from picjax.model import Model
 
 BATCH = 8  # images completed at once on a device
+Batch = dict[str, Any]
 
 # How published systems name the i-th completion of `stem`, tried in this order.
 PATTERNS = (
@@ -40,143 +42,181 @@ PATTERNS = (
 )
 
 
-# ---- of a model ----
+# ---- completions of a model ----
 
 
-def model_groups(
+class Sampling(NamedTuple):
+    """How a model's completions are drawn.
+
+    Attributes:
+      num: completions per image.
+      seed: of masks and completions.
+      num_candidates: draw this many and keep the `num` that the system scores highest.
+      composite: whether known pixels are the image's; otherwise the system's.
+    """
+
+    num: int
+    seed: int = 0
+    num_candidates: int | None = None
+    composite: bool = True
+
+
+def model_examples(
     model: Model,
-    num: int,
+    sampling: Sampling,
     images: int,
-    seed: int,
     batch_size: int,
-    best_of: int | None = None,
-    raw: bool = False,
-    start: int = 0,
-) -> Iterator[Group]:
-    """Groups of a model's held-out images; the device works one batch ahead.
+    store: CompletionStore | None = None,
+) -> Iterator[Example]:
+    """A model's held-out images at its size, with completions.
 
     Args:
       model: of a run.
-      num: completions an image.
-      images: how many, at most.
-      seed: of masks and completions.
+      sampling: how completions are drawn.
+      images: number of images, at most.
       batch_size: images completed at once.
-      best_of: draw that many, keep `num`.
-      raw: known pixels as the system makes them, not pasted.
-      start: images that are done already.
+      store: completions that are already drawn; new ones are added.
 
     Raises:
-      UserError: when a completion is not finite, or `best_of` cannot be.
+      UserError: if a completion is not finite, or `num_candidates` is impossible.
     """
     batches = pipeline.eval_batches(
-        model.config.data, model.size, batch_size, images, seed
+        model.config.data, model.size, batch_size, images, sampling.seed
     )
-    pending: tuple[dict[str, Any], Completions] | None = None
-    skip = start
-    for batch in batches:
-        if skip >= (valid := int(batch["valid"].sum())):
-            skip -= valid
-            continue
-        batch["valid"][np.flatnonzero(batch["valid"])[:skip]] = False
-        skip = 0
-        drawn = model.sample(
-            batch, num, seed, num_candidates=best_of, composite=not raw
-        )
-        if pending is not None:
-            yield from _unpack(*pending)
+    for batch, samples in _draw_ahead(model, batches, sampling, store):
         if model.has_likelihood:
-            batch |= model.evaluate(batch, seed)
-        pending = batch, drawn
-    if pending is not None:
-        yield from _unpack(*pending)
+            batch |= model.evaluate(batch, sampling.seed)
+        yield from batch_examples(batch, samples)
 
 
-def _unpack(batch: dict[str, Any], drawn: Completions) -> Iterator[Group]:
-    check_finite(drawn, [f"'{name}'" for name in batch["name"]])
-    yield from batch_groups(batch, np.asarray(drawn.pixels))
-
-
-def batch_groups(batch: dict[str, Any], samples: np.ndarray) -> Iterator[Group]:
-    """The valid images of an evaluation batch with their completions [b n h w 3]."""
-    known = {"image", "mask", "name", "valid"}
-    for i in np.flatnonzero(batch["valid"]):
-        truth = np.asarray(batch["image"][i])
-        extra = {k: np.asarray(v[i]) for k, v in batch.items() if k not in known}
-        yield Group(
-            name=str(batch["name"][i]),
-            truth=truth,
-            mask=np.asarray(batch["mask"][i]),
-            samples=samples[i],
-            chosen=choose(samples[i], truth),
-            extra=extra,
-        )
-
-
-def own_size_groups(
+def own_size_examples(
     model: Model,
-    num: int,
+    sampling: Sampling,
     images: int,
-    seed: int,
     batch_size: int,
-    best_of: int | None = None,
-    raw: bool = False,
-    start: int = 0,
-) -> Iterator[Group]:
-    """Groups of a folder's images at their own size, completed as `Model.complete` does.
+    store: CompletionStore | None = None,
+) -> Iterator[Example]:
+    """A folder's images at their own size, completed as `Model.complete` does.
 
-    Each is resized to the model's size, its completions are resized back, and the known
-    pixels are pasted unless `raw`. Masks are drawn at the image's size, by seed and
-    place. Arguments are those of `model_groups`.
+    Each is resized to the model's size and its completions are resized back, with known
+    pixels pasted if `sampling.composite`. Masks are drawn at the image's size, by seed
+    and index. Arguments are those of `model_examples`.
 
     Raises:
-      UserError: when an image cannot be read, a completion is not finite, or `best_of`
-        cannot be.
+      UserError: if an image cannot be read, a completion is not finite, or
+        `num_candidates` is impossible.
     """
-    data = model.config.data
-    draw = lru_cache(partial(pipeline.mask_drawer, data))
-    found = own_size_files(model, images)
-    places = range(start, len(found))
+    draw_mask = lru_cache(partial(mask_drawer, model.config.data))
+    named = own_size_files(model, images)
 
-    def read(place: int) -> tuple[str, np.ndarray, np.ndarray]:
-        name, path = found[place]
+    def read(index: int) -> Batch:
+        name, path = named[index]
         truth = read_image(path)
-        rng = np.random.default_rng((seed % 2**32, place))
-        return name, truth, draw(truth.shape[:2])(rng, name, place)
+        rng = np.random.default_rng((sampling.seed % 2**32, index))
+        full_mask = draw_mask(truth.shape[:2])(rng, name, index)
+        image, mask = fit(truth, full_mask, model.size)
+        element = {"image": image, "mask": mask[..., None], "name": name}
+        return element | {"truth": truth, "full_mask": full_mask}
 
-    for i in range(0, len(places), batch_size):
-        read_ones = [read(place) for place in places[i : i + batch_size]]
-        names, truths, knowns = zip(*read_ones, strict=True)
-        fitted = [fit(*pair, model.size) for pair in zip(truths, knowns, strict=True)]
-        # Filled up with the last, so that nothing compiles anew.
-        fitted += fitted[-1:] * (batch_size - len(fitted))
-        small, known = (np.stack(x) for x in zip(*fitted, strict=True))
-        small_batch = {"image": small, "mask": known[..., None]}
-        drawn = model.sample(
-            small_batch, num, seed, num_candidates=best_of, composite=not raw
-        )
-        check_finite(drawn._replace(finite=drawn.finite[: len(names)]), names)
-        pixels = np.asarray(drawn.pixels)
-        for name, truth, known, made in zip(
-            names, truths, knowns, pixels, strict=False
-        ):
-            samples = paste(truth, known * (not raw), made)
-            mask, chosen = known[..., None], choose(samples, truth)
-            yield Group(name, truth, mask, samples, chosen, {})
+    def batches() -> Iterator[Batch]:
+        for start in range(0, len(named), batch_size):
+            elements = [read(i) for i in range(len(named))[start : start + batch_size]]
+            full = [{k: e[k] for k in ("image", "mask", "name")} for e in elements]
+            originals = {"originals": elements}
+            yield pipeline.collate(full, batch_size) | originals
+
+    for batch, drawn in _draw_ahead(model, batches(), sampling, store):
+        for element, pixels in zip(batch["originals"], drawn, strict=False):
+            truth, full_mask = element["truth"], element["full_mask"]
+            samples = paste(truth, full_mask * sampling.composite, pixels)
+            chosen = picnet_choice(samples, truth)
+            mask = full_mask[..., None]
+            yield Example(element["name"], truth, mask, samples, chosen, {})
 
 
 def own_size_files(model: Model, images: int) -> list[tuple[str, Path]]:
-    """Name and file of the first held-out images, those of a folder."""
+    """Name and file of the first held-out images of a folder."""
     data: Any = model.config.data  # a ConfigDict's type does not know its keys
     path = data.eval_path
     paths = list_images(path, "--real")
     return list(zip(sources.file_names(path, paths), paths, strict=True))[:images]
 
 
-# ---- of files ----
+def _draw_ahead(
+    model: Model,
+    batches: Iterable[Batch],
+    sampling: Sampling,
+    store: CompletionStore | None,
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Batches with their completions; the device works one batch ahead."""
+    pending: tuple[Batch, Callable[[], np.ndarray]] | None = None
+    first = 0
+    for batch in batches:
+        wait = _dispatch(model, batch, sampling, store, first)
+        first += int(batch["valid"].sum())
+        if pending is not None:
+            yield pending[0], pending[1]()
+        pending = batch, wait
+    if pending is not None:
+        yield pending[0], pending[1]()
+
+
+def _dispatch(
+    model: Model,
+    batch: Batch,
+    sampling: Sampling,
+    store: CompletionStore | None,
+    first: int,
+) -> Callable[[], np.ndarray]:
+    """Starts drawing a batch; the returned function waits for uint8 [b n h w 3].
+
+    `first` is the index of the batch's first image.
+    """
+    keys: list[str] = []
+    if store is not None:
+        checksums = visible_part(batch)["checksum"][batch["valid"]].tolist()
+        keys = [f"{first + i:06d}-{x:08x}" for i, x in enumerate(checksums)]
+        stored = store.load(keys)
+        if stored is not None:
+            return lambda: stored
+    drawn = model.sample(
+        batch,
+        sampling.num,
+        sampling.seed,
+        num_candidates=sampling.num_candidates,
+        composite=sampling.composite,
+    )
+
+    def wait() -> np.ndarray:
+        check_finite(drawn, [f"'{name}'" for name in batch["name"]])
+        pixels = np.asarray(drawn.pixels)
+        if store is not None:
+            store.save(keys, pixels)
+        return pixels
+
+    return wait
+
+
+def batch_examples(batch: Batch, samples: np.ndarray) -> Iterator[Example]:
+    """The valid images of an evaluation batch with their completions [b n h w 3]."""
+    own = {"image", "mask", "name", "valid"}
+    for i in np.flatnonzero(batch["valid"]):
+        truth = np.asarray(batch["image"][i])
+        yield Example(
+            name=str(batch["name"][i]),
+            truth=truth,
+            mask=np.asarray(batch["mask"][i]),
+            samples=samples[i],
+            chosen=picnet_choice(samples[i], truth),
+            extra={k: np.asarray(v[i]) for k, v in batch.items() if k not in own},
+        )
+
+
+# ---- files ----
 
 
 class Pair(NamedTuple):
-    """A real image, its completions in order, and its mask where one is given."""
+    """A real image, its completions in order, and its mask if there is one."""
 
     stem: str
     real: Path
@@ -193,19 +233,19 @@ def find_pairs(
 ) -> list[Pair]:
     """Matches the images of two folders by their names.
 
-    Where `real` holds `<stem>_truth.png`, as picjax.complete writes, only these are
-    taken, and both folders may be the same one.
+    If `real` holds `<stem>_truth.png`, which picjax.complete writes, only these are
+    used, and both folders may be the same.
 
     Args:
       real: folder of the true images.
       fake: folder of their completions, or of a folder an image.
-      num: completions to take of each; None for all there are.
+      num: completions of each image; None for all.
       mask: file, folder or name, as in `match_masks`.
-      pattern: how completions are called, such as `{stem}_out_{i}`; None for the first
-        of PATTERNS that finds some of every image.
+      pattern: of completions' names, such as `{stem}_out_{i}`; None for the one of
+        PATTERNS that matches most images.
 
     Raises:
-      UserError: when an image has no completion, or not as many as the others.
+      UserError: if an image has no completion, or fewer than the others.
     """
     reals = find_images(real, "--real")
     truths = [path for path in reals if path.stem.endswith("_truth")]
@@ -216,34 +256,35 @@ def find_pairs(
     if not root.is_dir():
         raise UserError(f"--fake '{fake}' does not exist as a folder; give one")
     files = list_images(fake, "--fake")
-    known = {path.resolve() for path in names.values()} if truths else set()
-    files = [path for path in files if path.resolve() not in known]
-    found = [match(files, root, p, names) for p in (pattern and [pattern]) or PATTERNS]
-    fakes = max(found, key=len)  # the first of those that find most
+    own = {path.resolve() for path in names.values()} if truths else set()
+    files = [path for path in files if path.resolve() not in own]
+    patterns = (pattern,) if pattern else PATTERNS
+    # The first of those that match most images.
+    fakes = max((match(files, root, p, names) for p in patterns), key=len)
     counts = {stem: len(fakes.get(stem, {})) for stem in names}
     wanted = num or max(counts.values())
     for stem, count in counts.items():
         if count < max(wanted, 1):
             raise UserError(
                 f"--fake '{fake}' holds {count} of {max(wanted, 1)} completions of "
-                f"'{stem}' (`{pattern or '{stem}_out_{i}'}`); make them again, set "
-                "--num, or say with --pattern how they are called"
+                f"'{stem}' (`{pattern or '{stem}_out_{i}'}`); complete the folder, set "
+                "--num, or give the pattern of their names by --pattern"
             )
-    say_unused(files, {p for images in fakes.values() for p in images.values()}, fake)
+    _report_unused(files, {p for x in fakes.values() for p in x.values()}, fake)
     matched = match_masks(list(names), mask) if mask else [None] * len(names)
     return [
-        Pair(stem, path, [fakes[stem][i] for i in sorted(fakes[stem])][:wanted], known)
-        for (stem, path), known in zip(names.items(), matched, strict=True)
+        Pair(stem, path, [fakes[stem][i] for i in sorted(fakes[stem])][:wanted], mask)
+        for (stem, path), mask in zip(names.items(), matched, strict=True)
     ]
 
 
 def match(
     files: Sequence[Path], root: Path, pattern: str, stems: dict[str, Path]
 ) -> dict[str, dict[int, Path]]:
-    """The files that a pattern calls completions: stem -> number -> file.
+    """The files whose names match a pattern: stem -> number -> file.
 
     Raises:
-      UserError: when the pattern has no {stem}.
+      UserError: if the pattern has no {stem}.
     """
     if "{stem}" not in pattern:
         raise UserError(
@@ -253,66 +294,67 @@ def match(
     is_image = suffix.lower() in Image.registered_extensions()
     written = pattern.removesuffix(suffix) if is_image else pattern
     regex = {"{stem}": "(?P<stem>.+)", "{i}": r"(?P<i>\d+)", "*": "[^/]*"}
-    again = {"{stem}": "(?P=stem)", "{i}": "(?P=i)"}  # the same as before
+    repeated = {"{stem}": "(?P=stem)", "{i}": "(?P=i)"}
     text = ""
     for part in re.split(r"(\{stem\}|\{i\}|\*)", written):
         text += regex.get(part, re.escape(part))
-        regex |= {part: again[part]} if part in again else {}
+        regex |= {part: repeated[part]} if part in repeated else {}
     compiled = re.compile(text)
-    found: dict[str, dict[int, Path]] = {}
+    matches: dict[str, dict[int, Path]] = {}
     for path in files:
         name = path.relative_to(root).with_suffix("").as_posix()
         hit = compiled.fullmatch(name)
         if hit and hit["stem"] in stems:
             number = int(hit["i"]) if "{i}" in pattern else 0
-            found.setdefault(hit["stem"], {})[number] = path
-    return found
+            matches.setdefault(hit["stem"], {})[number] = path
+    return matches
 
 
-def say_unused(files: Sequence[Path], used: set[Path], fake: str) -> None:
-    """Names what of a folder is measured against nothing; picjax's own extras aside."""
+def _report_unused(files: Sequence[Path], used: set[Path], fake: str) -> None:
+    """Warns of files that belong to no image, except picjax's own extras."""
     own = ("_truth", "_mask", "_grid", "_condition")
     left = [p for p in files if p not in used and not p.stem.endswith(own)]
     left = [p for p in left if p.name != "grid.png"]  # an earlier evaluation's
     if left:
         say(
             f"{len(left)} of {len(files)} files in '{fake}' are no completion of an "
-            f"image of --real and are left out (first '{left[0].name}')"
+            f"image of --real and are ignored (first '{left[0].name}')"
         )
 
 
-def folder_groups(
-    pairs: Sequence[Pair], seed: int, invert: bool, raw: bool
-) -> Iterator[Group]:
-    """Groups from files.
+def folder_examples(
+    pairs: Sequence[Pair], seed: int, invert: bool, composite: bool
+) -> Iterator[Example]:
+    """Examples from files.
 
-    Where there is a mask, the truth's known pixels are pasted into the completions
-    unless `raw`. What may be wrong with a mask is said once.
+    If there is a mask, the truth's known pixels are pasted into the completions, unless
+    `composite` is False. Each warning about a mask is printed once.
 
     Raises:
-      UserError: where an image and its completions differ in size.
+      UserError: if an image and a completion differ in size.
     """
-    said: set[str] = set()
+    printed: set[str] = set()
     for pair in pairs:
         truth = read_image(pair.real)
         samples = [read_image(path) for path in pair.fakes]
         for path, sample in zip(pair.fakes, samples, strict=True):
             if sample.shape != truth.shape:
                 raise UserError(
-                    f"'{path}' is {size(sample)} but '{pair.real}' is {size(truth)}; "
-                    "resize one of them, by a rule that you state"
+                    f"'{path}' is {size_text(sample)} but '{pair.real}' is "
+                    f"{size_text(truth)}; resize one of them, by a rule that you state"
                 )
         mask, stack = None, np.stack(samples)
         if pair.mask is not None:
-            known, warnings = resolve(pair.mask, truth, seed, invert=invert)
+            mask, warnings = resolve(pair.mask, truth, seed, invert=invert)
+            mask = mask[..., None]
             for warning in dict.fromkeys(warnings):
-                if warning not in said:
+                if warning not in printed:
                     say(warning)
-                    said.add(warning)
-            mask = known[..., None]
-            if not raw:
+                    printed.add(warning)
+            if composite:
                 stack = np.where(mask == 1, truth, stack)
-        yield Group(pair.stem, truth, mask, stack, choose(stack, truth), {})
+        chosen = picnet_choice(stack, truth)
+        yield Example(pair.stem, truth, mask, stack, chosen, {})
 
 
 def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
@@ -324,12 +366,12 @@ def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
     return found
 
 
-def size(image: np.ndarray) -> str:
+def size_text(image: np.ndarray) -> str:
     """`256x256`, width first."""
     return f"{image.shape[1]}x{image.shape[0]}"
 
 
-def files_of(pairs: Sequence[Pair]) -> list[Path]:
-    """Every file that pairs are of."""
+def pair_files(pairs: Sequence[Pair]) -> list[Path]:
+    """Every file of these pairs."""
     masks = [pair.mask for pair in pairs if isinstance(pair.mask, Path)]
     return [path for pair in pairs for path in (pair.real, *pair.fakes)] + masks

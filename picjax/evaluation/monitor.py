@@ -1,7 +1,7 @@
-"""Evaluation during training: metrics of held-out images, drawn with averaged weights.
+"""Evaluation during training: metrics of held-out images, with averaged weights.
 
-The images, masks and draws are those of `picjax.eval` with seed 0 at every step, so the
-numbers compare over a run; nothing of it touches the run's own data or randomness.
+Images, masks and draws are those of `picjax.eval` with seed 0 at every step, so numbers
+are comparable over a run; the run's own data and randomness stay untouched.
 """
 
 import math
@@ -14,16 +14,17 @@ from picjax import sharding
 from picjax.cli import UserError
 from picjax.completion import CONDITIONS, check_finite, make_draw, visible_part
 from picjax.data import pipeline
-from picjax.evaluation.examples import BATCH, batch_groups
-from picjax.evaluation.metrics import select, suite
+from picjax.evaluation.examples import BATCH, batch_examples
+from picjax.evaluation.metrics import catalog
 from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.results import BETTER, Result, column_name
 from picjax.images import to_float
 from picjax.system import Config, State, System, image_shape, inference_variables
 
 PREFIX = "eval/"
-# Metrics that are logged under other names than their own: logged -> asked for.
-ASKED = {"precision": "pr", "recall": "pr", "p_ids": "ids", "u_ids": "ids"}
-HOLES = ("l1", "psnr", "ssim", "likelihood", "lpips")  # are logged of the hole, too
+# Metrics that are logged under another name: logged -> name in config.eval.metrics.
+CONFIG_NAMES = {"precision": "pr", "recall": "pr", "p_ids": "ids", "u_ids": "ids"}
+HOLES = ("l1", "psnr", "ssim", "likelihood", "lpips")  # logged for the hole too
 
 
 def check(config: Config, system: System) -> None:
@@ -32,54 +33,55 @@ def check(config: Config, system: System) -> None:
     Raises:
       UserError: naming the key.
     """
-    watch = config.eval
-    if watch.every < 0:
+    settings = config.eval
+    if settings.every < 0:
         raise UserError("config.eval.every is negative; 0 switches evaluation off")
     for key in ("images", "num"):
-        if watch[key] < 1:
+        if settings[key] < 1:
             raise UserError(f"config.eval.{key} is below 1; make it at least 1")
-    names = metric_names(config, system) if watch.every else []
+    names = metric_names(config, system) if settings.every else []
     if config.best.startswith(PREFIX):
-        refuse_missing(config, names)
+        _check_best(config, names)
 
 
 def metric_names(config: Config, system: System) -> list[str]:
-    """The metrics of `config.eval.metrics`; of `all` and `basic` those that apply.
+    """The metrics of `config.eval.metrics`; of `all` and `basic`, the applicable ones.
 
     Raises:
-      UserError: for one that there is none of, or that does not apply.
+      UserError: if one is unknown or does not apply.
     """
-    watch = config.eval
-    names = select.parse_names(watch.metrics, "config.eval.metrics")
-    missing = select.not_applying(
-        config.data, system.has_likelihood, image_shape(config), watch.num, watch.images
+    text, num, images = config.eval.metrics, config.eval.num, config.eval.images
+    names = catalog.parse_names(text, "config.eval.metrics")
+    reasons = catalog.inapplicable(
+        config.data, system.has_likelihood, image_shape(config), num, images
     )
-    if watch.metrics in ("all", "basic"):
-        return [name for name in names if name not in missing]
+    if text in ("all", "basic"):
+        return [name for name in names if name not in reasons]
     for name in names:
-        if name in missing:
-            raise UserError(f"config.eval.metrics {name} {missing[name]}; leave it out")
+        if name in reasons:
+            raise UserError(f"config.eval.metrics {name} {reasons[name]}; leave it out")
     return names
 
 
-def refuse_missing(config: Config, names: Collection[str]) -> None:
-    """The metric that the best checkpoint is kept by is there at every save.
+def _check_best(config: Config, names: Collection[str]) -> None:
+    """Checks that the metric of the best checkpoint is measured at every save.
 
     Raises:
-      UserError: when it is not, or neither of its ends is better.
+      UserError: if not, or if neither end of its scale is better.
     """
     column = config.best.removeprefix(PREFIX)
     metric = column.removesuffix("_hole")
-    if metric not in (HOLES if column.endswith("_hole") else suite.BETTER):
+    if metric not in (HOLES if column.endswith("_hole") else BETTER):
         raise UserError(
-            f"config.best '{config.best}' says nothing of what is better; take "
-            f"{PREFIX} and one of {', '.join(suite.BETTER)}, or of "
+            f"config.best '{config.best}' is not a metric with a better end; take "
+            f"{PREFIX} and one of {', '.join(BETTER)}, or of "
             f"{', '.join(f'{name}_hole' for name in HOLES)}"
         )
-    if ASKED.get(metric, metric.split("/")[0]) not in names:
+    if CONFIG_NAMES.get(metric, metric.split("/")[0]) not in names:
         raise UserError(
             f"config.best '{config.best}' is not measured; set config.eval.every and "
-            f"name it in config.eval.metrics (now {watch_text(config)})"
+            f"name it in config.eval.metrics (now {config.eval.metrics} every "
+            f"{config.eval.every} steps)"
         )
     if config.save_every % config.eval.every:
         raise UserError(
@@ -89,28 +91,23 @@ def refuse_missing(config: Config, names: Collection[str]) -> None:
         )
 
 
-def watch_text(config: Config) -> str:
-    """`l1,psnr every 500 steps`."""
-    return f"{config.eval.metrics} every {config.eval.every} steps"
-
-
-def make_watcher(
+def make_monitor(
     config: Config, system: System, mesh: jax.sharding.Mesh
 ) -> Callable[[State], dict[str, float]]:
     """A function from a state to `eval/NAME` and `eval/NAME_hole`: means over images.
 
-    Of several samples an image it is their mean; numbers that are not finite are left
-    out. Memory does not grow with `config.eval.images`.
+    With several samples per image, it is their mean; values that are not finite are
+    dropped. Memory does not grow with `config.eval.images`.
 
     Raises:
-      UserError: when weights of a network that measures are not to be had.
+      UserError: if the weights of a measuring network are unavailable.
     """
     num, images = config.eval.num, config.eval.images
     names = metric_names(config, system) if config.eval.every else []
     batch_size = min(BATCH * mesh.size, images)
     even = batch_size % mesh.size == 0
     layout = sharding.batch_sharding(mesh) if even else sharding.replicated(mesh)
-    whole = sharding.replicated(mesh)  # every process counts all of it
+    whole = sharding.replicated(mesh)  # every process measures all images
     key = jax.random.key(0)
     static = ("n", "num_candidates", "composite")
     draw = jax.jit(make_draw(system), static_argnames=static, out_shardings=whole)
@@ -127,14 +124,13 @@ def make_watcher(
             for name, x in batch.items()
         }
 
-    # Before hours of training go by: a network may have no weights here.
-    metrics = list(select.make(names, Settings()).values())
-    empty = [metric.state() for metric in metrics]
+    # Created before training: the weights of a network may be unavailable.
+    metrics = list(catalog.create(names, Settings()).values())
 
-    def watch(state: State) -> dict[str, float]:
+    def measure(state: State) -> dict[str, float]:
         variables = inference_variables(state)
-        for metric, nothing in zip(metrics, empty, strict=True):
-            metric.restore(nothing)
+        for metric in metrics:
+            metric.reset()
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
             visible = place(visible_part(batch))
             drawn = draw(variables, visible, key, n=num, num_candidates=num)
@@ -143,24 +139,24 @@ def make_watcher(
                 names_shown = ("image", "mask", *CONDITIONS)
                 shown = {name: batch[name] for name in names_shown if name in batch}
                 batch |= jax.device_get(score(variables, place(shown)))
-            for group in batch_groups(batch, np.asarray(drawn.pixels)):
+            for example in batch_examples(batch, np.asarray(drawn.pixels)):
                 for metric in metrics:
-                    metric.add(group)
+                    metric.add(example)
         return columns([r for metric in metrics for r in metric.results()])
 
-    return watch
+    return measure
 
 
-def columns(results: list[suite.Result]) -> dict[str, float]:
-    """What is logged of an evaluation: one number a metric and region.
+def columns(results: list[Result]) -> dict[str, float]:
+    """What is logged of an evaluation: one value per metric and region.
 
-    The mean over an image's samples, or that of all together, or else of one.
+    The mean over an image's samples, or that of all samples together, or of one.
     """
-    found: dict[str, float] = {}
-    for samples in ("picnet", "first", "all", "mean"):  # the last there is, counts
+    logged: dict[str, float] = {}
+    for samples in ("picnet", "first", "all", "mean"):  # later ones take precedence
         for r in results:
             if r.samples == samples and math.isfinite(r.value):
-                # Posterior's numbers are of the hole alone, and are not called so.
+                # The posterior's are of the hole alone and do not say so in their name.
                 region = "whole" if "/" in r.metric else r.region
-                found[PREFIX + suite.column_of(r.metric, region)] = r.value
-    return found
+                logged[PREFIX + column_name(r.metric, region)] = r.value
+    return logged

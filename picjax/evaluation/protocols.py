@@ -1,34 +1,35 @@
 """What each paper measured, as data: `--metrics=paper:NAME` (docs/evaluation.md).
 
-A preset fixes images, samples, masks, metrics, regions and which sample counts. What an
-evaluation cannot fulfil of it (fewer images, another size, no weights) is listed with
-every number.
+A preset fixes images, samples, masks, metrics, regions and which sample counts. Every
+difference of an evaluation (fewer images, another size, no weights) is reported with its
+numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from picjax.cli import check_choice
+from picjax.evaluation.metrics.results import Result
 
 
 class Preset(NamedTuple):
-    """A paper's protocol. Sources: metrics specification, sections 1 and 8.
+    """A paper's protocol.
 
     Attributes:
-      about: whose it is, and what it is known from.
+      source: the paper, and where its protocol is stated.
       metrics: names of metrics.
-      num: completions an image.
-      images: how many; None where the paper does not say.
-      size: height and width; None where any will do.
-      masks: names, one drawn an image; None for whatever the data has.
-      regions: of the numbers that are reported.
-      samples: which of an image's completions count, keys of suite.MEANING.
-      unlike: what is known to differ from the paper's own numbers.
-      settings: of networks.Settings, where they are not the usual ones.
+      num: completions per image.
+      images: number of images; None if the paper does not state it.
+      size: height and width; None for any.
+      masks: names, of which one is drawn per image; None for the data's.
+      regions: that are reported.
+      samples: which of an image's completions count, keys of `results.SAMPLES`.
+      unlike: known differences from the paper's own numbers.
+      settings: of `networks.Settings`, if they are not the defaults.
     """
 
-    about: str
+    source: str
     metrics: tuple[str, ...]
     num: int
     images: int | None
@@ -42,7 +43,7 @@ class Preset(NamedTuple):
 
 PRESETS = {
     "picmm": Preset(
-        about="PICMM, NeurIPS 2022: its test option; no metric code was published",
+        source="PICMM, NeurIPS 2022: its test option; no metric code was published",
         metrics=("l1", "psnr", "ssim", "fid", "lpips", "lpips_diversity"),
         num=10,
         images=None,
@@ -52,7 +53,7 @@ PRESETS = {
         unlike=("which metrics and images the paper's tables used is not established",),
     ),
     "picnet": Preset(
-        about="PICNet, CVPR 2019: its published script and the author's answers",
+        source="PICNet, CVPR 2019: its published script and the author's answers",
         metrics=("l1", "psnr", "tv", "picnet_is", "lpips_diversity"),
         num=50,
         images=20_000,
@@ -61,13 +62,13 @@ PRESETS = {
         regions=("whole", "hole", "hole box"),
         samples=("picnet",),
         unlike=(
-            "the published loop never considers the last sample; here it is",
-            "the paper's diversity is of 1,000 images; here of all",
+            "the published loop never considers the last sample; picjax does",
+            "the paper's diversity is of 1,000 images; here of all images",
         ),
         settings={"pairs": "50"},
     ),
     "painter": Preset(
-        about="Intelligent Painter: composed pictures; no metric code was published",
+        source="Intelligent Painter: composed pictures; no metric code was published",
         metrics=("fid", "niqe", "hyperiqa", "nima"),
         num=1,
         images=None,
@@ -76,19 +77,19 @@ PRESETS = {
         unlike=("how many images the paper measured is not stated (few: FID 220)",),
     ),
     "repaint": Preset(
-        about="RePaint, CVPR 2022: LPIPS (Alex) of 100 test images, one sample",
+        source="RePaint, CVPR 2022: LPIPS (Alex) of 100 test images, one sample",
         metrics=("lpips",),
         num=1,
         images=100,
         size=(256, 256),
         masks=("freeform", "half", "expand", "rows", "pixels"),
         unlike=(
-            "the paper reports each mask alone: give one at a time with --mask",
+            "the paper reports each mask alone: give one at a time by --mask",
             "its thin and thick masks are LaMa's; freeform stands in for both",
         ),
     ),
     "inade": Preset(
-        about="INADE, CVPR 2021: test images against statistics of the training images",
+        source="INADE, CVPR 2021: test images against statistics of the training images",
         metrics=("fid", "lpips_diversity"),
         num=10,
         images=None,
@@ -101,7 +102,7 @@ PRESETS = {
         settings={"pipeline": "pytorch_fid"},
     ),
     "halfimage": Preset(
-        about="Half-image completion with Pix2Pix and PixelCNN++, 32 pixels",
+        source="Half-image completion with Pix2Pix and PixelCNN++, 32 pixels",
         metrics=("l1", "likelihood"),
         num=1,
         images=50_000,
@@ -110,14 +111,14 @@ PRESETS = {
         regions=("whole", "hole"),
         unlike=(
             (
-                "the report gives Pix2Pix's training losses, on outputs whose known half is "
-                "made again; here it is pasted, but for --raw"
+                "the report states Pix2Pix's training losses, on outputs whose known "
+                "half is generated too; here it is pasted, except with --raw"
             ),
             "its bits/dim are of the whole image",
         ),
     ),
     "mat": Preset(
-        about="MAT, CVPR 2022: Places2 validation images, free-form masks",
+        source="MAT, CVPR 2022: Places2 validation images, free-form masks",
         metrics=("fid", "ids", "lpips", "psnr", "ssim", "l1"),
         num=1,
         images=36_500,
@@ -133,38 +134,44 @@ PREFIX = "paper:"
 
 
 def find(name: str) -> Preset:
-    """The preset of `paper:NAME`.
+    """The protocol of `paper:NAME`.
 
     Raises:
-      UserError: when there is none of that name.
+      UserError: if the name is unknown.
     """
-    check_choice("--metrics", name, [PREFIX + known for known in PRESETS])
+    check_choice("--metrics", name, [PREFIX + paper for paper in PRESETS])
     return PRESETS[name.removeprefix(PREFIX)]
 
 
-def changes(
-    preset: Preset, images: int, num: int, size: str, masks: str, metrics: set[str]
-) -> list[str]:
-    """What an evaluation does otherwise than its preset, a phrase each.
+def reported(preset: Preset, results: Sequence[Result]) -> list[Result]:
+    """The numbers that a paper reports: its regions and, if measured, its samples."""
+    inside = [r for r in results if r.region in preset.regions]
+    chosen = {r.metric for r in inside if r.samples in preset.samples}
+    return [r for r in inside if r.samples in preset.samples or r.metric not in chosen]
 
-    Args:
-      preset: the paper's protocol.
-      images: how many were measured.
-      num: completions of each.
-      size: of the images, such as `256x256`.
-      masks: names, as in the protocol.
-      metrics: names of those that were measured.
-    """
-    found = []
+
+def statement(preset: Preset, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    """What the protocol of an evaluation states about a paper's and how it differs."""
+    return {
+        "paper": preset.source,
+        "unlike_the_paper": [*differences(preset, protocol), *preset.unlike],
+    }
+
+
+def differences(preset: Preset, protocol: Mapping[str, Any]) -> list[str]:
+    """How an evaluation's protocol differs from a paper's, one phrase each."""
+    images, num = protocol["images"], protocol["num"]
+    size, masks = protocol["resolution"], protocol["masks"]
+    phrases = []
     if preset.images and images != preset.images:
-        found.append(f"{images} images, not {preset.images}")
+        phrases.append(f"{images} images, not {preset.images}")
     if num != preset.num:
-        found.append(f"{num} completions an image, not {preset.num}")
+        phrases.append(f"{num} completions per image, not {preset.num}")
     if preset.size and size != f"{preset.size[1]}x{preset.size[0]}":
-        found.append(f"{size} pixels, not {preset.size[1]}x{preset.size[0]}")
+        phrases.append(f"{size} pixels, not {preset.size[1]}x{preset.size[0]}")
     if preset.masks and masks != ", ".join(preset.masks):
-        found.append(f"masks: {masks}, not {', '.join(preset.masks)}")
-    missing = [name for name in preset.metrics if name not in metrics]
+        phrases.append(f"masks: {masks}, not {', '.join(preset.masks)}")
+    missing = [name for name in preset.metrics if name not in protocol["metrics"]]
     if missing:
-        found.append(f"without {', '.join(missing)}")
-    return found
+        phrases.append(f"without {', '.join(missing)}")
+    return phrases

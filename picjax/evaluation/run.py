@@ -1,72 +1,77 @@
-"""One pass over groups: metrics, a table of samples, pictures and a manifest.
+"""One evaluation: from a task to results, a table of samples, panels and a manifest.
 
-Memory does not grow with the number of images, and an interrupted pass goes on: every
-PAUSE seconds, or more where that takes long, all that was counted is written to
-`OUT/.partial/state.npz` at once, with how long the tables beside it were by then. It is
-there until the reports are written (`forget`).
+Examples pass one at a time, so memory does not grow with their number.
 """
 
 import csv
 import hashlib
-import io
 import json
 import math
-import os
-import shutil
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from picjax import files
 from picjax.cli import UserError
-from picjax.data.decode import say
-from picjax.evaluation.examples import size
-from picjax.evaluation.metrics.suite import Group, Metric, Result
+from picjax.evaluation.examples import size_text
+from picjax.evaluation.metrics.results import Accumulator, Columns, Example, Result
 from picjax.evaluation.report.gallery import Gallery
+from picjax.evaluation.store import CompletionStore, is_current, make_folder
 from picjax.log import progress_bar
 
-PAUSE = 10.0  # seconds between two saves, at least
-SHARE = 0.05  # of the time that saving may take
-PARTIAL = ".partial"
-STATE, TABLE, IMAGES = "state.npz", "samples.csv", "images.jsonl"
 
-
-class Subject(NamedTuple):
-    """Something to be measured.
+@dataclass(frozen=True)
+class EvalTask:
+    """Something to be evaluated.
 
     Attributes:
-      label: what it is called beside others.
-      groups: the groups from the k-th image on.
-      total: how many there are, at most.
-      metrics: name -> a metric that has seen nothing yet.
-      protocol: all that the numbers depend on, ready for JSON.
-      stamps: when the files that the protocol names were changed. They are of this
-        machine, so no report has them, but what was counted with others is dropped.
+      label: short name beside others.
+      examples: starts the stream of examples.
+      total: their number, at most.
+      metrics: name -> metric.
+      protocol: everything that the numbers depend on, ready for JSON.
+      inputs: files that the examples are read from.
       out: folder of everything that is written.
-      expected: entries of a manifest that the images must be those of, in order.
+      expected: entries of a manifest that the images must match, in order.
+      store: completions of an interrupted evaluation.
     """
 
     label: str
-    groups: Callable[[int], Iterator[Group]]
+    examples: Callable[[], Iterator[Example]]
     total: int
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, Accumulator]
     protocol: dict[str, Any]
-    stamps: dict[str, Any]
+    inputs: Sequence[Path]
     out: Path
     expected: Sequence[dict[str, Any]] | None = None
+    store: CompletionStore | None = None
+
+    def is_finished(self) -> bool:
+        """Whether `out` holds this evaluation of these files already."""
+        path = self.out / "metrics.json"
+        stable = {k: v for k, v in self.protocol.items() if k != "metrics"}
+        if (
+            not is_current(path, {}, self.inputs)
+            or not (self.out / "panels.json").exists()
+        ):
+            return False
+        content = json.loads(path.read_text()).get("protocol", {})
+        same = json.loads(json.dumps(stable)).items() <= content.items()
+        return same and list(content["metrics"]) == list(self.metrics)
 
 
-class Measured(NamedTuple):
-    """What a pass gives besides its files.
+class Evaluation(NamedTuple):
+    """What an evaluation returns besides its files.
 
     Attributes:
       results: of every metric.
-      facts: what was seen: numbers of images and samples, sizes, share of the hole.
-      gallery: pictures of some of the images.
+      facts: numbers of images and samples, sizes, share of the hole.
+      gallery: panels of some of the images.
     """
 
     results: list[Result]
@@ -74,133 +79,109 @@ class Measured(NamedTuple):
     gallery: Gallery
 
 
-class Pass:
-    """A pass on its way: what was counted, and the two tables that grow with it."""
+def evaluate(task: EvalTask) -> Evaluation:
+    """Measures all examples; writes `samples.csv` and `manifest.json` into `task.out`.
 
-    def __init__(self, subject: Subject) -> None:
-        self.metrics = subject.metrics
-        self.expected = subject.expected
-        self.fingerprint = fingerprint(subject)
-        self.folder = subject.out / PARTIAL
+    Raises:
+      UserError: if there is no image, or they are not those of the manifest.
+    """
+    make_folder(task.out)
+    if task.store is not None:
+        task.store.open()
+    for metric in task.metrics.values():
+        metric.reset()
+    with temporary_text() as table, temporary_text() as entries:
+        recorder = Recorder(table, entries, task.expected)
+        with progress_bar(Console(stderr=True, highlight=False)) as bar:
+            progress = bar.add_task(task.label, total=task.total)
+            for example in task.examples():
+                columns: Columns = {}
+                for metric in task.metrics.values():
+                    columns |= metric.add(example)
+                recorder.add(example, columns)
+                bar.advance(progress)
+        recorder.check_complete()
+        results = [r for metric in task.metrics.values() for r in metric.results()]
+        recorder.write(task.out, task.protocol)
+    return Evaluation(results, recorder.facts(), recorder.gallery)
+
+
+def temporary_text() -> IO[str]:
+    """A text file without a name, which disappears with the process."""
+    return tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
+
+
+class Recorder:
+    """Everything that an evaluation records besides its metrics.
+
+    Args:
+      table: temporary file of the table of samples.
+      entries: temporary file of the manifest's images.
+      expected: entries of a manifest that the images must match.
+    """
+
+    def __init__(
+        self,
+        table: IO[str],
+        entries: IO[str],
+        expected: Sequence[dict[str, Any]] | None = None,
+    ) -> None:
+        self.table, self.entries, self.expected = table, entries, expected
         self.count, self.samples = 0, 0
         self.hole, self.masked = 0.0, False
-        self.sizes: list[str] = []
+        self.sizes: set[str] = set()
         self.header: list[str] = []
         self.gallery = Gallery()
-        # Seconds: when last, and how long it took.
-        self.saved, self.saving = time.monotonic(), 0.0
-        lengths = self.restore()
-        if not lengths:
-            make_empty(self.folder)
-        self.table = open_at(self.folder / TABLE, lengths.get(TABLE, 0))
-        self.images = open_at(self.folder / IMAGES, lengths.get(IMAGES, 0))
 
-    def add(self, group: Group) -> None:
-        """Counts a group everywhere.
+    def add(self, example: Example, columns: Columns) -> None:
+        """Records one example.
 
         Raises:
-          UserError: when it is not the image that a manifest has here.
+          UserError: if it is not the image that the manifest has here.
         """
-        entry = manifest_entry(self.count, group)
+        entry = manifest_entry(self.count, example)
         if self.expected is not None:
-            refuse_other_image(entry, self.expected[self.count])
-        columns: dict[str, np.ndarray] = {}
-        for metric in self.metrics.values():
-            columns |= metric.add(group)
-        hole = math.nan if group.mask is None else entry["hole"]
+            check_same_image(entry, self.expected[self.count])
+        hole = math.nan if example.mask is None else entry["hole"]
+        self._add_rows(example, {"hole": np.full(len(example.samples), hole)} | columns)
+        self.entries.write(json.dumps(entry) + "\n")
+        self.gallery.add(self.count, example, columns)
+        if example.mask is not None:
+            self.hole, self.masked = self.hole + hole, True
+        self.sizes.add(size_text(example.truth))
+        self.count, self.samples = self.count + 1, len(example.samples)
+
+    def _add_rows(self, example: Example, columns: Columns) -> None:
+        """One row per sample."""
         rows = csv.writer(self.table, lineterminator="\n")
-        header = ["image", "sample", "hole", *columns, "picnet"]
+        header = ["image", "sample", *columns, "picnet"]
         if not self.header:
             self.header = header
             rows.writerow(header)
         if header != self.header:
             raise ValueError(
-                f"'{group.name}' has the columns {header}, others {self.header}"
+                f"'{example.name}' has the columns {header}, others {self.header}"
             )
-        for i in range(len(group.samples)):
-            values = [hole, *(float(column[i]) for column in columns.values())]
-            numbers = [f"{value:.6g}" for value in values]
-            rows.writerow([group.name, i, *numbers, int(i == group.chosen)])
-        self.images.write(json.dumps(entry) + "\n")
-        self.gallery.add(self.count, group, columns)
-        if group.mask is not None:
-            self.hole, self.masked = self.hole + hole, True
-        if size(group.truth) not in self.sizes:
-            self.sizes.append(size(group.truth))
-        self.count, self.samples = self.count + 1, len(group.samples)
+        for i in range(len(example.samples)):
+            values = [f"{float(column[i]):.6g}" for column in columns.values()]
+            rows.writerow([example.name, i, *values, int(i == example.chosen)])
 
-    def save_now_and_then(self) -> None:
-        """Saves, unless saving would take more than a share of all the time."""
-        began = time.monotonic()
-        if began - self.saved > max(PAUSE, self.saving / SHARE):
-            self.save()
-            self.saved = time.monotonic()
-            self.saving = self.saved - began
+    def check_complete(self) -> None:
+        """Checks that there is an image, and every image of a manifest.
 
-    def save(self) -> None:
-        """Writes the state; a kill before it is whole leaves the one before."""
-        lengths = {}
-        for name, file in ((TABLE, self.table), (IMAGES, self.images)):
-            file.flush()
-            lengths[name] = os.path.getsize(self.folder / name)
-        content = {
-            "fingerprint": self.fingerprint,
-            "lengths": lengths,
-            "count": self.count,
-            "samples": self.samples,
-            "hole": self.hole,
-            "masked": self.masked,
-            "sizes": self.sizes,
-            "header": self.header,
-            "gallery": self.gallery.state(),
-        }
-        arrays = {"content": np.frombuffer(json.dumps(content).encode(), np.uint8)}
-        for name, metric in self.metrics.items():
-            arrays |= {f"{name}:{key}": x for key, x in metric.state().items()}
-        with files.open_atomic(self.folder / STATE) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-    def restore(self) -> dict[str, int]:
-        """Goes on from a state of the same protocol; the tables' lengths, or nothing."""
-        if not all((self.folder / name).exists() for name in (STATE, TABLE, IMAGES)):
-            return {}
-        with np.load(self.folder / STATE) as stored:
-            arrays = dict(stored)
-        content = json.loads(arrays.pop("content").tobytes())
-        if content["fingerprint"] != self.fingerprint:
-            say(f"'{self.folder}' is of other files or settings; it is removed")
-            return {}
-        for name, metric in self.metrics.items():
-            own = {k: x for k, x in arrays.items() if k.startswith(f"{name}:")}
-            metric.restore({k.removeprefix(f"{name}:"): x for k, x in own.items()})
-        self.count, self.samples = content["count"], content["samples"]
-        self.hole, self.masked = content["hole"], content["masked"]
-        self.sizes, self.header = content["sizes"], content["header"]
-        self.gallery.restore(content["gallery"])
-        say(f"going on after {self.count} images, from '{self.folder}'")
-        return content["lengths"]
-
-    def close(self) -> None:
-        """Closes the tables; without a saved state they are of no use."""
-        self.table.close()
-        self.images.close()
-        if not (self.folder / STATE).exists():
-            shutil.rmtree(self.folder)
-
-    def publish(self, subject: Subject) -> None:
-        """Copies both tables to where they belong."""
-        self.table.flush()
-        self.images.flush()
-        protocol = subject.protocol | self.facts()
-        write_manifest(subject.out / "manifest.json", protocol, self.folder / IMAGES)
-        with (
-            open(self.folder / TABLE, "rb") as source,
-            files.open_atomic(subject.out / TABLE) as copy,
-        ):
-            shutil.copyfileobj(source, copy)
+        Raises:
+          UserError: if not.
+        """
+        if not self.count:
+            raise UserError("there is no held-out image; see config.data.eval_path")
+        if self.expected is not None and self.count < len(self.expected):
+            raise UserError(
+                f"the manifest has {len(self.expected)} images, but only {self.count} "
+                "were found; give all of its data"
+            )
 
     def facts(self) -> dict[str, Any]:
-        """What was seen."""
+        """What the protocol states about the examples."""
         return {
             "images": self.count,
             "samples_per_image": self.samples,
@@ -208,94 +189,35 @@ class Pass:
             "mean_hole_share": self.hole / self.count if self.masked else None,
         }
 
-
-def measure(subject: Subject) -> Measured:
-    """Measures all groups; leaves `samples.csv` and `manifest.json` in `subject.out`.
-
-    Raises:
-      UserError: when there is no image, or not those of the manifest.
-    """
-    state = Pass(subject)
-    try:
-        with progress_bar(Console(stderr=True, highlight=False)) as bar:
-            task = bar.add_task(subject.label, total=subject.total)
-            bar.advance(task, state.count)
-            for group in subject.groups(state.count):
-                state.add(group)
-                bar.advance(task)
-                state.save_now_and_then()
-        refuse_too_few(state.count, subject.expected)
-        state.save()
-        results = [r for metric in subject.metrics.values() for r in metric.results()]
-        state.publish(subject)
-    finally:
-        state.close()
-    return Measured(results, state.facts(), state.gallery)
-
-
-def refuse_too_few(count: int, expected: Sequence[Any] | None) -> None:
-    """There is an image, and all those of a manifest.
-
-    Raises:
-      UserError: when it is otherwise.
-    """
-    if not count:
-        raise UserError("there is no held-out image; see config.data.eval_path")
-    if expected is not None and count < len(expected):
-        raise UserError(
-            f"the manifest has {len(expected)} images, but only {count} were found; "
-            "give all of its data"
-        )
-
-
-def open_at(path: Path, length: int) -> io.TextIOWrapper:
-    """A text file to be written from byte `length` on; what was behind it is lost."""
-    file = open(path, "r+b" if length else "wb")  # noqa: SIM115
-    file.truncate(length)
-    file.seek(length)
-    return io.TextIOWrapper(file, "utf-8", newline="")
-
-
-def make_empty(folder: Path) -> None:
-    """Makes a folder anew.
-
-    Raises:
-      UserError: when it cannot be made.
-    """
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(
-            f"--out '{folder.parent}' cannot be written to ({error.strerror}); give "
-            "another folder"
-        ) from error
-
-
-def forget(out: Path) -> None:
-    """Removes what an evaluation would go on from, when all its reports are there."""
-    shutil.rmtree(out / PARTIAL, ignore_errors=True)
-
-
-def fingerprint(subject: Subject) -> str:
-    """A checksum of all that numbers depend on."""
-    text = json.dumps([subject.protocol, subject.stamps], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    def write(self, out: Path, protocol: dict[str, Any]) -> None:
+        """Writes `samples.csv` and `manifest.json`."""
+        for spool in (self.table, self.entries):
+            spool.seek(0)
+        with files.open_atomic(out / "samples.csv") as file:
+            file.writelines(line.encode() for line in self.table)
+        head = json.dumps({"protocol": protocol | self.facts()}, indent=2)
+        head = head.removesuffix("\n}")
+        with files.open_atomic(out / "manifest.json") as file:
+            file.write(f'{head},\n  "images": ['.encode())
+            for i, line in enumerate(self.entries):
+                comma = "," if i else ""
+                file.write(f"{comma}\n    {line.rstrip()}".encode())
+            file.write(b"\n  ]\n}\n")
 
 
 # ---- manifest ----
 
 
-def manifest_entry(index: int, group: Group) -> dict[str, Any]:
-    """What identifies an image of an evaluation and what was measured of it."""
-    mask = group.mask
+def manifest_entry(index: int, example: Example) -> dict[str, Any]:
+    """What identifies an image of an evaluation and its completions."""
+    mask = example.mask
     return {
         "index": index,
-        "name": group.name,
-        "truth": checksum(group.truth),
+        "name": example.name,
+        "truth": checksum(example.truth),
         "mask": None if mask is None else checksum(mask),
         "hole": None if mask is None else 1 - float(mask.mean()),
-        "completions": checksum(group.samples),
+        "completions": checksum(example.samples),
     }
 
 
@@ -304,42 +226,34 @@ def checksum(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()[:16]
 
 
-def refuse_other_image(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """An image that is repeated must be the manifest's, and so must its mask.
+def check_same_image(entry: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Checks that an image and its mask are those of the manifest.
 
     Raises:
-      UserError: naming it.
+      UserError: if not, naming it.
     """
     for part in ("truth", "mask"):
-        if found[part] != expected[part]:
+        if entry[part] != expected[part]:
             raise UserError(
                 f"image {expected['index']} of the manifest is '{expected['name']}', "
-                f"but the {part} of '{found['name']}' is another; give the data that "
-                "the manifest was made with"
+                f"but the {part} of '{entry['name']}' is another; give the data that "
+                "the manifest was written for"
             )
-
-
-def write_manifest(path: Path, protocol: dict[str, Any], images: Path) -> None:
-    """Protocol, then a line an image, so that somebody else can repeat it."""
-    head = json.dumps({"protocol": protocol}, indent=2).removesuffix("\n}")
-    with files.open_atomic(path) as file, open(images, "rb") as lines:
-        file.write(f'{head},\n  "images": ['.encode())
-        for i, line in enumerate(lines):
-            file.write((b",\n" if i else b"\n") + b"    " + line.rstrip())
-        file.write(b"\n  ]\n}\n")
 
 
 def read_manifest(path: str) -> dict[str, Any]:
     """A manifest: `protocol` and `images`.
 
     Raises:
-      UserError: when the file is none.
+      UserError: if the file is none.
     """
     try:
         content = json.loads(Path(path).read_text())
-        named = [content["protocol"][key] for key in ("num", "seed", "asked", "data")]
+        required = [
+            content["protocol"][key] for key in ("num", "seed", "asked", "data")
+        ]
         for entry in content["images"]:
-            named += [entry[key] for key in ("index", "name", "truth", "mask")]
+            required += [entry[key] for key in ("index", "name", "truth", "mask")]
         if content["images"]:
             return content
     except (OSError, ValueError, KeyError, TypeError):

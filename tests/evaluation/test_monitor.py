@@ -11,9 +11,9 @@ from helpers.configs import load_config
 
 from picjax import checkpoints, methods, sharding, train
 from picjax.cli import UserError
-from picjax.evaluation import examples as groups
-from picjax.evaluation import monitor as watch
-from picjax.evaluation.metrics import select
+from picjax.evaluation import monitor
+from picjax.evaluation.examples import Sampling, model_examples
+from picjax.evaluation.metrics import catalog
 from picjax.evaluation.metrics.networks import Settings
 from picjax.model import Model
 from picjax.system import State, System, inference_variables
@@ -78,10 +78,10 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
     assert [line["step"] for line in logged] == [2, 3, 4, 6]
     assert "eval/l1_hole" not in logged[1]
     model = Model(config, SYSTEM, inference_variables(state), STEPS)
-    metrics = select.make(["l1", "psnr", "posterior"], Settings())
-    for group in groups.model_groups(model, 2, 9, seed=0, batch_size=4):
+    metrics = catalog.create(["l1", "psnr", "posterior"], Settings())
+    for example in model_examples(model, Sampling(2), 9, batch_size=4):
         for metric in metrics.values():
-            metric.add(group)
+            metric.add(example)
     for metric in metrics.values():
         for r in metric.results():
             if r.samples == "mean" and r.region == "hole":
@@ -98,7 +98,7 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
     alone = train.train(config, tmp_path / "alone")
     jax.tree.map(np.testing.assert_array_equal, alone, state)
 
-    # Stopped between two evaluations, gone on: as if undisturbed.
+    # Stopped between two evaluations and resumed: as if undisturbed.
     config.eval.every, config.best = 2, "eval/psnr_hole"
     with monkeypatch.context() as patch:
         stop = contextlib.contextmanager(lambda: iter([lambda at: at == 3]))
@@ -119,9 +119,15 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
         ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),
         ({"best": "eval/ssim"}, "config.best 'eval/ssim' is not measured"),
         ({"eval.every": 0}, "is not measured"),
-        ({"best": "eval/diversity"}, "says nothing of what is better; take eval/"),
-        ({"best": "eval/pr", "eval.metrics": "pr"}, "says nothing of what is better"),
-        ({"best": "eval/fid_hole", "eval.metrics": "fid"}, "says nothing of what"),
+        ({"best": "eval/diversity"}, "is not a metric with a better end; take eval/"),
+        (
+            {"best": "eval/pr", "eval.metrics": "pr"},
+            "is not a metric with a better end",
+        ),
+        (
+            {"best": "eval/fid_hole", "eval.metrics": "fid"},
+            "is not a metric with a better end",
+        ),
         ({"eval.metrics": "is", "eval.images": 9}, "is needs 10 images"),
         ({"save_every": 3}, "no multiple of config.eval.every 2"),
     ],
@@ -129,31 +135,25 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
 def test_settings_that_cannot_work_are_refused(config, change, what):
     config.update_from_flattened_dict(change)
     with pytest.raises(UserError, match=what):
-        watch.check(config, SYSTEM)
+        monitor.check(config, SYSTEM)
 
 
-def test_weights_are_looked_for_before_training(config, tmp_path, monkeypatch):
-    def offline(*_, **__):
-        raise OSError("no network")
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("PICJAX_WEIGHTS", raising=False)
-    monkeypatch.setattr("urllib.request.urlopen", offline)
+def test_weights_are_loaded_before_training(config, tmp_path, offline):
     config.update_from_flattened_dict({"eval.metrics": "fid", "best": ""})
     with pytest.raises(UserError, match="cannot be fetched"):
         train.train(config, tmp_path / "run")
     assert not (tmp_path / "run/metrics.jsonl").exists()
     config.eval.every = 0
-    watch.make_watcher(config, SYSTEM, sharding.make_mesh())  # nothing is asked for
+    monitor.make_monitor(config, SYSTEM, sharding.make_mesh())  # needs no weights
 
 
-def test_what_is_logged_may_choose_the_best(config):
+def test_a_logged_metric_may_choose_the_best(config):
     config.update_from_flattened_dict({"eval.metrics": "pr", "best": "eval/recall"})
-    watch.check(config, SYSTEM)
+    monitor.check(config, SYSTEM)
     config.update_from_flattened_dict({"eval.metrics": "basic", "best": "eval/l1_hole"})
     config.data.name = "photos"
-    watch.check(config, SYSTEM)
-    names = watch.metric_names(config, SYSTEM)
+    monitor.check(config, SYSTEM)
+    names = monitor.metric_names(config, SYSTEM)
     assert names == ["l1", "psnr", "ssim", "tv", "diversity"]
 
 

@@ -12,8 +12,9 @@ from PIL import Image
 
 import picjax
 from picjax import files, images, model
-from picjax.evaluation.metrics import suite
-from picjax.evaluation.report import gallery, page, tables
+from picjax.evaluation.metrics.results import Example
+from picjax.evaluation.report import gallery, page
+from picjax.evaluation.report.tables import markdown_table
 
 
 def picture(seed: int, h: int = 12, w: int = 12) -> np.ndarray:
@@ -84,26 +85,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_tables():
-    table = tables.markdown_table(["metric", "value"], [["a|b", "1"], ["psnr", "20"]])
+def test_markdown_tables_are_aligned():
+    table = markdown_table(["metric", "value"], [["a|b", "1"], ["psnr", "20"]])
     lines = table.splitlines()
     assert lines[0].startswith("| metric |") and set(lines[1]) == {"|", "-"}
     assert "a\\|b" in lines[2]
-    assert len({len(line) for line in lines}) == 1  # aligned
-    assert "<td>&lt;b&gt;</td>" in tables.html_table(["x"], [["<b>"]])
+    assert len({len(line) for line in lines}) == 1
 
 
-def test_page_is_whole_in_itself():
-    """Every picture is inside, what a name holds is text, and nothing is fetched."""
+def make_page(**changes):
+    context = {"title": "a < b", "lead": "lead", "notes": [], "legend": []}
+    context |= {"header": ["x"], "rows": [["<b>\n+1 [0, 2]"]], "sections": []}
+    return page.render(**(context | changes))
+
+
+def make_example(name, image, samples):
+    return Example(name, image, None, samples, 0, {})
+
+
+def test_page_is_self_contained():
+    """Every picture is inside, names are text, and nothing is fetched."""
     truth = picture(0, 16, 16)
     samples = np.stack([picture(1, 16, 16), picture(2, 16, 16)])
     name = "<b>'x'&quot;"
-    group = suite.Group(name, truth, None, samples, 0, {})
-    shelves = gallery.Gallery()
-    shelves.add(0, group, {"psnr": np.array([1.0, 3.0])})
-    body = page.shelf("best", shelves)
+    panels = gallery.Gallery()
+    example = make_example(name, truth, samples)
+    panels.add(0, example, {"psnr": np.array([1.0, 3.0])})
+    text = make_page(sections=page.gallery_sections(panels)[-1:])
     found = Page()
-    found.feed(page.document("a < b", "lead", [page.STAGE, body]))
+    found.feed(text)
     assert (
         found.text["h1"] == "a < b" and found.attributes["figure"]["data-name"] == name
     )
@@ -112,7 +122,8 @@ def test_page_is_whole_in_itself():
     assert all(uri.startswith("data:image/png;base64,") for uri in sources)
     shown = [gallery.pixels(uri) for uri in sources]
     np.testing.assert_array_equal(shown, [*samples, truth])
-    assert "http" not in page.STYLE + page.SCRIPT
+    assert "http" not in text and "addEventListener" in text and "--ink:" in text
+    assert "<td>&lt;b&gt;<small>+1 [0, 2]</small></td>" in text
 
 
 class Page(HTMLParser):
@@ -131,31 +142,29 @@ class Page(HTMLParser):
         self.text.setdefault(self.open, data)
 
 
-def test_shelves_hold_the_extremes_of_all():
-    shelves = gallery.Gallery()
+def test_sections_hold_the_extremes_of_all():
+    panels = gallery.Gallery()
     values = np.random.default_rng(0).permutation(40).astype(float)
     image = picture(0)
     for i, value in enumerate(values):
-        group = suite.Group(str(i), image, None, image[None], 0, {})
-        shelves.add(
-            i, group, {"psnr": np.array([value]), "diversity": np.array([-value])}
-        )
-    shelves.restore(json.loads(json.dumps(shelves.state())))
+        columns = {"psnr": np.array([value]), "diversity": np.array([-value])}
+        panels.add(i, make_example(str(i), image, image[None]), columns)
 
     def shown(title):
-        return [shot.numbers["psnr"] for shot in shelves.shots(title)]
+        return [panel.numbers["psnr"] for panel in panels.panels(title)]
 
     assert shown("best") == [39, 38, 37, 36] and shown("worst") == [0, 1, 2, 3]
     assert shown("most diverse") == [0, 1, 2, 3]
-    assert [shot.place for shot in shelves.shots("first")] == list(range(8))
+    assert [panel.place for panel in panels.panels("first")] == list(range(8))
 
 
 def test_histograms_count_every_number(tmp_path):
     (tmp_path / "t.csv").write_text(
         "image,sample,l1,picnet\na,0,1,1\na,1,5,0\nb,0,nan,1\n"
     )
-    svg = page.histograms(tmp_path / "t.csv")
-    assert svg.count("<rect") == 2 and "mean 3" in svg and svg.count("<svg") == 1
+    text = make_page(histograms=page.histograms(tmp_path / "t.csv"))
+    assert text.count("<rect") == 2 and "mean 3" in text and text.count("<svg") == 1
+    assert text.count("<title>1 samples</title>") == 2
 
 
 def test_importing_picjax_does_not_import_jax():

@@ -1,6 +1,7 @@
-"""Two sets of features, or one of logits, beyond FID: on the host in float64.
+"""Inception Score, KID, precision and recall, P-IDS and U-IDS, in float64.
 
-Metrics specification, sections 6.2 to 6.5.
+Salimans et al., 2016; Binkowski et al., 2018; Kynkaanniemi et al., 2019; Zhao et al.,
+2021. All are functions of features or logits that are already computed.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Integer
 
 BLOCK = 1000  # rows whose distances are held at once
+NEWTON_STEPS = 100  # at most; about ten are needed
 
 
 class Spread(NamedTuple):
@@ -26,7 +28,7 @@ class Spread(NamedTuple):
 def inception_scores(
     logits: Float[np.ndarray, "n c"], splits: int = 10
 ) -> Float64[np.ndarray, " splits"]:
-    """exp of the mean divergence of p(class | image) from p(class), of every split.
+    """exp of the mean divergence of p(class | image) from p(class), per split.
 
     Split i holds the rows i n // splits to (i + 1) n // splits.
 
@@ -42,7 +44,7 @@ def inception_scores(
     ends = [i * len(x) // splits for i in range(splits + 1)]
     scores = []
     for start, end in itertools.pairwise(ends):
-        # A class that underflows in every row counts nothing: 0 log 0 is 0.
+        # A class that underflows in every row contributes 0 log 0 = 0.
         marginal = np.maximum(p[start:end].mean(0), np.finfo(np.float64).tiny)
         kl = (p[start:end] * (log_p[start:end] - np.log(marginal))).sum(1)
         scores.append(np.exp(kl.mean()))
@@ -52,7 +54,7 @@ def inception_scores(
 def inception_score(
     logits: Float[np.ndarray, "n c"], splits: int = 10, seed: int | None = 2020
 ) -> Spread:
-    """Inception Score; rows shuffled first as torch-fidelity does (None: not)."""
+    """Inception Score; rows are shuffled as in torch-fidelity (seed None: not)."""
     if seed is not None:
         order = np.random.RandomState(seed).permutation(len(logits))
         logits = logits[order]
@@ -63,10 +65,10 @@ def inception_score(
 def picnet_inception_score(
     logits: Float[np.ndarray, "n c"], chunk: int = 1000, splits: int = 10
 ) -> Spread:
-    """PICNet's: of every chunk by itself, then the mean of means and of deviations.
+    """PICNet's Inception Score: per chunk, then mean of means and of deviations.
 
     Its splits are 100 images, so it is far below a usual score and at most 100. Rows
-    after the last whole chunk are left out.
+    after the last whole chunk are dropped.
     """
     starts = range(0, len(logits) - chunk + 1, chunk)
     each = [inception_scores(logits[i : i + chunk], splits) for i in starts]
@@ -78,10 +80,15 @@ def picnet_inception_score(
 
 
 def polynomial(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]
+    x: Float[np.ndarray, "n d"],
+    y: Float[np.ndarray, "m d"],
+    degree: int = 3,
+    gamma: float | None = None,
+    coef0: float = 1.0,
 ) -> Float64[np.ndarray, "n m"]:
-    """(x.y / d + 1)^3."""
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    """(gamma x.y + coef0)^degree; gamma is 1 / d by default."""
+    gamma = 1 / x.shape[1] if gamma is None else gamma
+    return (gamma * (x @ y.T) + coef0) ** degree
 
 
 def rbf(
@@ -94,7 +101,7 @@ def rbf(
 def mmd(
     x: Float[np.ndarray, "m d"], y: Float[np.ndarray, "m d"], kernel=polynomial
 ) -> float:
-    """The unbiased squared distance of two sets of equal size; may fall below 0."""
+    """Unbiased squared kernel distance of two sets of equal size; may be negative."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     m = len(x)
     own = sum(k.sum() - np.trace(k) for k in (kernel(x, x), kernel(y, y)))
@@ -107,11 +114,12 @@ def kid(
     subsets: int = 100,
     size: int = 1000,
     seed: int = 2020,
+    kernel=polynomial,
 ) -> Spread:
-    """KID over random subsets of `size` rows of each, drawn as torch-fidelity draws.
+    """KID over random subsets of `size` rows of each, drawn as in torch-fidelity.
 
     Raises:
-      ValueError: when a set has fewer rows than a subset.
+      ValueError: if a set has fewer rows than a subset.
     """
     if min(len(a), len(b)) < size:
         raise ValueError(
@@ -121,7 +129,7 @@ def kid(
     found = []
     for _ in range(subsets):
         x = a[rng.choice(len(a), size, replace=False)]
-        found.append(mmd(x, b[rng.choice(len(b), size, replace=False)]))
+        found.append(mmd(x, b[rng.choice(len(b), size, replace=False)], kernel))
     return Spread(float(np.mean(found)), float(np.std(found)))
 
 
@@ -131,13 +139,12 @@ def kid(
 def precision_recall(
     real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "m d"], k: int = 3
 ) -> tuple[float, float]:
-    """(precision, recall): the share of either set within a ball of the other.
+    """(precision, recall): the share of one set inside some ball of the other.
 
-    A row's ball reaches to its k-th neighbour in its own set (Kynkaanniemi et al.,
-    2019).
+    The ball of a row reaches to its k-th neighbour in its own set.
 
     Raises:
-      ValueError: when a set has k rows or fewer.
+      ValueError: if a set has k rows or fewer.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(f"more than {k} images are needed, not {len(real)}")
@@ -166,13 +173,13 @@ def _squares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 class Separation(NamedTuple):
-    """Real and fake features told apart by a line.
+    """Linear separation of real and fake features.
 
     Attributes:
       coefficients: [d].
-      intercept: of the line.
+      intercept: of the hyperplane.
       u_ids: share of all rows on the wrong side.
-      p_ids: share of pairs in which the fake looks more real than its real.
+      p_ids: share of pairs whose fake scores as more real than its real.
     """
 
     coefficients: Float64[np.ndarray, " d"]
@@ -182,17 +189,17 @@ class Separation(NamedTuple):
 
 
 def discriminate(
-    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "n d"], steps: int = 100
+    real: Float[np.ndarray, "n d"], fake: Float[np.ndarray, "n d"], c: float = 1.0
 ) -> Separation:
-    """P-IDS and U-IDS from the best linear separation (Zhao et al., 2021).
+    """P-IDS and U-IDS from the optimal linear separation.
 
-    Minimises |w|^2 / 2 + sum max(0, 1 - t (w.x))^2 with a constant feature for the
-    intercept: scikit-learn's LinearSVC(dual=False), by Newton's method to the optimum.
-    Both scores are 0 with fewer rows than about d: use many times more.
+    Minimises |w|^2 / 2 + c sum max(0, 1 - t (w.x))^2 with a constant feature for the
+    intercept, as scikit-learn's LinearSVC(dual=False), but by Newton's method to the
+    optimum. Both scores are 0 with fewer rows than about d: use many times more.
 
     Args:
       real, fake: fake i completes real i.
-      steps: at most so many; about ten are needed.
+      c: weight of the errors.
     """
     x = np.concatenate([real, fake]).astype(np.float64)
     x = np.concatenate([x, np.ones((len(x), 1))], 1)
@@ -200,16 +207,16 @@ def discriminate(
 
     def cost(w: Integer[np.ndarray, " d"] | np.ndarray) -> float:
         gap = np.clip(1 - target * (x @ w), 0, None)
-        return float(w @ w / 2 + gap @ gap)
+        return float(w @ w / 2 + c * gap @ gap)
 
-    w, value = np.zeros(x.shape[1]), float(len(x))
-    for _ in range(steps):
+    w, value = np.zeros(x.shape[1]), c * len(x)
+    for _ in range(NEWTON_STEPS):
         active = target * (x @ w) < 1
         rows, wanted = x[active], target[active]
-        gradient = w + 2 * rows.T @ (rows @ w - wanted)
+        gradient = w + 2 * c * rows.T @ (rows @ w - wanted)
         if np.abs(gradient).max() <= 1e-9 * max(len(x), 1):
             break
-        hessian = np.eye(len(w)) + 2 * rows.T @ rows
+        hessian = np.eye(len(w)) + 2 * c * rows.T @ rows
         step = np.linalg.solve(hessian, gradient)
         length = 1.0
         while cost(w - length * step) > value and length > 1e-10:

@@ -1,8 +1,7 @@
-"""Frechet distance of two sets of features, on the host in float64.
+"""Frechet distance of two sets of features (Heusel et al., 2017), in float64.
 
 A covariance is kept as a factor F with S = F^T F. Then tr sqrt(S1 S2) is the sum of the
-singular values of F1 F2^T: exact, never complex, also with fewer rows than columns.
-Metrics specification, section 6.1.
+singular values of F1 F2^T: exact and real, also with fewer rows than columns.
 """
 
 import zipfile
@@ -15,18 +14,18 @@ from jaxtyping import Float, Float64
 
 from picjax.cli import UserError
 
-# What numpy raises of a file that is no .npy or .npz, or not whole.
+# What numpy raises for a file that is not a complete .npy or .npz.
 DAMAGED = (OSError, KeyError, ValueError, EOFError, TypeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Stats:
-    """A set of features.
+    """Statistics of a set of features.
 
     Attributes:
       mean: [d].
       factor: [r d] with covariance factor^T factor.
-      count: how many rows; None where a file does not say.
+      count: number of rows; None if a file does not state it.
     """
 
     mean: Float64[np.ndarray, " d"]
@@ -35,14 +34,14 @@ class Stats:
 
     @property
     def covariance(self) -> Float64[np.ndarray, "d d"]:
-        """[d d]."""
+        """The covariance matrix [d d]."""
         return self.factor.T @ self.factor
 
 
 class Moments:
-    """Mean and covariance of a stream of rows; memory grows to d x d and no further.
+    """Mean and covariance of a stream of rows, in memory of d x d values at most.
 
-    The first d rows are kept themselves, which makes the distance of a small set exact.
+    The first d rows are kept as they are, so the distance of a small set is exact.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,7 @@ class Moments:
             self._merge()
 
     def _merge(self) -> None:
-        """Takes the rows that wait into the sums (Chan et al., 1979)."""
+        """Merges the pending rows into the sums (Chan et al., 1979)."""
         rows = np.concatenate(self._rows)
         self._rows = []
         mean = rows.mean(0)
@@ -74,24 +73,8 @@ class Moments:
         self._square = self._square + square + between
         self._mean = self._mean + delta * (len(rows) / self.count)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """What was counted, as arrays."""
-        found = {"count": np.array(self.count)}
-        if self._rows:
-            found["rows"] = np.concatenate(self._rows)
-        if self._mean is not None and self._square is not None:
-            found |= {"mean": self._mean, "square": self._square}
-        return found
-
-    def restore(self, state: dict[str, np.ndarray]) -> None:
-        """Puts what `state` gave in the place of what was counted."""
-        self.count = int(state["count"])
-        self._rows = [state["rows"]] if "rows" in state else []
-        self._mean = state["mean"].copy() if "mean" in state else None
-        self._square = state["square"].copy() if "square" in state else None
-
     def stats(self, ddof: int = 1) -> Stats:
-        """What was counted; `ddof` 1 everywhere but MAT and StyleGAN, which have 0.
+        """Statistics of all rows; `ddof` is 1 except in MAT and StyleGAN (0).
 
         Raises:
           UserError: with fewer than two rows.
@@ -109,7 +92,7 @@ class Moments:
 
 
 def measure(features: Float[np.ndarray, "n d"], ddof: int = 1) -> Stats:
-    """The statistics of a whole set."""
+    """Statistics of a whole set."""
     moments = Moments()
     moments.add(features)
     return moments.stats(ddof)
@@ -118,7 +101,7 @@ def measure(features: Float[np.ndarray, "n d"], ddof: int = 1) -> Stats:
 def factorise(
     covariance: Float[np.ndarray, "d d"],
 ) -> Float64[np.ndarray, "r d"]:
-    """F with F^T F the covariance; negative eigenvalues, which are rounding, as 0."""
+    """F with F^T F = covariance; negative eigenvalues are rounding and become 0."""
     values, vectors = np.linalg.eigh(np.asarray(covariance, np.float64))
     return np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
 
@@ -129,7 +112,7 @@ def distance(a: Stats, b: Stats) -> float:
     It falls with the number of rows: compare equal numbers only.
 
     Raises:
-      UserError: when the two have different dimensions.
+      UserError: if the two have different dimensions.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
@@ -142,7 +125,7 @@ def distance(a: Stats, b: Stats) -> float:
 
 
 def save(path: Path | BinaryIO, stats: Stats) -> None:
-    """Writes `mu` and `sigma`, as pytorch-fid and clean-fid read them, and `n`."""
+    """Writes `mu`, `sigma` (which pytorch-fid and clean-fid read) and `n`."""
     count = -1 if stats.count is None else stats.count
     np.savez(path, mu=stats.mean, sigma=stats.covariance, n=count)
 
@@ -150,10 +133,11 @@ def save(path: Path | BinaryIO, stats: Stats) -> None:
 def load(path: Path) -> Stats:
     """Statistics from `mu` and `sigma` of an .npz, or m.npy and s.npy in a folder.
 
-    That is what pytorch-fid, clean-fid and guided-diffusion write, and INADE.
+    The former is written by pytorch-fid, clean-fid and guided-diffusion, the latter by
+    INADE.
 
     Raises:
-      UserError: where there is no such thing, or it is damaged.
+      UserError: if there is no such file, or it is damaged.
     """
     try:
         if path.is_dir():
@@ -163,7 +147,7 @@ def load(path: Path) -> Stats:
                 -1,
             )
         else:
-            # Opened here, for numpy leaves a damaged one open.
+            # Opened here because numpy leaves a damaged file open.
             with open(path, "rb") as whole, np.load(whole, allow_pickle=False) as file:
                 mean, covariance = file["mu"], file["sigma"]
                 count = int(file["n"]) if "n" in file.files else -1

@@ -1,7 +1,7 @@
-"""HyperIQA: a score without reference by a network that writes a network (Su et al., 2020).
+"""HyperIQA: quality without a reference image (Su et al., 2020).
 
-ResNet-50 gives the hyper features, from which the weights of a small target network are
-made for every image. Metrics specification, section 10.
+From the features of a ResNet-50, a hyper network generates the weights of a small target
+network for every image.
 """
 
 import itertools
@@ -11,27 +11,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL import Image
 
-from picjax.evaluation.metrics import convnet
-from picjax.evaluation.metrics.convnet import (
+from picjax.evaluation.metrics.layers import (
+    HIGHEST,
     Params,
     Shapes,
     Tensors,
     conv,
+    fold,
     linear,
     max_pool,
     mean_pool,
     relu,
 )
+from picjax.evaluation.metrics.networks import Networks, brand
 from picjax.evaluation.metrics.resize import normalise, resize
+from picjax.evaluation.metrics.results import (
+    Columns,
+    Example,
+    MeanAccumulator,
+    first_only,
+)
+from picjax.evaluation.metrics.weights import PYIQA, Released
 
 SIDE = 224  # pixels of a crop
-UPSCALED = 256  # shorter side of an image that is too small for crops
-GRID = 5  # crops a side
+UPSCALED = 256  # shorter side to which smaller images are upscaled
+GRID = 5  # crops per side
 DEPTHS = (3, 4, 6, 3)
 TARGET = (224, 112, 56, 28, 14)
-LOCAL = ((256, 16, 8), (512, 32, 4), (1024, 64, 2))  # channels, of the map, its side
+LOCAL = ((256, 16, 8), (512, 32, 4), (1024, 64, 2))  # channels, pooled ones, side
 
 
 def _blocks() -> Iterator[tuple[str, int, int, int]]:
@@ -47,16 +55,16 @@ def _blocks() -> Iterator[tuple[str, int, int, int]]:
 
 def shapes() -> Shapes:
     """Names and shapes of the original's state_dict."""
-    found: dict[str, tuple[int, ...]] = {}
+    table: dict[str, tuple[int, ...]] = {}
 
     def add(name: str, *shape: int, bias: bool = True) -> None:
-        found[f"{name}.weight"] = shape
+        table[f"{name}.weight"] = shape
         if bias:
-            found[f"{name}.bias"] = shape[:1]
+            table[f"{name}.bias"] = shape[:1]
 
     def add_norm(name: str, size: int) -> None:
         for kind in ("weight", "bias", "running_mean", "running_var"):
-            found[f"{name}.{kind}"] = (size,)
+            table[f"{name}.{kind}"] = (size,)
 
     add("res.conv1", 64, 3, 7, 7, bias=False)
     add_norm("res.bn1", 64)
@@ -79,11 +87,11 @@ def shapes() -> Shapes:
         add(f"fc{k}b_fc", outputs, 112)
     add("fc5w_fc", TARGET[-1], 112)
     add("fc5b_fc", 1, 112)
-    return found
+    return table
 
 
 def original_names(tensors: Tensors) -> Tensors:
-    """pyiqa's state_dict under the original's names; the original's as it is."""
+    """pyiqa's state_dict under the original's names; the original's unchanged."""
     table = {f"res.{name}": f"base_model.{name}" for name in ("conv1", "bn1")}
     table |= {f"res.layer{i}": f"base_model.layer{i}" for i in (1, 2, 3, 4)}
     for i in (1, 2, 3):
@@ -101,6 +109,14 @@ def original_names(tensors: Tensors) -> Tensors:
     return found
 
 
+RELEASED = Released(
+    PYIQA,
+    ("HyperIQA-resnet50-koniq10k-c96c41b1.pth", "koniq_pretrained.pkl"),
+    shapes,
+    original_names,
+)
+
+
 def prepare(tensors: Tensors) -> Params:
     """Parameters from a state_dict with the original's or pyiqa's names."""
     named = original_names(tensors)
@@ -110,11 +126,11 @@ def prepare(tensors: Tensors) -> Params:
         norms |= {f"{name}.conv{i}": f"{name}.bn{i}" for i in (1, 2, 3)}
         if name.endswith(".0"):
             norms[f"{name}.downsample.0"] = f"{name}.downsample.1"
-    return convnet.fold(used, norms)
+    return fold(used, norms)
 
 
 def resnet(params: Params, x: Float[Array, "b 224 224 3"]) -> list[Array]:
-    """The maps after the four layers of ResNet-50, stride in the 3 x 3 convolution."""
+    """Feature maps after ResNet-50's four layers; stride in the 3 x 3 convolution."""
     x = max_pool(relu(conv(x, params["res.conv1"], 2, (3, 3))), padding=1)
     found = []
     for name, _, _, stride in _blocks():
@@ -132,11 +148,11 @@ def resnet(params: Params, x: Float[Array, "b 224 224 3"]) -> list[Array]:
 def target_network(
     params: Params, x: Float[Array, "b 224 224 3"]
 ) -> tuple[Float[Array, "b 224"], list[tuple[Array, Array]]]:
-    """What the target network is fed, and its five layers' (weights, bias).
+    """Input of the target network, and (weights, bias) of its five layers.
 
     Args:
       params: from `prepare`.
-      x: crops, as `resize.normalise` gives them.
+      x: crops normalised by `resize.normalise`.
     """
     *maps, last = resnet(params, x)
     parts = []
@@ -161,13 +177,13 @@ def target_network(
 
 
 def score(params: Params, x: Float[Array, "b 224 224 3"]) -> Float[Array, " b"]:
-    """One number a crop; higher is better, the scale that of the weights.
+    """One score per crop, higher is better.
 
-    0 to 100 with the original's (KonIQ-10k), 0 to 1 with pyiqa's.
+    0 to 100 with the original's weights (KonIQ-10k), 0 to 1 with pyiqa's.
     """
     v, layers = target_network(params, x)
     for k, (weights, bias) in enumerate(layers):
-        v = jnp.einsum("boi,bi->bo", weights, v, precision=convnet.HIGHEST) + bias
+        v = jnp.einsum("boi,bi->bo", weights, v, precision=HIGHEST) + bias
         if k < len(layers) - 1:
             v = jax.nn.sigmoid(v)
     return v[:, 0]
@@ -177,7 +193,7 @@ def crops(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "25 224 224 3"]:
     """pyiqa's 25 crops on a regular grid, normalised for `score`; average the scores.
 
     An image with a side of 224 or less is first upscaled to a shorter side of 256 by
-    torch's bicubic.
+    torch's bicubic rule.
     """
     x = jnp.asarray(image, jnp.float32)[None]
     short = min(image.shape[:2])
@@ -189,17 +205,27 @@ def crops(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "25 224 224 3"]:
     return _cut(normalise(x)[0], corners)
 
 
-def random_crops(
-    image: UInt8[np.ndarray, "h w 3"], rng: np.random.Generator, count: int = 10
-) -> Float[Array, "n 224 224 3"]:
-    """The original's crops of the image squeezed to 512 rows of 384, normalised."""
-    squeezed = Image.fromarray(image).resize((384, 512), Image.Resampling.BILINEAR)
-    x = normalise(jnp.asarray(np.asarray(squeezed))[None])[0]
-    rows, columns = (rng.integers(0, n - SIDE + 1, count) for n in x.shape[:2])
-    return _cut(x, list(zip(rows.tolist(), columns.tolist(), strict=True)))
-
-
 def _cut(
     x: Float[Array, "h w 3"], corners: Sequence[tuple[int, int]]
 ) -> Float[Array, "n 224 224 3"]:
     return jnp.stack([x[i : i + SIDE, j : j + SIDE] for i, j in corners])
+
+
+class HyperIQA(MeanAccumulator):
+    """HyperIQA of sample 0."""
+
+    def __init__(self, networks: Networks):
+        loaded = networks.load(RELEASED)
+        self.params, self._score = prepare(loaded.tensors), jax.jit(score)
+        super().__init__(
+            "hyperiqa",
+            brand("score of the weights", loaded.source),
+            f"{loaded.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; "
+            "images with a side of 224 or less are upscaled to 256 first",
+        )
+
+    def add(self, example: Example) -> Columns:
+        """A column, NaN but for sample 0."""
+        value = float(self._score(self.params, crops(example.samples[0])).mean())
+        self.count("whole", "first", value)
+        return {"hyperiqa": first_only(value, len(example.samples))}

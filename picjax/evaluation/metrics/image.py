@@ -1,14 +1,25 @@
-"""Distances of a completion to the truth, one number an image, on the host in float64.
+"""Pixel metrics: one value per image, on the host in float64.
 
-Images hold 0..255 (round [-1, 1] to uint8 first: that is what a file would hold), shape
-[*b h w c] with any leading axes. With a mask [*b h w 1], 1 = known, a metric is of the
-hole alone, and NaN where there is no hole. Definitions: metrics specification,
-section 2.
+Images hold 0..255 (round [-1, 1] to uint8 first, as a file would hold it), shape
+[*b h w c] with any leading axes. With a mask [*b h w 1], 1 = known, a metric covers the
+hole alone and is NaN without a hole.
 """
 
-import numpy as np
-from jaxtyping import Float, Int, Real
+from collections.abc import Callable
 
+import numpy as np
+from jaxtyping import Float, Int, Real, UInt8
+
+from picjax.evaluation.metrics.results import (
+    Accumulator,
+    Columns,
+    Example,
+    MeanAccumulator,
+    column_name,
+    regions,
+)
+
+GREY = "grey levels of 255"
 IMAGE = (-3, -2, -1)
 LUMA = np.array([0.299, 0.587, 0.114])
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
@@ -18,7 +29,7 @@ SMALLEST_MS_SSIM = 176
 def hole_mean(
     x: Float[np.ndarray, "*b h w c"], mask: Real[np.ndarray, "*b h w 1"] | None
 ) -> Float[np.ndarray, "*b"]:
-    """Mean over pixels and channels, of the hole alone when a mask is given."""
+    """Mean over pixels and channels; with a mask, over the hole alone."""
     if mask is None:
         return np.asarray(x.mean(IMAGE))
     hole = np.broadcast_to(mask < 0.5, x.shape)
@@ -40,7 +51,7 @@ def psnr(
     truth: Real[np.ndarray, "*b h w c"],
     mask: Real[np.ndarray, "*b h w 1"] | None = None,
 ) -> Float[np.ndarray, "*b"]:
-    """20 log10(255 / root mean squared difference), in dB; 100 where there is none."""
+    """20 log10(255 / root mean squared difference), in dB; 100 for equal images."""
     error = hole_mean(np.square(np.subtract(image, truth, dtype=np.float64)), mask)
     finite = 10 * np.log10(255**2 / np.where(error > 0, error, 1))
     return np.where(error == 0, 100.0, np.where(error > 0, finite, np.nan))
@@ -59,7 +70,7 @@ def tv(
     image: Real[np.ndarray, "*b h w c"],
     mask: Real[np.ndarray, "*b h w 1"] | None = None,
 ) -> Float[np.ndarray, "*b"]:
-    """Mean length of the gradient, in grey levels a pixel; PICNet's total variation.
+    """Mean length of the gradient, in grey levels per pixel: PICNet's total variation.
 
     Forward differences per channel that wrap around at the right and lower edge.
     """
@@ -75,9 +86,9 @@ def ssim(
 ) -> Float[np.ndarray, "*b"]:
     """Structural similarity, mean over channels (Wang et al., 2004); 1 when equal.
 
-    11x11 gaussian window of sigma 1.5, whole windows only, population covariance: what
-    scikit-image gives with `gaussian_weights=True, use_sample_covariance=False`. With a
-    mask: over the windows whose centre lies in the hole. Sides must be 11 or more.
+    11x11 Gaussian window of sigma 1.5, whole windows only, population covariance, as
+    scikit-image computes with `gaussian_weights=True, use_sample_covariance=False`. With
+    a mask: over the windows whose centre lies in the hole. Sides must be 11 or more.
     """
     luminance, structure = ssim_maps(image, truth)
     centre = None if mask is None else mask[..., 5:-5, 5:-5, :]
@@ -96,7 +107,7 @@ def ssim_uniform(
 def ssim_luma(
     image: Real[np.ndarray, "*b h w 3"], truth: Real[np.ndarray, "*b h w 3"]
 ) -> Float[np.ndarray, "*b"]:
-    """SSIM of the rounded luma with its structure term held above 0, as pyiqa's."""
+    """SSIM of the rounded luma with its structure term clipped at 0, as in pyiqa."""
     luminance, structure = ssim_maps(luma(image), luma(truth))
     return hole_mean(luminance * np.maximum(structure, 0), None)
 
@@ -104,12 +115,12 @@ def ssim_luma(
 def ms_ssim(
     image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
 ) -> Float[np.ndarray, "*b"]:
-    """Multi-scale SSIM, five scales (Wang et al., 2003); of `luma` it is pyiqa's.
+    """Multi-scale SSIM over five scales (Wang et al., 2003), mean over channels.
 
-    Every channel by itself, then the mean.
+    pyiqa's is that of `luma`.
 
     Raises:
-      ValueError: when a side is below 176 pixels.
+      ValueError: if a side is below 176 pixels.
     """
     if min(image.shape[-3:-1]) < SMALLEST_MS_SSIM:
         raise ValueError(
@@ -127,25 +138,13 @@ def ms_ssim(
     return np.asarray(result.mean(-1))
 
 
-def best_of(
-    images: Real[np.ndarray, "*b n h w c"], truth: Real[np.ndarray, "*b h w c"]
-) -> Int[np.ndarray, "*b"]:
-    """The completion nearest to the truth by PICNet's rule: least L1 - PSNR + TV.
-
-    A number reported for it is the best of n against the truth: say so and state n.
-    """
-    truths = np.broadcast_to(truth[..., None, :, :, :], images.shape)
-    score = l1(images, truths) - psnr(images, truths) + tv(images)
-    return np.asarray(score.argmin(-1))
-
-
 def luma(x: Real[np.ndarray, "*b h w 3"]) -> Float[np.ndarray, "*b h w 1"]:
-    """YIQ luma of 0..255 values, rounded to whole numbers as pyiqa does."""
+    """YIQ luma of 0..255 values, rounded to integers as in pyiqa."""
     return np.round(x @ LUMA)[..., None]
 
 
 def halve(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b _ _ c"]:
-    """2x2 means; an odd side is padded with a zero on BOTH ends, and these count."""
+    """2x2 means; an odd side is padded with zeros at both ends, and these count."""
     height, width = x.shape[-3:-1]
     odd = [(height % 2,) * 2, (width % 2,) * 2]
     x = np.pad(x, [(0, 0)] * (x.ndim - 3) + odd + [(0, 0)])
@@ -164,12 +163,12 @@ def ssim_maps(
     window: Float[np.ndarray, " k"] = WINDOW,
     scale: float = 1.0,
 ) -> tuple[Float[np.ndarray, "*b y x c"], Float[np.ndarray, "*b y x c"]]:
-    """SSIM's luminance term and its contrast-structure term, over whole windows only.
+    """SSIM's luminance and contrast-structure terms, over whole windows only.
 
     Args:
       image, truth: 0..255.
-      window: weights along either axis, by default a gaussian of sigma 1.5.
-      scale: of the covariances, n / (n - 1) for those of a sample.
+      window: weights along either axis, by default a Gaussian of sigma 1.5.
+      scale: factor on the covariances, n / (n - 1) for sample covariances.
     """
 
     def blur(x: np.ndarray) -> np.ndarray:
@@ -185,3 +184,114 @@ def ssim_maps(
     covariance = scale * (blur(x * y) - mean_x * mean_y)
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return luminance, (2 * covariance + c2) / (scale * (var_x + var_y) + c2)
+
+
+# ---- among the samples of an image ----
+
+
+def best_of(
+    images: Real[np.ndarray, "*b n h w c"], truth: Real[np.ndarray, "*b h w c"]
+) -> Int[np.ndarray, "*b"]:
+    """The sample nearest to the truth by PICNet's rule: least L1 - PSNR + TV.
+
+    A number reported for it is the best of n against the truth: state n with it.
+    """
+    truths = np.broadcast_to(truth[..., None, :, :, :], images.shape)
+    score = l1(images, truths) - psnr(images, truths) + tv(images)
+    return np.asarray(score.argmin(-1))
+
+
+def picnet_choice(
+    samples: UInt8[np.ndarray, "n h w 3"], truth: UInt8[np.ndarray, "h w 3"]
+) -> int:
+    """Index of the sample that PICNet's rule selects."""
+    return int(best_of(samples, truth))
+
+
+def pixel_diversity(
+    images: Real[np.ndarray, "*b n h w c"],
+    mask: Real[np.ndarray, "*b h w 1"] | None = None,
+) -> Float[np.ndarray, "*b"]:
+    """Mean L1 distance over all pairs of the n samples, in grey levels of 255.
+
+    0 if n is 1 or all are equal. Diversity alone proves nothing (noise is diverse): read
+    it beside a distance to the truth. Over the whole image it shrinks with the share of
+    the hole, so values of different masks do not compare.
+    """
+    n = images.shape[-4]
+    # In sorted order the k-th value is added k times and subtracted n - 1 - k times.
+    weights = 2 * np.arange(n, dtype=np.float64) - (n - 1)
+    ordered = np.sort(images, axis=-4)
+    pairs = max(n * (n - 1) / 2, 1)
+    return hole_mean(np.einsum("...nhwc,n->...hwc", ordered, weights) / pairs, mask)
+
+
+# ---- accumulators ----
+
+Measure = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+class PerSample(MeanAccumulator):
+    """One value per sample, of the whole image and of the hole.
+
+    Args:
+      name: of the metric; BETTER states which end is better.
+      unit: of its values.
+      measure: (samples, truths, masks or None) -> [n].
+      description: how it is measured.
+    """
+
+    def __init__(self, name: str, unit: str, measure: Measure, description: str):
+        super().__init__(name, unit, description)
+        self.measure = measure
+
+    def add(self, example: Example) -> Columns:
+        """A column per region."""
+        samples, columns = example.samples, {}
+        truths = np.broadcast_to(example.truth, samples.shape)
+        for region, mask in regions(example):
+            if mask is not None:
+                mask = np.broadcast_to(mask, (len(samples), *mask.shape))
+            values = np.asarray(self.measure(samples, truths, mask))
+            self.count_samples(region, values, example.chosen)
+            columns[column_name(self.name, region)] = values
+        return columns
+
+
+class Diversity(MeanAccumulator):
+    """How much the samples of an image differ from each other."""
+
+    def __init__(self) -> None:
+        description = "mean L1 distance over all pairs of an image's samples"
+        super().__init__("diversity", GREY, description)
+
+    def add(self, example: Example) -> Columns:
+        """One value per image, repeated for its samples."""
+        columns = {}
+        for region, mask in regions(example):
+            value = float(pixel_diversity(example.samples, mask))
+            self.count(region, "all", value)
+            column = column_name("diversity", region)
+            columns[column] = np.full(len(example.samples), value)
+        return columns
+
+
+PIXEL_METRICS: dict[str, Callable[[], Accumulator]] = {
+    "l1": lambda: PerSample("l1", GREY, l1, "mean absolute difference"),
+    "psnr": lambda: PerSample(
+        "psnr", "dB", psnr, "of each sample; 100 if it is the truth"
+    ),
+    "ssim": lambda: PerSample(
+        "ssim",
+        "1 = equal",
+        ssim,
+        "11x11 Gaussian windows, sigma 1.5, mean over RGB; hole: windows centred in it",
+    ),
+    "tv": lambda: PerSample(
+        "tv",
+        GREY,
+        lambda samples, truths, masks: tv(samples, masks),
+        "mean length of the sample's gradient, wrapping around (PICNet)",
+    ),
+    "diversity": Diversity,
+}

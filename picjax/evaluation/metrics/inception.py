@@ -1,8 +1,8 @@
-"""InceptionV3 as FID, KID and the Inception Score use it.
+"""InceptionV3 as FID, KID and the Inception Score use it (Szegedy et al., 2016).
 
-Two variants with the same names: `fid` (1,008 classes, weights of 2015, means that do
-not count padding, a max pool in the last block) and `torchvision` (1,000 classes).
-Metrics specification, sections 4 and 5.
+Two variants with the same parameter names: `fid` (TensorFlow's weights of 2015, 1,008
+classes, mean pools that do not count padding, a max pool in the last block) and
+`torchvision` (1,000 classes).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from picjax.evaluation.metrics import convnet
-from picjax.evaluation.metrics.convnet import (
+from picjax.evaluation.metrics import layers
+from picjax.evaluation.metrics.layers import (
     Params,
     Shapes,
     Tensors,
@@ -19,16 +19,32 @@ from picjax.evaluation.metrics.convnet import (
     max_pool,
     relu,
 )
+from picjax.evaluation.metrics.weights import TORCHVISION, Released
 
 CLASSES = {"fid": 1008, "torchvision": 1000}
+RELEASED = {
+    "fid": Released(
+        "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/",
+        (
+            "pt_inception-2015-12-05-6726825d.pth",
+            "weights-inception-2015-12-05-6726825d.pth",
+        ),
+        lambda: shapes("fid"),
+    ),
+    "torchvision": Released(
+        TORCHVISION,
+        ("inception_v3_google-0cc3c7bd.pth", "inception_v3_google-1a9a5a14.pth"),
+        lambda: shapes("torchvision"),
+    ),
+}
 TAPS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
 EPS = 1e-3  # of the batch norms
 
 Layer = tuple[str, int, int, tuple[int, int]]  # name, in, out, kernel
 
 
-def layers() -> Iterator[Layer]:
-    """Every convolution."""
+def convolutions() -> Iterator[Layer]:
+    """Every convolution of the network."""
     stem = ((3, 32, "1a_3x3"), (32, 32, "2a_3x3"), (32, 64, "2b_3x3"))
     for inputs, outputs, name in (*stem, (64, 80, "3b_1x1"), (80, 192, "4a_3x3")):
         side = int(name[-1])
@@ -92,7 +108,7 @@ def _block_e(name: str, inputs: int) -> Iterator[Layer]:
 def shapes(variant: str = "fid") -> Shapes:
     """Names and shapes of the released state_dict."""
     found: dict[str, tuple[int, ...]] = {}
-    for name, inputs, outputs, kernel in layers():
+    for name, inputs, outputs, kernel in convolutions():
         found[f"{name}.conv.weight"] = outputs, inputs, *kernel
         for kind in ("weight", "bias", "running_mean", "running_var"):
             found[f"{name}.bn.{kind}"] = (outputs,)
@@ -101,9 +117,9 @@ def shapes(variant: str = "fid") -> Shapes:
 
 
 def prepare(tensors: Tensors) -> Params:
-    """Parameters from the released state_dict; names that we do not use are left."""
-    names = {name: f"{name}.conv" for name, *_ in layers()}
-    folded = convnet.fold(
+    """Parameters from the released state_dict; unused names are ignored."""
+    names = {name: f"{name}.conv" for name, *_ in convolutions()}
+    folded = layers.fold(
         {key: x for key, x in tensors.items() if not key.startswith("AuxLogits.")},
         {conv_name: f"{name}.bn" for name, conv_name in names.items()},
         EPS,
@@ -115,11 +131,11 @@ def prepare(tensors: Tensors) -> Params:
 def maps(
     params: Params, x: Float[Array, "b h w 3"], variant: str = "fid"
 ) -> dict[str, Float[Array, "b y x c"]]:
-    """Every stage's map: taps 64, 192, 768 and Mixed_5b to Mixed_7c.
+    """The feature map of every stage: taps 64, 192, 768 and Mixed_5b to Mixed_7c.
 
     Args:
       params: from `prepare`.
-      x: as `resize.for_inception` gives it; sides of 75 or more.
+      x: output of `resize.for_inception`; sides of 75 or more.
       variant: a key of CLASSES.
     """
     counted = variant == "torchvision"
@@ -130,10 +146,10 @@ def maps(
         return relu(conv(x, params[name], stride, (around[0], around[1])))
 
     def pooled(x, name):
-        # The mean commutes with a 1 x 1 convolution, which leaves fewer channels.
+        # The mean commutes with a 1 x 1 convolution, which has fewer output channels.
         kernel, bias = params[name]
-        y = conv(x, convnet.Weights(kernel, jnp.zeros_like(bias)))
-        return relu(convnet.smooth(y, counted) + bias.reshape(1, 1, 1, -1))
+        y = conv(x, layers.Weights(kernel, jnp.zeros_like(bias)))
+        return relu(layers.smooth(y, counted) + bias.reshape(1, 1, 1, -1))
 
     def block_a(x, name):
         five = unit(unit(x, f"{name}.branch5x5_1"), f"{name}.branch5x5_2")
@@ -200,15 +216,15 @@ def features(
     taps: Sequence[str] = ("2048",),
     variant: str = "fid",
 ) -> dict[str, Float[Array, "b c"]]:
-    """Means over space of the taps asked for, of TAPS; logits without and with bias."""
+    """Spatial means of the requested TAPS; logits without and with bias."""
     kernel, bias = params["fc"]
 
     def network(x: Array) -> dict[str, Array]:
         found = maps(params, x, variant)
         out = {name: found[name].mean((1, 2)) for name in ("64", "192", "768")}
         out["2048"] = pool = found["Mixed_7c"].mean((1, 2))
-        out["logits_unbiased"] = jnp.dot(pool, kernel, precision=convnet.HIGHEST)
+        out["logits_unbiased"] = jnp.dot(pool, kernel, precision=layers.HIGHEST)
         out["logits"] = out["logits_unbiased"] + bias.reshape(1, -1)
         return {name: out[name] for name in taps}
 
-    return convnet.by_image(network, x)
+    return layers.by_image(network, x)

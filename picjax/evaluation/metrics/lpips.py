@@ -1,72 +1,50 @@
-"""LPIPS: distances of deep features, with the released linear heads (Zhang et al., 2018).
+"""LPIPS, to the truth and among an image's samples (Zhang et al., 2018).
 
-Backbones are torchvision's AlexNet, VGG16 and SqueezeNet 1.1, tapped after their ReLUs.
-Version 0.0 does not scale its input (a bug kept for old numbers), 0.1 does. Metrics
-specification, section 7.
+Backbones are torchvision's, linear heads the released ones. Version 0.0 does not scale
+its input (a bug that is kept so that old numbers can be reproduced), 0.1 does.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Integer, Real
+from jaxtyping import Array, Float, Integer, Real, UInt8
 
-from picjax.evaluation.metrics import convnet
-from picjax.evaluation.metrics.convnet import (
-    Params,
-    Shapes,
-    Tensors,
-    conv,
-    max_pool,
-    relu,
-)
+from picjax.cli import UserError
+from picjax.evaluation.metrics import backbones, layers
+from picjax.evaluation.metrics.backbones import Taps
+from picjax.evaluation.metrics.layers import Params, Tensors
+from picjax.evaluation.metrics.networks import Networks, brand
 from picjax.evaluation.metrics.resize import resize
+from picjax.evaluation.metrics.results import (
+    Columns,
+    Example,
+    MeanAccumulator,
+    column_name,
+)
 
 HEADS = Path(__file__).parent / "data" / "lpips_heads.npz"
 VERSIONS = ("0.1", "0.0")
-ARCHITECTURES = {"alex": "alexnet", "vgg": "vgg16", "squeeze": "squeezenet1_1"}
-SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels a side
+SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels per side
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-
-# Index in torchvision's `features`, channels in and out.
-VGG = (
-    ((0, 3, 64), (2, 64, 64)),
-    ((5, 64, 128), (7, 128, 128)),
-    ((10, 128, 256), (12, 256, 256), (14, 256, 256)),
-    ((17, 256, 512), (19, 512, 512), (21, 512, 512)),
-    ((24, 512, 512), (26, 512, 512), (28, 512, 512)),
-)
-# Index, channels in, of the squeeze and of each half; a tap after every group.
-FIRES = (
-    ((3, 64, 16, 64), (4, 128, 16, 64)),
-    ((6, 128, 32, 128), (7, 256, 32, 128)),
-    ((9, 256, 48, 192),),
-    ((10, 384, 48, 192),),
-    ((11, 384, 64, 256),),
-    ((12, 512, 64, 256),),
-)
-# Index, channels in and out, kernel, stride, padding.
-ALEX = (
-    (0, 3, 64, 11, 4, 2),
-    (3, 64, 192, 5, 1, 2),
-    (6, 192, 384, 3, 1, 1),
-    (8, 384, 256, 3, 1, 1),
-    (10, 256, 256, 3, 1, 1),
-)
+Pairs = Integer[np.ndarray, "p 2"]
 
 
 @struct.dataclass
-class Lpips:
-    """A measuring network.
+class Model:
+    """An LPIPS network.
 
     Attributes:
       net: alex, vgg or squeeze.
       version: 0.1 or 0.0.
       params: of the backbone.
-      heads: of every tap, the weight [c] of each channel.
+      heads: for each tap, the weight [c] of each channel.
     """
 
     net: str = struct.field(pytree_node=False)
@@ -75,143 +53,86 @@ class Lpips:
     heads: list[Float[Array, " _"]]
 
 
-Taps = list[Float[Array, "b _ _ _"]]
-
-
-def make(tensors: Tensors, net: str = "alex", version: str = "0.1") -> Lpips:
+def make_model(tensors: Tensors, net: str = "alex", version: str = "0.1") -> Model:
     """LPIPS from torchvision's state_dict of a backbone and the released heads."""
-    used = {name: tensors[name] for name in shapes(net)}
+    used = {name: tensors[name] for name in backbones.shapes(net)}
     with np.load(HEADS) as file:
         stem = f"v{version}/{net}/lin"
         heads = [
             jnp.asarray(file[f"{stem}{i}.model.1.weight"].reshape(-1))
             for i in range(sum(name.startswith(stem) for name in file.files))
         ]
-    return Lpips(net, version, convnet.fold(used, {}), heads)
+    return Model(net, version, layers.fold(used, {}), heads)
 
 
-def shapes(net: str) -> Shapes:
-    """Names and shapes of what is used of torchvision's state_dict."""
-    found: dict[str, tuple[int, ...]] = {}
-    for name, inputs, outputs, kernel in _layers(net):
-        found[f"features.{name}.weight"] = outputs, inputs, kernel, kernel
-        found[f"features.{name}.bias"] = (outputs,)
-    return found
+def scale_input(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Images in [-1, 1] as version 0.1 feeds them to the backbone."""
+    shift, scale = (jnp.array(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
+    return (x - shift) / scale
 
 
-def _layers(net: str) -> Iterator[tuple[str, int, int, int]]:
-    """Name, channels in and out, kernel."""
-    if net == "alex":
-        yield from ((str(i), a, b, kernel) for i, a, b, kernel, *_ in ALEX)
-    elif net == "vgg":
-        yield from ((str(i), a, b, 3) for block in VGG for i, a, b in block)
-    else:
-        yield "0", 3, 64, 3
-        for i, inputs, squeeze, expand in (fire for group in FIRES for fire in group):
-            yield f"{i}.squeeze", inputs, squeeze, 1
-            yield f"{i}.expand1x1", squeeze, expand, 1
-            yield f"{i}.expand3x3", squeeze, expand, 3
-
-
-def backbone(params: Params, x: Float[Array, "b h w 3"], net: str) -> Taps:
-    """Activations after the ReLUs at the taps of `net`; `x` as version 0.1 scales it."""
-    return {"alex": _alex, "vgg": vgg, "squeeze": _squeeze}[net](params, x)
-
-
-def _alex(params: Params, x: Array) -> Taps:
-    taps = []
-    for i, _, _, _, stride, padding in ALEX:
-        if i in (3, 6):
-            x = max_pool(x)
-        x = relu(conv(x, params[f"features.{i}"], stride, (padding, padding)))
-        taps.append(x)
-    return taps
-
-
-def vgg(params: Params, x: Float[Array, "b h w 3"]) -> Taps:
-    """The end of each of VGG16's five blocks, before its pool."""
-    taps = []
-    for block in VGG:
-        if taps:
-            x = max_pool(x, 2)
-        for i, *_ in block:
-            x = relu(conv(x, params[f"features.{i}"], 1, (1, 1)))
-        taps.append(x)
-    return taps
-
-
-def _squeeze(params: Params, x: Array) -> Taps:
-    x = relu(conv(x, params["features.0"], 2))
-    taps = [x]
-    for group in FIRES:
-        if len(taps) <= 3:
-            x = max_pool(x, ceil=True)
-        for i, *_ in group:
-            name = f"features.{i}"
-            x = relu(conv(x, params[f"{name}.squeeze"]))
-            one = relu(conv(x, params[f"{name}.expand1x1"]))
-            three = relu(conv(x, params[f"{name}.expand3x3"], 1, (1, 1)))
-            x = jnp.concatenate([one, three], -1)
-        taps.append(x)
-    return taps
-
-
-def embed(model: Lpips, images: Float[Array, "b h w 3"]) -> Taps:
-    """Every tap divided by its norm over channels.
+def embed(model: Model, images: Float[Array, "b h w 3"]) -> Taps:
+    """Activations at every tap, divided by their norm over channels.
 
     Args:
-      model: from `make`.
-      images: [-1, 1]; values of 0..1 or 0..255 give other numbers, not an error.
+      model: an LPIPS network.
+      images: [-1, 1]; values in 0..1 or 0..255 give other numbers, not an error.
     """
 
     def network(x: Array) -> Taps:
-        if model.version == "0.1":
-            shift, scale = (jnp.array(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
-            x = (x - shift) / scale
-        taps = backbone(model.params, x, model.net)
+        x = scale_input(x) if model.version == "0.1" else x
+        taps = backbones.activations(model.params, x, model.net)
         norms = (jnp.sqrt(jnp.square(f).sum(-1, keepdims=True)) for f in taps)
         return [f / (norm + 1e-10) for f, norm in zip(taps, norms, strict=True)]
 
-    return convnet.by_image(network, images)
+    return layers.by_image(network, images)
 
 
-def compare(model: Lpips, a: Taps, b: Taps) -> list[Float[Array, "b y x"]]:
+def compare(model: Model, a: Taps, b: Taps) -> list[Float[Array, "b y x"]]:
     """The weighted squared difference of every tap at every position."""
     return [
-        jnp.einsum("bhwc,c->bhw", jnp.square(x - y), head, precision=convnet.HIGHEST)
+        jnp.einsum("bhwc,c->bhw", jnp.square(x - y), head, precision=layers.HIGHEST)
         for x, y, head in zip(a, b, model.heads, strict=True)
     ]
 
 
 def by_layer(
-    model: Lpips, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
+    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
 ) -> Float[Array, "layers b"]:
-    """The part of every tap; images in [-1, 1]."""
+    """Contribution of every tap; images in [-1, 1]."""
     maps = compare(model, embed(model, a), embed(model, b))
     return jnp.stack([m.mean((1, 2)) for m in maps])
 
 
 def distance(
-    model: Lpips, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
+    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
 ) -> Float[Array, " b"]:
-    """LPIPS of each pair of images in [-1, 1]: 0 when equal, symmetric."""
+    """LPIPS of each pair of images in [-1, 1]: symmetric, 0 for equal images."""
     return by_layer(model, a, b).sum(0)
 
 
-def spread(
-    maps: Sequence[Float[Array, "b _ _"]], size: tuple[int, int]
-) -> Float[Array, "b y x"]:
-    """The sum of the maps of `compare`, each resized to the image (torch's bilinear)."""
-    whole = [resize(m[..., None], size, "torch_bilinear")[..., 0] for m in maps]
-    return jnp.stack(whole).sum(0)
-
-
 def spatial(
-    model: Lpips, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
+    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
 ) -> Float[Array, "b h w"]:
     """LPIPS at every pixel."""
     maps = compare(model, embed(model, a), embed(model, b))
-    return spread(maps, (a.shape[1], a.shape[2]))
+    return _sum_maps(maps, (a.shape[1], a.shape[2]))
+
+
+def _sum_maps(
+    maps: Sequence[Float[Array, "b _ _"]], size: tuple[int, int]
+) -> Float[Array, "b y x"]:
+    """The sum of the maps of `compare`, each resized to the image (torch's bilinear)."""
+    resized = [resize(m[..., None], size, "torch_bilinear")[..., 0] for m in maps]
+    return jnp.stack(resized).sum(0)
+
+
+def hole_mean(
+    maps: Sequence[Float[Array, "b _ _"]], hole: Float[Array, "#b h w"]
+) -> Float[Array, " b"]:
+    """Mean over the hole (1 = hole) of the maps of `compare`; NaN without a hole."""
+    summed = _sum_maps(maps, (hole.shape[1], hole.shape[2]))
+    return (summed * hole).sum((1, 2)) / hole.sum((1, 2))
 
 
 def to_float(images: Real[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
@@ -219,41 +140,36 @@ def to_float(images: Real[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-# ---- diversity: the distance between completions of one image ----
+# ---- diversity: distances between completions of one image ----
 
 
-def consecutive(n: int) -> Integer[np.ndarray, "p 2"]:
-    """The n - 1 neighbours (BicycleGAN)."""
+def consecutive(n: int) -> Pairs:
+    """The n - 1 pairs of neighbours (BicycleGAN)."""
     return np.stack([np.arange(n - 1), np.arange(1, n)], 1)
 
 
-def all_pairs(n: int) -> Integer[np.ndarray, "p 2"]:
-    """All n (n - 1) / 2."""
+def all_pairs(n: int) -> Pairs:
+    """All n (n - 1) / 2 pairs."""
     return np.stack(np.triu_indices(n, 1), 1)
 
 
-def random_pairs(
-    n: int, count: int, rng: np.random.Generator
-) -> Integer[np.ndarray, "p 2"]:
+def random_pairs(n: int, count: int, rng: np.random.Generator) -> Pairs:
     """`count` pairs of two different samples, drawn with replacement (PICNet)."""
     first = rng.integers(0, n, count)
     return np.stack([first, (first + rng.integers(1, n, count)) % n], 1)
 
 
 def pair_distances(
-    model: Lpips,
-    taps: Taps,
-    pairs: Integer[Array, "p 2"],
-    hole: Float[Array, "h w"],
+    model: Model, taps: Taps, pairs: Integer[Array, "p 2"], hole: Float[Array, "h w"]
 ) -> Float[Array, "2 p"]:
     """LPIPS of pairs of samples: (whole image, mean of the map over the hole).
 
     Args:
-      model: from `make`.
-      taps: of `embed`, so every sample passes the backbone once, however many pairs it
-        is in.
+      model: an LPIPS network.
+      taps: output of `embed`: each sample passes the backbone once, however many pairs
+        contain it.
       pairs: indices of samples.
-      hole: 1 = hole; the second row is NaN where there is none.
+      hole: 1 = hole; the second row is NaN without a hole.
     """
 
     def one(pair: Array) -> Array:
@@ -265,19 +181,169 @@ def pair_distances(
     return jax.lax.map(one, pairs).T
 
 
-def hole_mean(
-    maps: Sequence[Float[Array, "b _ _"]], hole: Float[Array, "#b h w"]
-) -> Float[Array, " b"]:
-    """The mean over the hole (1 = hole) of the maps of `compare`, resized and summed."""
-    whole = spread(maps, (hole.shape[1], hole.shape[2]))
-    return (whole * hole).sum((1, 2)) / hole.sum((1, 2))
-
-
-def box(mask: Real[np.ndarray, "h w 1"]) -> tuple[slice, slice] | None:
-    """Rows and columns of the hole where it is one whole rectangle (1 = known)."""
+def hole_box(mask: Real[np.ndarray, "h w 1"]) -> tuple[slice, slice] | None:
+    """Rows and columns of the hole if it is one rectangle (1 = known)."""
     hole = mask[..., 0] < 0.5
     rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
     if not len(rows):
         return None
-    found = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return found if hole[found].all() else None
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return box if hole[box].all() else None
+
+
+# ---- accumulators ----
+
+
+class Embedder:
+    """The backbone's taps of an example, which both metrics share."""
+
+    def __init__(self, networks: Networks):
+        settings = networks.settings
+        loaded = networks.load(backbones.RELEASED[settings.net])
+        model = make_model(loaded.tensors, settings.net, settings.version)
+        self.model, self.source = layers.everywhere(model), loaded.source
+        self.description = f"{model.net} {model.version} ({loaded.source})"
+        self._embed = layers.on_all_devices(lambda m, x: embed(m, to_float(x)))
+        self._example: Example | None = None
+        self._taps: Taps = []
+
+    def embed(self, images: UInt8[np.ndarray, "n h w 3"]) -> Taps:
+        """Taps of images, padded to a multiple of the devices.
+
+        Raises:
+          UserError: if they are too small for the network.
+        """
+        smallest = SMALLEST[self.model.net]
+        if min(images.shape[1:3]) < smallest:
+            raise UserError(
+                f"LPIPS with {self.model.net} needs {smallest} pixels per side, not "
+                f"{images.shape[2]}x{images.shape[1]}; leave it out"
+            )
+        return self._embed(self.model, layers.fill_up(images, jax.local_device_count()))
+
+    def embed_example(self, example: Example) -> Taps:
+        """Taps of the samples and, last, of the truth; computed once per example."""
+        if self._example is not example:
+            images = np.concatenate([example.samples, example.truth[None]])
+            self._example, self._taps = example, self.embed(images)
+        return self._taps
+
+
+class Lpips(MeanAccumulator):
+    """LPIPS of every sample to the truth; hole: mean of the map over its pixels."""
+
+    def __init__(self, networks: Networks):
+        self.embedder = networks.share("lpips", Embedder)
+        super().__init__(
+            "lpips",
+            brand("distance", self.embedder.source),
+            f"{self.embedder.description}; hole: mean of the spatial map over it",
+        )
+
+        @jax.jit
+        def distances(model: Model, taps: Any, truth: Any, hole: Any) -> Any:
+            repeated = [jnp.broadcast_to(x[truth], x.shape) for x in taps]
+            maps = compare(model, taps, repeated)
+            whole = jnp.stack([m.mean((1, 2)) for m in maps]).sum(0)
+            return whole, hole_mean(maps, hole)
+
+        self._distances = distances
+
+    def add(self, example: Example) -> Columns:
+        """A column for the whole image and, with a mask, one for the hole."""
+        n, taps = len(example.samples), self.embedder.embed_example(example)
+        both = self._distances(self.embedder.model, taps, n, _hole(example)[None])
+        columns = {}
+        for region, values in zip(("whole", "hole"), both, strict=True):
+            if region == "whole" or example.mask is not None:
+                values = np.asarray(values, np.float64)[:n]
+                self.count_samples(region, values, example.chosen)
+                columns[column_name(self.name, region)] = values
+        return columns
+
+
+class LpipsDiversity(MeanAccumulator):
+    """LPIPS between the samples of an image."""
+
+    def __init__(self, networks: Networks):
+        self.embedder, settings = networks.share("lpips", Embedder), networks.settings
+        self.pairs, self.seed = settings.pairs, settings.seed
+        kind = f"{self.pairs} pairs" + (" at random" if self.pairs.isdigit() else "")
+        super().__init__(
+            "lpips_diversity",
+            brand("distance", self.embedder.source),
+            f"{self.embedder.description}, {kind} of an image's samples; hole: mean of "
+            "the map over it; hole box: of the crop, if the hole is one rectangle of the "
+            "size of the first such hole",
+        )
+
+        def distances(shared: Any, pairs: Any) -> Any:
+            model, taps, hole = shared
+            return pair_distances(model, taps, pairs, hole).T
+
+        self._distances = layers.on_all_devices(distances)
+
+    def reset(self) -> None:
+        """Forgets every example."""
+        super().reset()
+        # Size of the first box; others are skipped, for each compiles the network anew.
+        self._box: tuple[int, int] | None = None
+
+    def add(self, example: Example) -> Columns:
+        """One value per image, repeated for its samples; none for a single sample.
+
+        The columns are the same for every image; NaN if it has no such value.
+        """
+        n = len(example.samples)
+        if n < 2:
+            return {}
+        pairs, hole = self._choose_pairs(example), _hole(example)
+        whole, inside = self._mean(self.embedder.embed_example(example), pairs, hole)
+        values = {"whole": whole}
+        if example.mask is not None:
+            values["hole"] = inside
+            values["hole box"] = self._box_mean(example, pairs, hole)
+        columns = {}
+        for region, value in values.items():
+            if region != "hole box" or math.isfinite(value):
+                self.count(region, "all", value)
+            columns[column_name(self.name, region)] = np.full(n, value)
+        return columns
+
+    def _choose_pairs(self, example: Example) -> Pairs:
+        n = len(example.samples)
+        if self.pairs == "all":
+            return all_pairs(n)
+        if self.pairs == "consecutive":
+            return consecutive(n)
+        # An image's pairs do not depend on its place in the evaluation.
+        rng = np.random.default_rng([self.seed, zlib.crc32(example.name.encode())])
+        return random_pairs(n, int(self.pairs), rng)
+
+    def _box_mean(self, example: Example, pairs: Pairs, hole: np.ndarray) -> float:
+        """LPIPS of the crop around the hole; NaN if there is none of the first's size."""
+        box = None if example.mask is None else hole_box(example.mask)
+        if box is None:
+            return math.nan
+        height, width = (int(x.stop - x.start) for x in box)
+        if min(height, width) < SMALLEST[self.embedder.model.net]:
+            return math.nan
+        self._box = self._box or (height, width)
+        if self._box != (height, width):
+            return math.nan
+        taps = self.embedder.embed(np.ascontiguousarray(example.samples[:, *box]))
+        return self._mean(taps, pairs, hole[box])[0]
+
+    def _mean(self, taps: Taps, pairs: Pairs, hole: np.ndarray) -> tuple[float, float]:
+        """Means over the pairs, of the whole image and of the hole."""
+        padded = layers.fill_up(pairs, jax.local_device_count())
+        values = self._distances((self.embedder.model, taps, hole), padded)
+        whole, inside = np.asarray(values, np.float64)[: len(pairs)].mean(0)
+        return float(whole), float(inside)
+
+
+def _hole(example: Example) -> Float[np.ndarray, "h w"]:
+    """1 = hole, float32; zeros if the hole is unknown."""
+    if example.mask is None:
+        return np.zeros(example.truth.shape[:2], np.float32)
+    return (example.mask[..., 0] < 0.5).astype(np.float32)

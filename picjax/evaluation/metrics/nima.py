@@ -1,6 +1,6 @@
-"""NIMA: the distribution of the marks 1 to 10 that people would give (Talebi, 2018).
+"""NIMA: the distribution of people's ratings from 1 to 10 (Talebi and Milanfar, 2018).
 
-VGG16's form as pyiqa ships it, trained on AVA. Metrics specification, section 11.
+VGG16's form as pyiqa ships it, trained on AVA.
 """
 
 import re
@@ -11,18 +11,26 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
-from picjax.evaluation.metrics import convnet, lpips
-from picjax.evaluation.metrics.convnet import Params, Shapes, Tensors, linear, max_pool
+from picjax.evaluation.metrics import backbones, layers
+from picjax.evaluation.metrics.layers import Params, Shapes, Tensors, linear, max_pool
+from picjax.evaluation.metrics.networks import Networks, brand
 from picjax.evaluation.metrics.resize import normalise
+from picjax.evaluation.metrics.results import (
+    Columns,
+    Example,
+    MeanAccumulator,
+    first_only,
+)
+from picjax.evaluation.metrics.weights import PYIQA, Released
 
 SIDE = 224
 HEAD = "classifier.2"
 
 
 def shapes() -> Shapes:
-    """Names and shapes: torchvision's of VGG16, and the head's."""
+    """Names and shapes: torchvision's VGG16 and the head."""
     head = {f"{HEAD}.weight": (10, 512), f"{HEAD}.bias": (10,)}
-    return {**lpips.shapes("vgg"), **head}
+    return {**backbones.shapes("vgg"), **head}
 
 
 def original_names(tensors: Tensors) -> Tensors:
@@ -33,33 +41,36 @@ def original_names(tensors: Tensors) -> Tensors:
     }
 
 
+RELEASED = Released(PYIQA, ("NIMA_VGG16_ava-dc4e8265.pth",), shapes, original_names)
+
+
 def prepare(tensors: Tensors) -> Params:
     """Parameters from a state_dict."""
     named = original_names(tensors)
-    return convnet.fold({name: named[name] for name in shapes()}, {})
+    return layers.fold({name: named[name] for name in shapes()}, {})
 
 
 def pooled(params: Params, x: Float[Array, "b h w 3"]) -> Float[Array, "b 512"]:
-    """The mean over space after VGG16's fifth pool; `x` from `resize.normalise`."""
-    return max_pool(lpips.vgg(params, x)[-1], 2).mean((1, 2))
+    """Spatial mean after VGG16's fifth pool; `x` from `resize.normalise`."""
+    return max_pool(backbones.vgg(params, x)[-1], 2).mean((1, 2))
 
 
 def distribution(params: Params, x: Float[Array, "b h w 3"]) -> Float[Array, "b 10"]:
-    """The probability of every mark."""
+    """Probability of every rating."""
     return jax.nn.softmax(linear(pooled(params, x), params[HEAD]), -1)
 
 
 def moments(
     p: Float[Array, "b 10"],
 ) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Mean and standard deviation of the marks, 1 to 10."""
-    marks = jnp.arange(1.0, 11.0)[None]
-    mean = (p * marks).sum(-1)
-    return mean, jnp.sqrt((p * jnp.square(marks - mean[:, None])).sum(-1))
+    """Mean and standard deviation of the rating, 1 to 10."""
+    ratings = jnp.arange(1.0, 11.0)[None]
+    mean = (p * ratings).sum(-1)
+    return mean, jnp.sqrt((p * jnp.square(ratings - mean[:, None])).sum(-1))
 
 
 def crop(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 224 224 3"]:
-    """Shorter side to 224 by Pillow's bilinear, the centre of it, normalised."""
+    """Resized to a shorter side of 224 (Pillow's bilinear), centre crop, normalised."""
     height, width = image.shape[:2]
     short = min(height, width)
     box = round(width * SIDE / short), round(height * SIDE / short)
@@ -67,3 +78,23 @@ def crop(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 224 224 3"]:
     left, top = (box[0] - SIDE) // 2, (box[1] - SIDE) // 2
     x = np.asarray(small.crop((left, top, left + SIDE, top + SIDE)))
     return normalise(jnp.asarray(x)[None])
+
+
+class Nima(MeanAccumulator):
+    """NIMA's mean rating of sample 0."""
+
+    def __init__(self, networks: Networks):
+        loaded = networks.load(RELEASED)
+        self.params, self._distribution = prepare(loaded.tensors), jax.jit(distribution)
+        super().__init__(
+            "nima",
+            brand("1..10", loaded.source),
+            f"{loaded.source}, mean rating of the centre, shorter side 224, of sample 0",
+        )
+
+    def add(self, example: Example) -> Columns:
+        """A column, NaN but for sample 0."""
+        p = self._distribution(self.params, crop(example.samples[0]))
+        value = float(moments(p)[0][0])
+        self.count("whole", "first", value)
+        return {"nima": first_only(value, len(example.samples))}

@@ -1,8 +1,7 @@
-"""NIQE: how far an image's local statistics are from those of sharp photographs.
+"""NIQE: distance of an image's local statistics from those of sharp photographs.
 
-No reference image is needed. On the host in float64. The luma is part of the result's
-name (the three differ by 0.1 to 0.3), and so is the pristine model. Mittal et al., 2013;
-metrics specification, section 9.
+Mittal et al., 2013; without a reference image, on the host in float64. A score depends
+on the luma (the three conventions differ by 0.1 to 0.3) and on the pristine model.
 """
 
 from collections.abc import Sequence
@@ -14,19 +13,21 @@ from jaxtyping import Float, Float64, Real
 from scipy.special import gammaln
 
 from picjax.cli import UserError
+from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import halve
+from picjax.evaluation.metrics.results import Columns, Example, MeanAccumulator
 
 PRISTINE = Path(__file__).parent / "data" / "niqe_pristine.npz"
 LUMAS = {
-    # Weights of R, G, B in 0..255, and an offset.
+    # Weights of R, G and B in 0..255, and an offset.
     "gray": ((0.298936021293775, 0.587043074451121, 0.114020904255103), 0.0),
     "ycbcr_y": ((65.481 / 255, 128.553 / 255, 24.966 / 255), 16.0),
     "yiq_y": ((0.299, 0.587, 0.114), 0.0),
 }
 BLOCK = 96  # pixels a side
-SHARP = 0.75  # of the sharpest block, to count when a model is fitted
+SHARP = 0.75  # of the sharpest block: blocks above it count when a model is fitted
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))
-# Below this a normalised value is rounding, whose sign would decide in flat regions.
+# Smaller normalised values are rounding errors, whose sign would matter in flat areas.
 NOISE = 1e-9
 
 ALPHA = np.arange(200, 10001) / 1000
@@ -34,7 +35,7 @@ _RATIO = np.exp(2 * gammaln(2 / ALPHA) - gammaln(1 / ALPHA) - gammaln(3 / ALPHA)
 
 
 class Model(NamedTuple):
-    """The features of sharp photographs.
+    """Statistics of the features of sharp photographs.
 
     Attributes:
       mean: [36].
@@ -86,9 +87,9 @@ def fit_aggd(
 ) -> tuple[
     Float64[np.ndarray, " n"], Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]
 ]:
-    """alpha, beta_l and beta_r of an asymmetric generalised gaussian, of every row.
+    """alpha, beta_l and beta_r of an asymmetric generalised Gaussian per row.
 
-    NaN where a row has no value on one side of 0.
+    NaN if a row has no value on one side of 0.
     """
     square = x * x
     left, right = (
@@ -116,7 +117,7 @@ def fit_aggd(
 def block_features(
     blocks: Float64[np.ndarray, "n s t"],
 ) -> Float64[np.ndarray, "n 18"]:
-    """The features of one scale, of every block of normalised values."""
+    """The features of every block of normalised values at one scale."""
     flat = (len(blocks), -1)
     alpha, left, right = fit_aggd(blocks.reshape(flat))
     columns = [alpha, (left + right) / 2]
@@ -128,7 +129,7 @@ def block_features(
     return np.stack(columns, 1)
 
 
-def features(
+def image_features(
     grey: Float64[np.ndarray, "h w"], block: int = BLOCK
 ) -> tuple[Float64[np.ndarray, "n 36"], Float64[np.ndarray, " n"]]:
     """Features of every block, column by column, and the blocks' sharpness.
@@ -138,7 +139,7 @@ def features(
       block: pixels a side, even.
 
     Raises:
-      UserError: when there are fewer than two whole blocks.
+      UserError: if there are fewer than two whole blocks.
     """
     rows, columns = (n // block for n in grey.shape)
     if rows * columns < 2:
@@ -147,15 +148,15 @@ def features(
             f"{grey.shape[1]}x{grey.shape[0]} has {rows * columns}; leave it out"
         )
     x = grey[: rows * block, : columns * block]
-    found, sharpness = [], np.zeros(0)
+    features, sharpness = [], np.zeros(0)
     for scale in (1, 2):
         if scale == 2:
             x = halve(x / 255) * 255
         normal, deviation = normalise(x)
-        found.append(block_features(_cut(normal, block // scale)))
+        features.append(block_features(_cut(normal, block // scale)))
         if scale == 1:
             sharpness = _cut(deviation, block).mean((1, 2))
-    return np.concatenate(found, 1), sharpness
+    return np.concatenate(features, 1), sharpness
 
 
 def _cut(x: np.ndarray, side: int) -> np.ndarray:
@@ -166,32 +167,34 @@ def _cut(x: np.ndarray, side: int) -> np.ndarray:
 
 
 def score(grey: Float64[np.ndarray, "h w"], model: Model, block: int = BLOCK) -> float:
-    """NIQE of a luma: 0 is as natural as the model; NaN for an image without texture.
+    """NIQE of a luma, 0 = natural; NaN for an image without texture.
 
     Raises:
-      UserError: when the image is smaller than two blocks.
+      UserError: if the image is smaller than two blocks.
     """
-    found, _ = features(grey, block)
-    whole = found[~np.isnan(found).any(1)]
-    if len(whole) < 2:
+    features, _ = image_features(grey, block)
+    finite = features[~np.isnan(features).any(1)]
+    if len(finite) < 2:
         return float("nan")
-    gap = model.mean - np.nanmean(found, 0)
-    covariance = (model.covariance + np.cov(whole.T)) / 2
+    gap = model.mean - np.nanmean(features, 0)
+    covariance = (model.covariance + np.cov(finite.T)) / 2
     return float(np.sqrt(gap @ np.linalg.pinv(covariance) @ gap))
 
 
-def refit(greys: Sequence[Float[np.ndarray, "h w"]], block: int = BLOCK) -> Model:
-    """A pristine model from one's own sharp photographs; a thousand blocks are good.
+def refit(
+    greys: Sequence[Float[np.ndarray, "h w"]], block: int = BLOCK, sharp: float = SHARP
+) -> Model:
+    """A pristine model from one's own sharp photographs; use a thousand blocks or more.
 
-    Of every image those blocks count that are sharper than 0.75 of its sharpest.
+    In each image, blocks sharper than `sharp` times its sharpest block count.
 
     Raises:
-      UserError: where an image is too small, or fewer than two blocks are left.
+      UserError: if an image is too small, or fewer than two blocks are left.
     """
     kept = []
     for grey in greys:
-        found, sharpness = features(np.asarray(grey, np.float64), block)
-        kept.append(found[sharpness > SHARP * sharpness.max()])
+        features, sharpness = image_features(np.asarray(grey, np.float64), block)
+        kept.append(features[sharpness > sharp * sharpness.max()])
     rows = np.concatenate(kept) if kept else np.zeros((0, 36))
     rows = rows[~np.isnan(rows).any(1)]
     if len(rows) < 2:
@@ -199,3 +202,22 @@ def refit(greys: Sequence[Float[np.ndarray, "h w"]], block: int = BLOCK) -> Mode
             f"{len(greys)} images have {len(rows)} sharp blocks; give more photographs"
         )
     return Model(rows.mean(0), np.cov(rows.T))
+
+
+class Niqe(MeanAccumulator):
+    """NIQE of every sample, with the released model."""
+
+    def __init__(self, networks: Networks):
+        self.luma, self.model = networks.settings.luma, released()
+        super().__init__(
+            "niqe",
+            "0 = natural",
+            f"luma {self.luma}, the released pristine model, blocks of {BLOCK} pixels",
+        )
+
+    def add(self, example: Example) -> Columns:
+        """A column for the whole image."""
+        lumas = (luma(sample, self.luma) for sample in example.samples)
+        values = np.array([score(grey, self.model) for grey in lumas])
+        self.count_samples("whole", values, example.chosen)
+        return {"niqe": values}

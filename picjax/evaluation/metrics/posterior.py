@@ -1,10 +1,11 @@
 """How close n completions of a scene come to its known posterior (docs/scenes.md).
 
-`count_modes` sorts the completions of one image by the valid completion that each shows,
-and `summarise` turns the counts of many images into numbers with intervals. The masks
-must be the official centre: with another the figure shows or the hole asks for more.
+`count_modes` assigns each completion of one image to the valid completion that it shows;
+`summarise` turns the counts of many images into numbers with intervals. Masks must be
+the centre hole, which hides the whole figure and nothing else.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from picjax.data import scenes
+from picjax.evaluation.metrics.results import Columns, Example, Result
 
 MODES = max(len(c.probabilities) for c in scenes.CLASSES)
 INVALID = MODES  # the last bin of the counts
@@ -28,7 +30,7 @@ def count_modes(
     """How many completions of one scene show each mode; the last bin is "invalid".
 
     A completion shows the mode nearest to it by RMS over the hole (grey levels of 255,
-    all channels), and is invalid from `threshold` on.
+    all channels); it is invalid if that distance is `threshold` or more.
     """
     valid = scenes.modes(scene, attributes, samples.shape[1:3])
     distance = hole_rms(samples[:, None], valid[None])
@@ -52,51 +54,52 @@ def summarise(
     seed: int = 0,
     threshold: float = scenes.THRESHOLD,
 ) -> dict[str, Any]:
-    """The numbers over images, each with a bootstrap interval.
+    """Statistics over images, each with a bootstrap interval.
 
     Args:
       counts: of each image, from `count_modes`; the same n for all.
       classes: of each image.
       seed: of the bootstrap and of the perfect sampler's draws.
-      threshold: that `count_modes` was given; only reported.
+      threshold: the one passed to `count_modes`; only reported.
 
     Returns:
       `protocol` and, for each of these names, {"value", "low", "high"}:
       valid: share of completions that are valid.
-      modes_found: distinct modes found, over how many n draws from the true posterior
-        find on average (sum over modes of 1 - (1 - p)^n); both summed over images.
-      modes_found_raw: distinct modes found over modes there are, mean over images.
-      total_variation: of the frequencies pooled by class (with an invalid bin of true
-        probability 0) from the true probabilities, mean over classes.
+      modes_found: distinct modes found, divided by the number that n draws from the true
+        posterior find on average (sum over modes of 1 - (1 - p)^n), both summed over
+        images.
+      modes_found_raw: distinct modes found / existing modes, mean over images.
+      total_variation: distance of the frequencies pooled by class (with an invalid bin
+        of true probability 0) from the true probabilities, mean over classes.
       total_variation_floor: its mean for a perfect sampler with as many draws; low and
         high are quantiles of its distribution.
       image_total_variation, image_total_variation_floor: the same, image by image.
       The interval resamples images within classes, percentiles at 95 %.
 
     Raises:
-      ValueError: without images, or with different numbers of completions.
+      ValueError: without images, or if images differ in their number of completions.
     """
-    counted, kinds = np.asarray(counts), np.asarray(classes)
+    counted, labels = np.asarray(counts), np.asarray(classes)
     if not len(counted) or len(np.unique(counted.sum(1))) > 1:
-        raise ValueError("give counts of one number of completions an image")
+        raise ValueError("counts must be of one number of completions per image")
     n = int(counted[0].sum())
     rng = np.random.default_rng(seed)
-    seen: Means = {}
+    observed: Means = {}
     resampled: Means = {}
     perfect: Means = {}
-    for scene in map(int, np.unique(kinds)):
-        own = counted[kinds == scene]
+    for scene in map(int, np.unique(labels)):
+        own = counted[labels == scene]
         features = _features(scene, own)
-        seen[scene] = features.mean(0)
+        observed[scene] = features.mean(0)
         b = len(own)
         weights = rng.multinomial(b, np.full(b, 1 / b), RESAMPLES) / b
         resampled[scene] = weights @ features
         p = true_probabilities(scene)
         draws = (rng.multinomial(n, p, b) for _ in range(RESAMPLES))
         perfect[scene] = np.stack([_features(scene, x).mean(0) for x in draws])
-    share = {scene: float((kinds == scene).mean()) for scene in seen}
+    share = {scene: float((labels == scene).mean()) for scene in observed}
     value, spread, floor = (
-        _statistics(x, share, n) for x in (seen, resampled, perfect)
+        _statistics(x, share, n) for x in (observed, resampled, perfect)
     )
     values = {name: _interval(float(value[name]), spread[name]) for name in value}
     for name in ("total_variation", "image_total_variation"):
@@ -113,7 +116,7 @@ def summarise(
 
 
 def true_probabilities(scene: int) -> Float[np.ndarray, " k"]:
-    """Of each bin of `count_modes`; 0 for modes that a class lacks and for invalid."""
+    """Probability of each bin of `count_modes`; 0 for absent modes and for invalid."""
     p = scenes.probabilities(scene)
     return np.pad(p, (0, MODES + 1 - len(p)))
 
@@ -132,7 +135,7 @@ def _features(scene: int, counts: np.ndarray) -> np.ndarray:
 
 
 def _statistics(means: Means, share: dict[int, float], n: int) -> dict[str, Any]:
-    """Every number of `summarise`, [*r] each; `share` of the images in each class."""
+    """Every statistic of `summarise`, [*r] each; `share`: of images in each class."""
 
     def over_images(of_class: Callable[[int, np.ndarray], Any]) -> Any:
         return sum(share[scene] * of_class(scene, x) for scene, x in means.items())
@@ -160,3 +163,52 @@ def _interval(value: float, draws: np.ndarray) -> dict[str, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return {"value": value, "low": float(low), "high": float(high)}
+
+
+# ---- accumulator ----
+
+
+class Posterior:
+    """How close the samples come to the known posterior of `scenes`.
+
+    Keeps a handful of counts per image, which the bootstrap needs.
+    """
+
+    description = (
+        "centre hole of scenes: a sample shows the nearest mode, valid below RMS "
+        f"{scenes.THRESHOLD:g} of 255; in brackets {LEVEL:.0%} bootstrap over images, "
+        "for a floor the spread of a perfect sampler"
+    )
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every example."""
+        self._counts: list[np.ndarray] = []
+        self._scenes: list[int] = []
+
+    def add(self, example: Example) -> Columns:
+        """Counts which modes the samples show; no column."""
+        scene = int(example.extra["scene"])
+        attributes = example.extra["scene_attributes"]
+        self._counts.append(count_modes(example.samples, scene, attributes))
+        self._scenes.append(scene)
+        return {}
+
+    def results(self) -> list[Result]:
+        """Every statistic of `summarise`."""
+        return [
+            Result(
+                metric=f"posterior/{name}",
+                region="hole",
+                samples="all",
+                value=entry["value"],
+                error=math.nan,
+                images=len(self._scenes),
+                unit="share" if "variation" not in name else "0..1",
+                interval=(entry["low"], entry["high"]),
+            )
+            for name, entry in summarise(self._counts, self._scenes).items()
+            if name != "protocol"
+        ]

@@ -3,31 +3,31 @@
 import base64
 import io
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from picjax.evaluation.metrics.suite import BETTER, Group
+from picjax.evaluation.metrics.results import BETTER, Example
 from picjax.images import HOLE_GREY
 
-FIRST = 8  # images shown whatever their numbers
-EXTREME = 4  # images on each of the other shelves
-SAMPLES = 8  # completions of each
-LARGEST = 256  # pixels: the longest side of a picture that is kept
-LOSSLESS = 128  # up to this side as PNG, beyond as JPEG
-# What images are ranked by: the first of these columns that there is.
-RANKED_BY = ("lpips_hole", "lpips", "psnr_hole", "psnr", "l1_hole", "l1", "ssim")
-DIVERSE_BY = ("lpips_diversity_hole", "lpips_diversity", "diversity_hole", "diversity")
+FIRST = 8  # images in the first section
+EXTREMES = 4  # images in each of the others
+SAMPLES = 8  # completions per image
+LARGEST = 256  # longest side of a picture, in pixels
+LOSSLESS = 128  # longest side that is kept as PNG; larger ones are JPEG
+# Images are ranked by the first of these columns that exists.
+QUALITY = ("lpips_hole", "lpips", "psnr_hole", "psnr", "l1_hole", "l1", "ssim")
+DIVERSITY = ("lpips_diversity_hole", "lpips_diversity", "diversity_hole", "diversity")
 
 
-class Shot(NamedTuple):
+class Panel(NamedTuple):
     """An image that is shown.
 
     Attributes:
-      place: in the evaluation, from 0.
-      name: the image's.
+      place: index in the evaluation.
+      name: of the image.
       numbers: column -> mean over its samples.
       frames: title -> data URI: input, completions by number, truth.
     """
@@ -37,98 +37,92 @@ class Shot(NamedTuple):
     numbers: dict[str, float]
     frames: dict[str, str]
 
+    def rounded(self) -> list[list[str]]:
+        """(column, text) of every number."""
+        return [[name, f"{value:.4g}"] for name, value in self.numbers.items()]
+
 
 class Gallery:
-    """Keeps the pictures of a few images while all pass by.
+    """Keeps panels of a few examples of a stream.
 
     Attributes:
-      shelves: title -> (how high it ranks here, shot), highest first.
-      by: column that a shelf ranks by, chosen once, at the first image.
+      sections: title -> (rank, panel), highest rank first.
+      columns: section -> the column that ranks it, fixed at the first image.
     """
 
     def __init__(self) -> None:
-        self.shelves: dict[str, list[tuple[float, Shot]]] = {}
-        self.by: dict[str, str] = {}
+        self.sections: dict[str, list[tuple[float, Panel]]] = {}
+        self.columns: dict[str, str] = {}
 
-    def add(self, index: int, group: Group, columns: Mapping[str, np.ndarray]) -> None:
-        """Keeps the group where it is among the highest."""
+    def add(
+        self, index: int, example: Example, columns: Mapping[str, np.ndarray]
+    ) -> None:
+        """Keeps the example if it ranks among the highest of a section."""
         numbers = {
             name: float(finite.mean())
             for name, column in columns.items()
             if len(finite := column[np.isfinite(column)])
         }
         if not index:
-            self.by = ranking(columns)
-        ranks = self.ranks(index, numbers)
-        wanted = [title for title, rank in ranks.items() if self.admits(title, rank)]
-        if not wanted:
+            self.columns = ranking_columns(columns)
+        ranks = self._ranks(index, numbers)
+        admitted = [title for title, rank in ranks.items() if self._admits(title, rank)]
+        if not admitted:
             return
-        shot = Shot(index, group.name, numbers, frames(group))
-        for title in wanted:
-            shelf = self.shelves.setdefault(title, [])
-            shelf.append((ranks[title], shot))
-            shelf.sort(key=lambda entry: -entry[0])
-            del shelf[places(title) :]
+        panel = Panel(index, example.name, numbers, frames(example))
+        for title in admitted:
+            section = self.sections.setdefault(title, [])
+            section.append((ranks[title], panel))
+            section.sort(key=lambda entry: -entry[0])
+            del section[capacity(title) :]
 
-    def ranks(self, index: int, numbers: Mapping[str, float]) -> dict[str, float]:
-        """How high an image ranks on each shelf for which it has the number."""
-        found = {"first": -float(index)}
-        for title, column in self.by.items():
+    def panels(self, title: str) -> list[Panel]:
+        """The panels of a section, highest rank first."""
+        return [panel for _, panel in self.sections.get(title, [])]
+
+    def _ranks(self, index: int, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Section -> rank, for each whose column the image has."""
+        ranks = {"first": -float(index)}
+        for title, column in self.columns.items():
             if column in numbers:
                 high = BETTER.get(column.removesuffix("_hole")) != "min"
                 sign = 1 if high == (title != "worst") else -1
-                found[title] = sign * numbers[column]
-        return found
+                ranks[title] = sign * numbers[column]
+        return ranks
 
-    def admits(self, title: str, rank: float) -> bool:
-        """Whether a shelf has room for this."""
-        shelf = self.shelves.get(title, [])
-        return len(shelf) < places(title) or rank > shelf[-1][0]
-
-    def shots(self, title: str) -> list[Shot]:
-        """The images on a shelf, highest first."""
-        return [shot for _, shot in self.shelves.get(title, [])]
-
-    def state(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return {"shelves": self.shelves, "by": self.by}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state` gave."""
-        self.by = state["by"]
-        self.shelves = {
-            title: [(rank, Shot(*shot)) for rank, shot in shelf]
-            for title, shelf in state["shelves"].items()
-        }
+    def _admits(self, title: str, rank: float) -> bool:
+        section = self.sections.get(title, [])
+        return len(section) < capacity(title) or rank > section[-1][0]
 
 
-def ranking(columns: Collection[str]) -> dict[str, str]:
-    """Shelf -> the column that it ranks by, of those that every image has."""
-    quality = next((name for name in RANKED_BY if name in columns), None)
-    diverse = next((name for name in DIVERSE_BY if name in columns), None)
-    found = {"best": quality, "worst": quality, "most diverse": diverse}
-    return {title: column for title, column in found.items() if column}
+def ranking_columns(columns: Collection[str]) -> dict[str, str]:
+    """Section -> the column that ranks it."""
+    quality = next((name for name in QUALITY if name in columns), None)
+    diversity = next((name for name in DIVERSITY if name in columns), None)
+    by_title = {"best": quality, "worst": quality, "most diverse": diversity}
+    return {title: column for title, column in by_title.items() if column}
 
 
-def places(title: str) -> int:
-    """How many images a shelf holds."""
-    return FIRST if title == "first" else EXTREME
+def capacity(title: str) -> int:
+    """Number of panels in a section."""
+    return FIRST if title == "first" else EXTREMES
 
 
-def frames(group: Group) -> dict[str, str]:
-    """Title -> data URI: what was given, some completions by number, the truth."""
-    shown = {}
-    if "condition" in group.extra:
-        shown["input"] = group.extra["condition"]
-    elif group.mask is not None:
-        shown["input"] = np.where(group.mask == 1, group.truth, np.uint8(HOLE_GREY))
-    shown |= {str(i): sample for i, sample in enumerate(group.samples[:SAMPLES])}
-    shown["truth"] = group.truth
-    return {title: data_uri(picture) for title, picture in shown.items()}
+def frames(example: Example) -> dict[str, str]:
+    """Title -> data URI: the input, some completions by number, the truth."""
+    pictures = {}
+    if "condition" in example.extra:
+        pictures["input"] = example.extra["condition"]
+    elif example.mask is not None:
+        grey = np.uint8(HOLE_GREY)
+        pictures["input"] = np.where(example.mask == 1, example.truth, grey)
+    pictures |= {str(i): sample for i, sample in enumerate(example.samples[:SAMPLES])}
+    pictures["truth"] = example.truth
+    return {title: data_uri(picture) for title, picture in pictures.items()}
 
 
 def data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
-    """A picture of at most LARGEST pixels a side, inside a page."""
+    """A picture inside a page, LARGEST pixels per side at most."""
     small = Image.fromarray(picture)
     small.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
@@ -138,7 +132,7 @@ def data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
 
 
 def pixels(uri: str) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture in a data URI."""
+    """The picture of a data URI."""
     data = base64.b64decode(uri.partition(",")[2])
     with Image.open(io.BytesIO(data)) as picture:
         return np.asarray(picture.convert("RGB"))

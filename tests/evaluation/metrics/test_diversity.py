@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from picjax.evaluation.metrics.diversity import pixel_diversity
+from picjax.evaluation.metrics.image import pixel_diversity
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (2, 5, 6, 7, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What the reference files do not pin: streams, files, refusals, brands."""
+"""Metrics with networks beyond the reference files: streams, files, errors, units."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,30 +6,30 @@ import pytest
 
 from picjax.cli import UserError
 from picjax.evaluation.metrics import (
+    catalog,
     distribution,
+    features,
     fid,
     inception,
-    inception_suite,
     lpips,
     networks,
     niqe,
     resize,
-    select,
     weights,
 )
 from picjax.evaluation.metrics.networks import Settings
-from picjax.evaluation.metrics.suite import Group, Metric
+from picjax.evaluation.metrics.results import Accumulator, Example
 
 RNG = np.random.default_rng(0)
 
 
-def group(i: int, side: int = 32, n: int = 3, hole: bool = True) -> Group:
+def example(i: int, side: int = 32, n: int = 3, hole: bool = True) -> Example:
     """Noise, with a hole whose rectangle is smaller than LPIPS takes."""
     images = RNG.integers(0, 256, (n + 1, side, side, 3), dtype=np.uint8)
     mask = np.ones((side, side, 1), np.uint8)
     mask[8:20, 4:20] = 0
     images = np.where(mask == 1, images[:1], images)
-    return Group(str(i), images[0], mask if hole else None, images[1:], 0, {})
+    return Example(str(i), images[0], mask if hole else None, images[1:], 0, {})
 
 
 @pytest.fixture(autouse=True)
@@ -49,19 +49,6 @@ def test_a_stream_gives_the_moments_of_the_whole(rows):
     np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
     np.testing.assert_allclose(found.covariance, np.cov(x.T), rtol=1e-9, atol=1e-12)
     assert found.count == rows
-
-
-@pytest.mark.parametrize("rows", [7, 40])
-def test_moments_go_on_from_their_state(rows):
-    first, second = RNG.normal(size=(2, rows, 12))
-    whole, before, after = fid.Moments(), fid.Moments(), fid.Moments()
-    for part in (first, second):
-        whole.add(part)
-    before.add(first)
-    after.restore(before.state())
-    after.add(second)
-    np.testing.assert_allclose(after.stats().covariance, whole.stats().covariance)
-    assert after.count == whole.count
 
 
 def test_statistics_come_back_from_every_kind_of_file(tmp_path):
@@ -95,7 +82,7 @@ def test_files_that_hold_no_statistics_are_named(tmp_path):
     fid.save(tmp_path / "small.npz", fid.measure(RNG.normal(size=(4, 3))))
     given = Settings(reference=str(tmp_path / "small.npz"))
     with pytest.raises(UserError, match="of 3 features, not of Inception's 2048"):
-        select.make(["fid"], given)
+        catalog.create(["fid"], given)
 
 
 def test_sets_drawn_alike_cannot_be_told_apart():
@@ -128,11 +115,11 @@ def test_pairs_are_of_different_samples():
 
 def test_only_a_rectangular_hole_has_a_box():
     mask = np.ones((8, 8, 1), np.uint8)
-    assert lpips.box(mask) is None
+    assert lpips.hole_box(mask) is None
     mask[2:5, 3:7] = 0
-    assert lpips.box(mask) == (slice(2, 5), slice(3, 7))
+    assert lpips.hole_box(mask) == (slice(2, 5), slice(3, 7))
     mask[0, 0] = 0
-    assert lpips.box(mask) is None
+    assert lpips.hole_box(mask) is None
 
 
 def test_niqe_prefers_texture_of_photographs_and_refuses_small_images():
@@ -148,31 +135,26 @@ def test_niqe_prefers_texture_of_photographs_and_refuses_small_images():
     assert np.isnan(niqe.score(np.full((192, 192), 7.0), model))
 
 
-def test_a_feature_metric_is_refused_without_weights(monkeypatch):
-    monkeypatch.setattr("urllib.request.urlopen", offline)
+def test_a_metric_is_refused_without_weights(offline):
     for name in ("fid", "lpips", "hyperiqa", "nima"):
         with pytest.raises(UserError, match="cannot be fetched"):
-            select.make([name], Settings())
-
-
-def offline(*_, **__):
-    raise OSError("no network")
+            catalog.create([name], Settings())
 
 
 def test_settings_are_checked_by_name():
     for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "picnet"}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
-            select.make([], Settings()._replace(**bad))
+            catalog.create([], Settings()._replace(**bad))
 
 
 def test_lpips_sees_the_hole_and_brands_random_numbers():
     settings = Settings(allow_random=True)
-    made = select.make(["lpips", "lpips_diversity"], settings)
-    assert all(isinstance(metric, Metric) for metric in made.values())
-    same = group(0)
+    made = catalog.create(["lpips", "lpips_diversity"], settings)
+    assert all(isinstance(metric, Accumulator) for metric in made.values())
+    same = example(0)
     same = same._replace(samples=np.stack([same.truth] * 3))
     columns = {}
-    for seen in (same, group(1)):
+    for seen in (same, example(1)):
         columns |= {
             (seen.name, k): v for m in made.values() for k, v in m.add(seen).items()
         }
@@ -190,51 +172,62 @@ def test_lpips_sees_the_hole_and_brands_random_numbers():
 
 
 def test_every_image_has_the_columns_of_lpips_diversity():
-    """Of two sizes of box the first is measured; an interrupted pass keeps it."""
+    """Of two sizes of box the first is measured, until a reset."""
     settings = Settings(allow_random=True, net="squeeze")
-    (metric,) = select.make(["lpips_diversity"], settings).values()
+    (metric,) = catalog.create(["lpips_diversity"], settings).values()
     columns = []
     for i, hole in enumerate([slice(4, 24), slice(4, 24), slice(4, 26), slice(0, 0)]):
-        seen = group(i, n=2)
+        seen = example(i, n=2)
         mask = np.ones_like(seen.truth[..., :1])
         mask[hole, hole] = 0
         columns.append(metric.add(seen._replace(mask=mask)))
-        again = select.make(["lpips_diversity"], settings)["lpips_diversity"]
-        again.restore(metric.state())
-        assert again.state().keys() == metric.state().keys() >= {"box"}
-        metric.restore(again.state())
     assert len({tuple(found) for found in columns}) == 1
     boxes = [found["lpips_diversity_hole_box"][0] for found in columns]
     assert np.isfinite(boxes).tolist() == [True, True, False, False]
     results = {r.region: r.images for r in metric.results()}
     assert results == {"whole": 4, "hole": 3, "hole box": 2}
+    metric.reset()
+    assert metric.results() == []
+    seen = example(9, n=2)
+    mask = np.ones_like(seen.truth[..., :1])
+    mask[:26, :26] = 0
+    columns = metric.add(seen._replace(mask=mask))
+    assert np.isfinite(columns["lpips_diversity_hole_box"]).all()
 
 
 def test_one_pass_of_inception_serves_all():
     settings = Settings(allow_random=True, batch=2)
-    made = select.make(["fid", "kid", "pr", "is", "ids"], settings)
-    for i in range(4):
-        seen = group(i, side=16)
+    made = catalog.create(["fid", "kid", "pr", "is", "ids"], settings)
+    measured = [example(i, side=16) for i in range(4)]
+    for seen in measured:
         for metric in made.values():
             assert metric.add(seen) == {}
     results = {r.metric: r for metric in made.values() for r in metric.results()}
     assert results.keys() == {"fid", "kid", "precision", "recall"}
     assert all(r.images == 4 and r.samples == "first" for r in results.values())
     assert results["fid"].value > 0
-    assert "fewer than 2,048" in made["fid"].about
-    assert "left out" in made["is"].about and "left out" in made["ids"].about
-    # Others go on from what these counted.
-    others = select.make(list(made), settings)
-    for name, metric in others.items():
-        metric.restore(made[name].state())
-        assert metric.results() == made[name].results()
+    assert "fewer than 2,048" in made["fid"].description
+    assert (
+        "left out" in made["is"].description and "left out" in made["ids"].description
+    )
+    # The same again after a reset, with an example in the queue.
+    first = {name: metric.results() for name, metric in made.items()}
+    made["fid"].add(example(9, side=16))
+    for metric in made.values():
+        metric.reset()
+    for seen in measured:
+        for metric in made.values():
+            metric.add(seen)
+    for name, metric in made.items():
+        for again, before in zip(metric.results(), first[name], strict=True):
+            assert again == before._replace(error=again.error), name
 
 
 def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     """Of 2,003 images two whole chunks, on the network and the input of its own."""
     seen = set()
 
-    def features(params, x, taps, variant):
+    def level_features(params, x, taps, variant):
         seen.add((taps, variant))
         level = x[:, 0, 0, :1]
         return {tap: jnp.concatenate([level % 7, level % 3], 1) for tap in taps}
@@ -244,15 +237,15 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
         return images.astype(jnp.float32)
 
     loaded = weights.Loaded({}, "some file")
-    monkeypatch.setattr(networks.weights, "load", lambda name, *_: loaded)
+    monkeypatch.setattr(networks.weights, "load", lambda *_: loaded)
     monkeypatch.setattr(inception, "prepare", lambda tensors: {})
-    monkeypatch.setattr(inception, "features", features)
+    monkeypatch.setattr(inception, "features", level_features)
     monkeypatch.setattr(resize, "for_inception", for_inception)
-    made = select.make(["picnet_is"], Settings(batch=500))["picnet_is"]
+    made = catalog.create(["picnet_is"], Settings(batch=500))["picnet_is"]
     levels = RNG.integers(0, 256, (2003, 3), dtype=np.uint8)
     drawn = [np.broadcast_to(x[:, None, None, None], (3, 2, 2, 3)) for x in levels]
     for i, samples in enumerate(drawn):
-        made.add(Group(str(i), samples[0], None, samples, i % 3, {}))
+        made.add(Example(str(i), samples[0], None, samples, i % 3, {}))
     chosen = levels[np.arange(2003), np.arange(2003) % 3].astype(float)
     logits = np.stack([chosen % 7, chosen % 3], 1)
     (result,) = made.results()
@@ -260,9 +253,7 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     assert result.value == pytest.approx(expected) and result.images == 2000
     assert (result.samples, result.region, result.unit) == ("picnet", "whole", "score")
     assert seen == {(("logits",), "torchvision"), "picnet"}
-    again = select.make(["picnet_is"], Settings())["picnet_is"]
-    again.restore(made.state())
-    assert again.results() == made.results()
-    monkeypatch.setattr(inception_suite, "MOST", 2003)  # no more are looked at
-    made.add(Group("x", drawn[0][0], None, drawn[0], 0, {}))
-    assert made.results() == [result] and made.state()["count"] == 2003
+    monkeypatch.setattr(features, "MOST", 2003)  # more images do not count
+    made.add(Example("x", drawn[0][0], None, drawn[0], 0, {}))
+    assert isinstance(made, features.PicnetInceptionScore) and made.count == 2003
+    assert made.results() == [result]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from picjax.evaluation.metrics import convnet, fid, inception, lpips, resize
+from picjax.evaluation.metrics import backbones, fid, inception, layers, lpips, resize
 
 with warnings.catch_warnings(action="ignore"):
     torch = pytest.importorskip("torch")
@@ -35,7 +35,7 @@ def nchw(images: np.ndarray) -> np.ndarray:
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
     """Inception's, with norms that do something."""
-    found = convnet.random_tensors(inception.shapes())
+    found = layers.random_tensors(inception.shapes())
     for name, x in found.items():
         if ".bn." in name:
             x += RNG.uniform(-0.1, 0.1, x.shape).astype(np.float32)
@@ -79,12 +79,12 @@ def test_fid_is_torchmetrics(tensors, tmp_path):
     assert fid.distance(*stats) == pytest.approx(float(peer.compute()), rel=1e-3)
 
 
-@pytest.mark.parametrize("net", list(lpips.ARCHITECTURES))
+@pytest.mark.parametrize("net", list(backbones.RELEASED))
 @pytest.mark.parametrize("version", lpips.VERSIONS)
 def test_lpips_is_lpips(net, version):
-    tensors = convnet.random_tensors(lpips.shapes(net))
+    tensors = layers.random_tensors(backbones.shapes(net))
     pairs = [RNG.uniform(-1, 1, (2, 40, 48, 3)).astype(np.float32) for _ in "ab"]
-    model = lpips.make(tensors, net, version)
+    model = lpips.make_model(tensors, net, version)
     peer = peer_lpips.LPIPS(
         net=net, version=version, pnet_rand=True, spatial=True, verbose=False
     )

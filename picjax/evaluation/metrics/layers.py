@@ -1,7 +1,7 @@
-"""The layers of the networks that measure: forward only, float32, PyTorch's numerics.
+"""Layers of the measuring networks: forward only, float32, PyTorch's numerics.
 
-Parameters are a flat dict from the layer's name in the original (`Mixed_5b.branch1x1`)
-to its `Weights`; `fold` makes it from the tensors of the released file.
+Parameters are a flat dict from a layer's name in the original (`Mixed_5b.branch1x1`) to
+its `Weights`; `fold` builds it from the tensors of the released file.
 """
 
 import functools
@@ -22,7 +22,7 @@ HIGHEST = lax.Precision.HIGHEST
 
 
 class Weights(NamedTuple):
-    """Of one layer.
+    """Weights of one layer.
 
     Attributes:
       kernel: [kh kw in out] of a convolution, [in out] of a linear layer.
@@ -37,18 +37,18 @@ Params = Mapping[str, Weights]
 
 
 def fold(tensors: Tensors, norms: Mapping[str, str], eps: float = 1e-5) -> Params:
-    """A state_dict as parameters, every batch norm folded into its convolution.
+    """Parameters of a state_dict, every batch norm folded into its convolution.
 
     Args:
-      tensors: name -> array as PyTorch keeps it.
-      norms: convolution's name -> that of the batch norm behind it.
+      tensors: name -> array in PyTorch's layout.
+      norms: name of a convolution -> name of the batch norm that follows it.
       eps: of the batch norms.
     """
     params = {}
-    behind = set(norms.values())
+    norm_names = set(norms.values())
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
-        if kind != "weight" or layer in behind:
+        if kind != "weight" or layer in norm_names:
             continue
         kernel = np.asarray(tensor, np.float64)
         bias = tensors.get(f"{layer}.bias", np.zeros(len(kernel)))
@@ -74,11 +74,11 @@ def conv(
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
 ) -> Float[Array, "b y x d"]:
-    """A convolution with its bias; `padding` is that of rows and of columns."""
+    """A convolution with its bias; `padding` is (rows, columns)."""
     kernel, bias = weights
     if kernel.shape[:2] == (1, 1) and stride == 1:
         y = jnp.dot(x, kernel[0, 0], precision=HIGHEST)
-    elif _gains(x, kernel, stride):
+    elif _winograd_is_faster(x, kernel, stride):
         y = winograd(x, kernel, padding)
     else:
         y = lax.conv_general_dilated(
@@ -92,15 +92,15 @@ def conv(
     return y + bias.reshape(1, 1, 1, -1)
 
 
-def _gains(x: Array, kernel: Array, stride: int) -> bool:
-    """Whether a convolution takes less time in Winograd's form: wide ones on a CPU."""
+def _winograd_is_faster(x: Array, kernel: Array, stride: int) -> bool:
+    """Whether Winograd's form takes less time: for wide convolutions on a CPU."""
     inputs, outputs = kernel.shape[2:]
     wide = inputs >= 32 and inputs >= min(outputs, 64) and min(x.shape[1:3]) >= 32
     shape = kernel.shape[:2] == (3, 3) and stride == 1
     return shape and wide and jax.default_backend() == "cpu"
 
 
-# A kernel's three taps of a line to the four that its products take.
+# Maps the three taps of a kernel's row to the four factors of its products.
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
@@ -109,9 +109,10 @@ def winograd(
     kernel: Float[Array, "3 3 c d"],
     padding: tuple[int, int],
 ) -> Float[Array, "b y x d"]:
-    """A 3 x 3 convolution with 16 products for 2 x 2 outputs instead of 36.
+    """A 3 x 3 convolution with 16 instead of 36 products per 2 x 2 outputs.
 
-    Winograd's F(2 x 2, 3 x 3) (Lavin and Gray, 2016); exact but for rounding.
+    Winograd's F(2 x 2, 3 x 3) (Lavin and Gray, 2016), exact up to rounding; for CPUs
+    (`python -m bench.metrics` compares).
     """
     size = [n + 2 * p - 2 for n, p in zip(x.shape[1:3], padding, strict=True)]
     tiles = [-(-n // 2) for n in size]
@@ -121,13 +122,15 @@ def winograd(
     ]
     x = jnp.pad(x, [(0, 0), *ends, (0, 0)])
 
-    def inwards(x: Array, axis: int, count: int) -> list[Array]:
+    def transform(x: Array, axis: int, count: int) -> list[Array]:
         last = 2 * count - 1
         a, b, c, d = (lax.slice_in_dim(x, i, i + last, 2, axis) for i in range(4))
         return [a - c, b + c, c - b, b - d]
 
     parts = [
-        part for rows in inwards(x, 1, tiles[0]) for part in inwards(rows, 2, tiles[1])
+        part
+        for rows in transform(x, 1, tiles[0])
+        for part in transform(rows, 2, tiles[1])
     ]
     inputs, outputs = kernel.shape[2:]
     sums = jnp.stack(parts).reshape(16, -1, inputs)
@@ -136,10 +139,10 @@ def winograd(
         "tnc,tcd->tnd", sums, taps.reshape(16, inputs, outputs), precision=HIGHEST
     ).reshape(4, 4, len(x), *tiles, outputs)
 
-    def outwards(m: Any) -> tuple[Array, Array]:
+    def untransform(m: Any) -> tuple[Array, Array]:
         return m[0] + m[1] + m[2], m[1] - m[2] - m[3]
 
-    rows = [jnp.stack(outwards(m), 3) for m in outwards(products)]
+    rows = [jnp.stack(untransform(m), 3) for m in untransform(products)]
     y = jnp.stack(rows, 2).reshape(len(x), 2 * tiles[0], 2 * tiles[1], outputs)
     return y[:, : size[0], : size[1]]
 
@@ -157,7 +160,7 @@ def max_pool(
     padding: int = 0,
     ceil: bool = False,
 ) -> Float[Array, "b y x c"]:
-    """Largest of each window; with `ceil` a last incomplete window counts, too."""
+    """Maximum of each window; with `ceil`, a last incomplete window counts too."""
     ends = [(padding, padding)] * 2
     if ceil:
         ends = [(padding, -(n + 2 * padding - window) % stride) for n in x.shape[1:3]]
@@ -180,7 +183,7 @@ def mean_pool(
 def _windows(x: Array, window: int, stride: int, axis: int) -> list[Array]:
     """The i-th element of every window along an axis, for each i.
 
-    XLA's CPU back end reduces windows five times slower than it combines slices.
+    XLA's CPU back end is five times slower at reducing windows than at combining slices.
     """
     count = (x.shape[axis] - window) // stride + 1
     last = stride * (count - 1) + 1
@@ -188,7 +191,7 @@ def _windows(x: Array, window: int, stride: int, axis: int) -> list[Array]:
 
 
 def smooth(x: Float[Array, "b h w c"], count_padding: bool) -> Float[Array, "b h w c"]:
-    """3 x 3 means at stride 1; at the edge over 9 values, or over those that exist."""
+    """3 x 3 means at stride 1; at the edge over 9 values or over the existing ones."""
     y = mean_pool(x, 3, 1, 1)
     if count_padding:
         return y
@@ -201,10 +204,10 @@ def smooth(x: Float[Array, "b h w c"], count_padding: bool) -> Float[Array, "b h
 
 
 def by_image(network: Callable[[Array], Any], images: Float[Array, "b h w c"]) -> Any:
-    """`network(images)`, on a CPU an image at a time.
+    """`network(images)`; on a CPU one image at a time.
 
-    Its maps then stay in the cache: Inception gains a quarter, wide layers twice the
-    speed. Accelerators want the whole batch.
+    The activations then stay in its cache: Inception becomes a quarter faster, wide
+    layers twice as fast. Accelerators take the whole batch.
     """
     if jax.default_backend() != "cpu":
         return network(images)
@@ -213,7 +216,7 @@ def by_image(network: Callable[[Array], Any], images: Float[Array, "b h w c"]) -
 
 
 def mesh() -> jax.sharding.Mesh:
-    """This process's devices in a row: each process measures all that it is given."""
+    """This process's devices in a row; each process measures all of its own images."""
     devices = jax.local_devices()
     return jax.make_mesh((len(devices),), ("rows",), (AxisType.Auto,), devices=devices)
 
@@ -226,13 +229,12 @@ def everywhere(tree: Any) -> Any:
 def on_all_devices(network: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """`network(shared, rows)`, compiled, with the rows split over this process's devices.
 
-    XLA uses one core of a CPU for most of a convolution, so there are more devices
-    than one to be made of its cores (JAX_NUM_CPU_DEVICES=2).
+    XLA runs most of a convolution on one CPU core, so a CPU gains from being several
+    devices (JAX_NUM_CPU_DEVICES=2).
 
     Args:
-      network: of whatever all devices need, and of arrays whose first axis is split;
-        the number of rows is a multiple of `jax.local_device_count()`. So is what it
-        gives.
+      network: function of what all devices need and of arrays whose first axis is split;
+        the number of rows is a multiple of `jax.local_device_count()`, in the output too.
     """
     split = P("rows")
     return jax.jit(
@@ -241,16 +243,16 @@ def on_all_devices(network: Callable[[Any, Any], Any]) -> Callable[[Any, Any], A
 
 
 def fill_up(rows: np.ndarray, multiple: int) -> np.ndarray:
-    """The rows, and copies of the last up to a multiple."""
+    """The rows, padded with copies of the last to a multiple."""
     return np.pad(
         rows, [(0, -len(rows) % multiple)] + [(0, 0)] * (rows.ndim - 1), "edge"
     )
 
 
 def random_tensors(shapes: Shapes, seed: int = 0) -> dict[str, np.ndarray]:
-    """A state_dict that was never trained: He's initialisation, norms that do nothing.
+    """An untrained state_dict: He's initialisation, batch norms that do nothing.
 
-    For tests and rehearsals; what is measured with it means nothing.
+    For tests and rehearsals: numbers measured with it mean nothing.
     """
     rng = np.random.default_rng(seed)
 

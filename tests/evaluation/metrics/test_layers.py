@@ -1,11 +1,11 @@
-"""The layers of the measuring networks against XLA's own."""
+"""Layers of the measuring networks against XLA's own."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
-from picjax.evaluation.metrics import convnet
+from picjax.evaluation.metrics import layers
 
 RNG = np.random.default_rng(0)
 
@@ -15,8 +15,8 @@ def test_winograds_form_is_the_convolution(size, padding):
     x = jnp.asarray(RNG.normal(size=(2, *size, 3)), jnp.float32)
     kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 4)), jnp.float32)
     bias = jnp.zeros(4)
-    expected = convnet.conv(x, convnet.Weights(kernel, bias), 1, padding)
-    found = convnet.winograd(x, kernel, padding)
+    expected = layers.conv(x, layers.Weights(kernel, bias), 1, padding)
+    found = layers.winograd(x, kernel, padding)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -28,14 +28,14 @@ def test_pools_are_xlas(padding):
     largest = lax.reduce_window(x, -np.inf, lax.max, window, stride, ends)
     total = lax.reduce_window(x, 0.0, lax.add, window, stride, ends)
     x = jnp.asarray(x)
-    np.testing.assert_array_equal(convnet.max_pool(x, padding=padding), largest)
-    mean = convnet.mean_pool(x, 3, 2, padding)
+    np.testing.assert_array_equal(layers.max_pool(x, padding=padding), largest)
+    mean = layers.mean_pool(x, 3, 2, padding)
     np.testing.assert_allclose(mean, total / 9, rtol=1e-5, atol=1e-6)
 
 
 def test_a_last_incomplete_window_counts_with_ceil():
     x = jnp.arange(36.0).reshape(1, 6, 6, 1)
-    found = convnet.max_pool(x, ceil=True)[0, :, :, 0]
+    found = layers.max_pool(x, ceil=True)[0, :, :, 0]
     np.testing.assert_array_equal(found, [[14, 16, 17], [26, 28, 29], [32, 34, 35]])
 
 
@@ -47,7 +47,7 @@ def test_a_norm_disappears_into_its_convolution():
     plain = np.einsum("bhwc,dc->bhwd", x, tensors["c.weight"][:, :, 0, 0])
     weight, bias, mean, variance = norm.values()
     expected = (plain - mean) / np.sqrt(variance + 1e-3) * weight + bias
-    params = convnet.fold(tensors, {"c": "n"}, 1e-3)
+    params = layers.fold(tensors, {"c": "n"}, 1e-3)
     assert params.keys() == {"c"}
-    found = convnet.conv(jnp.asarray(x, jnp.float32), params["c"])
+    found = layers.conv(jnp.asarray(x, jnp.float32), params["c"])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,266 @@
+"""What every metric shares: examples in, results out, running means between them.
+
+A metric is an `Accumulator`, so memory does not grow with the number of images. To add
+one, implement its three functions, enter it in `catalog` and, if one end of its scale is
+better, in `BETTER`.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+SAMPLES = {  # values of Result.samples, in the order of a table's columns
+    "first": "sample 0",
+    "mean": "mean over the samples",
+    "best": "best sample according to this metric",
+    "picnet": "sample with the least L1 - PSNR + TV against the truth (PICNet's rule)",
+    "all": "all samples together",
+    "entropy": "no samples: the lower bound that the data's own entropy sets",
+}
+BETTER = {  # Result.metric -> which end is better; absent if neither is
+    "l1": "min",
+    "psnr": "max",
+    "ssim": "max",
+    "likelihood": "min",
+    "lpips": "min",
+    "fid": "min",
+    "kid": "min",
+    "is": "max",
+    "picnet_is": "max",
+    "precision": "max",
+    "recall": "max",
+    "p_ids": "max",
+    "u_ids": "max",
+    "niqe": "min",
+    "hyperiqa": "max",
+    "nima": "max",
+    "posterior/valid": "max",
+    "posterior/modes_found": "max",
+    "posterior/modes_found_raw": "max",
+    "posterior/total_variation": "min",
+    "posterior/image_total_variation": "min",
+}
+Columns = dict[
+    str, Float[np.ndarray, " n"]
+]  # column of samples.csv -> value per sample
+
+
+class Example(NamedTuple):
+    """One image and its completions, uint8 as files hold them.
+
+    Attributes:
+      name: name of the image.
+      truth: [h w 3].
+      mask: [h w 1], 1 = known; None if the hole is unknown.
+      samples: [n h w 3].
+      chosen: index of the sample that PICNet's rule selects (`image.picnet_choice`).
+      extra: what the data set or the system states beyond pixels, such as `scene`.
+    """
+
+    name: str
+    truth: UInt8[np.ndarray, "h w 3"]
+    mask: UInt8[np.ndarray, "h w 1"] | None
+    samples: UInt8[np.ndarray, "n h w 3"]
+    chosen: int
+    extra: dict[str, np.ndarray]
+
+
+class Result(NamedTuple):
+    """One number with what is needed to read it.
+
+    Attributes:
+      metric: name of the metric.
+      region: `whole` image, `hole`, or `hole box`.
+      samples: which of an image's completions count, a key of SAMPLES.
+      value: mean over images.
+      error: standard error of that mean; NaN for one image or beside an interval.
+      images: number of images that count.
+      unit: of the value.
+      interval: low and high end, for a metric that has an interval of its own.
+    """
+
+    metric: str
+    region: str
+    samples: str
+    value: float
+    error: float
+    images: int
+    unit: str
+    interval: tuple[float, float] | None = None
+
+
+@runtime_checkable
+class Accumulator(Protocol):
+    """A metric over a stream of examples.
+
+    Attributes:
+      description: how it is measured, for the report.
+    """
+
+    description: str
+
+    def reset(self) -> None:
+        """Forgets every example."""
+        ...
+
+    def add(self, example: Example) -> Columns:
+        """Counts an example; returns its columns of the table of samples."""
+        ...
+
+    def results(self) -> list[Result]:
+        """The numbers over all examples since the last reset."""
+        ...
+
+
+class RunningMean:
+    """Mean and standard error of a stream (Welford, 1962); NaN values are skipped."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        """Counts one value."""
+        if math.isnan(value):
+            return
+        self.count += 1
+        deviation = value - self.mean
+        self.mean += deviation / self.count
+        self.squares += deviation * (value - self.mean)
+
+    def result(self, metric: str, region: str, samples: str, unit: str) -> Result:
+        """The mean under these names; NaN without a value."""
+        n = self.count
+        error = math.sqrt(self.squares / (n - 1) / n) if n > 1 else math.nan
+        mean = self.mean if n else math.nan
+        return Result(metric, region, samples, mean, error, n, unit)
+
+
+class MeanAccumulator:
+    """A metric whose results are means over images, by region and choice of samples.
+
+    Subclasses implement `add`.
+    """
+
+    def __init__(self, name: str, unit: str, description: str):
+        self.name, self.unit, self.description = name, unit, description
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every example."""
+        self._means: dict[tuple[str, str], RunningMean] = {}
+
+    def count(self, region: str, samples: str, value: float) -> None:
+        """Counts the value of one image."""
+        self._means.setdefault((region, samples), RunningMean()).add(float(value))
+
+    def count_samples(
+        self, region: str, values: Float[np.ndarray, " n"], chosen: int
+    ) -> None:
+        """Counts one image by its samples' values: mean, first, PICNet's and best."""
+        self.count(region, "mean", values.mean())
+        self.count(region, "first", values[0])
+        self.count(region, "picnet", values[chosen])
+        if self.name in BETTER:
+            best = values.min() if BETTER[self.name] == "min" else values.max()
+            self.count(region, "best", best)
+
+    def results(self) -> list[Result]:
+        """The means so far."""
+        return [
+            mean.result(self.name, region, samples, self.unit)
+            for (region, samples), mean in self._means.items()
+        ]
+
+
+def column_name(metric: str, region: str) -> str:
+    """Column of samples.csv: `l1`, `l1_hole`."""
+    return metric if region == "whole" else f"{metric}_{region.replace(' ', '_')}"
+
+
+def first_only(value: float, n: int) -> Float[np.ndarray, " n"]:
+    """A column of n samples of which only sample 0 is measured."""
+    return np.array([value] + [math.nan] * (n - 1))
+
+
+def regions(example: Example) -> Iterator[tuple[str, np.ndarray | None]]:
+    """(region, mask to measure with): the whole image and, if it is known, the hole."""
+    yield "whole", None
+    if example.mask is not None:
+        yield "hole", example.mask
+
+
+# ---- results as JSON and as a table ----
+
+
+def to_json(results: Sequence[Result]) -> dict[str, Any]:
+    """metric -> region -> samples -> number; NaN becomes None."""
+    tree: dict[str, Any] = {}
+    for r in results:
+        tree.setdefault(r.metric, {}).setdefault(r.region, {})[r.samples] = {
+            "value": finite_or_none(r.value),
+            "standard_error": finite_or_none(r.error),
+            "interval": r.interval,
+            "images": r.images,
+            "unit": r.unit,
+        }
+    return tree
+
+
+def from_json(tree: dict[str, Any]) -> list[Result]:
+    """The results that `to_json` wrote."""
+    return [
+        Result(
+            metric,
+            region,
+            samples,
+            math.nan if entry["value"] is None else entry["value"],
+            math.nan if entry["standard_error"] is None else entry["standard_error"],
+            entry["images"],
+            entry["unit"],
+            entry["interval"] and tuple(entry["interval"]),
+        )
+        for metric, by_region in tree.items()
+        for region, by_samples in by_region.items()
+        for samples, entry in by_samples.items()
+    ]
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value as JSON has it."""
+    return float(value) if math.isfinite(value) else None
+
+
+def table_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table, one row per metric and region."""
+    used = [
+        samples for samples in SAMPLES if any(r.samples == samples for r in results)
+    ]
+    rows: dict[tuple[str, str], dict[str, Result]] = {}
+    for r in results:
+        rows.setdefault((r.metric, r.region), {})[r.samples] = r
+    cells = []
+    for (metric, region), row in rows.items():
+        unit = next(iter(row.values())).unit
+        values = [format_result(row[s]) if s in row else "" for s in used]
+        cells.append([metric, region, *values, unit])
+    return ["metric", "region", *used, "unit"], cells
+
+
+def format_result(result: Result) -> str:
+    """`12.34 ± 0.56`: as many digits as the standard error justifies.
+
+    Without a standard error: three decimals, or three digits of a small number.
+    """
+    if not result.images:
+        return "none"
+    if result.interval is not None:
+        low, high = result.interval
+        return f"{result.value:.3f} [{low:.3f}, {high:.3f}]"
+    if not result.error > 0:  # one image, or all equal
+        small = 0 < abs(result.value) < 0.1
+        return f"{result.value:.3g}" if small else f"{result.value:.3f}"
+    digits = min(max(1 - math.floor(math.log10(result.error)), 0), 4)
+    return f"{result.value:.{digits}f} ± {result.error:.{digits}f}"

@@ -1,0 +1,103 @@
+"""Completions on disk, so that an interrupted evaluation does not draw them again."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from picjax import files
+from picjax.cli import UserError
+from picjax.data.decode import say
+
+FREE_SHARE = 0.5  # of the disk's free space that completions may take
+
+
+class CompletionStore:
+    """`<key>.npy`, uint8 [n h w 3], for each image, beside `task.json`.
+
+    A key contains a checksum of what the image's completions depend on, so a replaced
+    image or mask is completed anew; everything else that they depend on is in the task.
+
+    Args:
+      folder: of the files.
+      task: what the completions depend on, ready for JSON.
+      checkpoint: must not be newer than `task.json`.
+      size: of all completions, in bytes; nothing is written if the disk is too small.
+    """
+
+    def __init__(
+        self, folder: Path, task: Mapping[str, Any], checkpoint: Path, size: int
+    ):
+        self.folder, self.task = folder, task
+        self.checkpoint, self.size = checkpoint, size
+        self.enabled = False
+
+    def open(self) -> None:
+        """Keeps the completions of this task that are there, and drops all others."""
+        folder, path = self.folder, self.folder / "task.json"
+        if folder.exists() and not is_current(path, self.task, [self.checkpoint]):
+            say(f"'{folder}' belongs to another evaluation; starting anew")
+            shutil.rmtree(folder)
+        make_folder(folder.parent)
+        self.enabled = self.size < FREE_SHARE * shutil.disk_usage(folder.parent).free
+        if not self.enabled:
+            say(
+                f"the completions need {self.size / 1e9:.0f} GB, too much for the disk of "
+                f"'{folder}'; they are not kept, so an interruption starts anew"
+            )
+        elif not path.exists():
+            files.write_text(path, json.dumps(self.task, indent=2) + "\n")
+        elif count := len(list(folder.glob("*.npy"))):
+            say(f"resuming with the completions of {count} images in '{folder}'")
+
+    def load(self, keys: Sequence[str]) -> UInt8[np.ndarray, "b n h w 3"] | None:
+        """The completions of these keys; None unless all are there."""
+        paths = [self.folder / f"{key}.npy" for key in keys]
+        if not all(path.exists() for path in paths):
+            return None
+        return np.stack([np.load(path, allow_pickle=False) for path in paths])
+
+    def save(
+        self, keys: Sequence[str], samples: UInt8[np.ndarray, "b n h w 3"]
+    ) -> None:
+        """Writes the completions of one image per key."""
+        for key, stack in zip(keys, samples, strict=False):
+            if self.enabled:
+                with files.open_atomic(self.folder / f"{key}.npy") as file:
+                    np.save(file, stack, allow_pickle=False)
+
+    def remove(self) -> None:
+        """Deletes everything."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def is_current(path: Path, task: Mapping[str, Any], inputs: Sequence[Path]) -> bool:
+    """Whether a JSON file has every entry of the task and is newer than its inputs."""
+    try:
+        content = json.loads(path.read_text())
+        written = path.stat().st_mtime_ns
+        newest = max((p.stat().st_mtime_ns for p in inputs if p.exists()), default=0)
+    except (OSError, ValueError):
+        return False
+    entries = json.loads(json.dumps(task))
+    same = isinstance(content, dict) and entries.items() <= content.items()
+    return same and newest <= written
+
+
+def make_folder(folder: Path) -> None:
+    """Creates a folder of outputs.
+
+    Raises:
+      UserError: if that is impossible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out '{folder}' cannot be written to ({error.strerror}); give another "
+            "folder"
+        ) from error
