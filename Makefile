@@ -4,12 +4,12 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo kill-test clean
+.PHONY: help test demo kill-test test-wheel clean
 
-help:  ## what can be made
+help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
 
-# Installed again only when the requirements change.
+# Reinstalled only when the requirements change.
 .venv/installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
@@ -31,13 +31,16 @@ ifeq ($(SYSTEM),painter)
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
 endif
 	@echo
-	@echo "to look at:   $(RUN)/eval/report.html"
+	@echo "report:       $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
-kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
+kill-test: .venv/installed  ## compares a run killed 20 times with an undisturbed one
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
-clean:  ## removes the environment; runs/ stays
+test-wheel: .venv/installed  ## builds the wheel and uses it in a fresh environment
+	$(BIN)/python tests/workers/check_wheel.py
+
+clean:  ## removes the environment; keeps runs/
 	rm -rf .venv *.egg-info

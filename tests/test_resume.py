@@ -41,7 +41,8 @@ def trace(workdir):
     timings = {"seconds", "images_per_second", "data_wait"}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in timings} for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in timings}
+        for line in lines
     ]
 
 

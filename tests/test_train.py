@@ -45,7 +45,10 @@ def test_spoilt_parameters_are_never_saved():
         (["--config=configs/picmm.py:tiny", "--config.opt.lrr=1"], "opt.lrr is no key"),
         (["--config=configs/picmm.py:tiny", "--config.opt.lrr=1"], "config.opt.lr?"),
         (["--config=configs/picmm.py:smal"], "variant 'smal' is none of photos"),
-        (["--config=picmm:tiny", "--config.steps=many"], "--config.steps=many: invalid"),
+        (
+            ["--config=picmm:tiny", "--config.steps=many"],
+            "--config.steps=many: invalid",
+        ),
         (["--config=picmm:tiny", "steps=3"], "'steps=3' is no flag"),
         (["--config=configs/picm.py"], "'configs/picm.py' does not exist"),
         (["--config=picm"], "'picm' does not exist"),
