@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, old and new, and the same as an .npz: variables by name."""
+"""Variables by name of TensorFlow checkpoints, old and new, or of an .npz of them."""
 
 # pyright: reportMissingImports=false, reportMissingModuleSource=false
 import re
@@ -12,82 +12,82 @@ import numpy as np
 
 from picjax.cli import UserError
 
-ALONE = (".npz", ".pth", ".pt")  # files that are no part of a checkpoint
+SINGLE_FILES = (".npz", ".pth", ".pt")  # formats other than TensorFlow's
 
-# What numpy raises for files that are damaged, or no archives.
+# Errors of numpy for damaged files and files that are no archives.
 DAMAGED = (OSError, ValueError, EOFError, AttributeError, TypeError)
 DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 class Variables(NamedTuple):
-    """What a checkpoint holds; a variable is read when it is asked for."""
+    """The variables of a checkpoint, read on demand."""
 
     names: Sequence[str]
     get: Callable[[str], np.ndarray]
 
 
 def find(sources: Sequence[str]) -> Path:
-    """The one checkpoint that was given: a file, a prefix, or the one in a folder.
+    """Find a checkpoint: a file, a prefix, or the only one in a folder.
 
-    A prefix is what `NAME.index` and `NAME.data-00000-of-00001` have in common; the
-    older format is one file.
+    The prefix is the common part of `NAME.index` and `NAME.data-00000-of-00001`; the
+    older format is a single file.
 
     Raises:
-      UserError: when there is none, or more than one.
+      UserError: if there is none, or more than one.
     """
     if len(sources) > 1:
         raise UserError(
-            f"--from has {len(sources)} paths, where one checkpoint is enough; give its "
+            f"--from has {len(sources)} paths, where one checkpoint is enough; pass its "
             "prefix (without .index or .data)"
         )
     source = Path(sources[0])
     if not source.is_dir():
-        return _whole(source)
+        return _prefix(source)
     files = [path for path in sorted(source.iterdir()) if path.is_file()]
-    kinds = (".index", ".ckpt", *ALONE)
+    kinds = (".index", ".ckpt", *SINGLE_FILES)
     for kind in kinds:
-        found = [path for path in files if path.suffix == kind]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise UserError(f"--from '{source}' holds {names}; give one of them")
-        if found:
-            return _whole(found[0])
+        matching = [path for path in files if path.suffix == kind]
+        if len(matching) > 1:
+            names = ", ".join(path.name for path in matching)
+            raise UserError(f"--from '{source}' holds {names}; pass one of them")
+        if matching:
+            return _prefix(matching[0])
     raise UserError(
-        f"--from '{source}' holds no file that ends in {', '.join(kinds)}; give the "
+        f"--from '{source}' holds no file that ends in {', '.join(kinds)}; pass the "
         "checkpoint itself"
     )
 
 
-def _whole(path: Path) -> Path:
-    """The prefix of a checkpoint, any of whose files may be given."""
+def _prefix(path: Path) -> Path:
+    """The prefix of a checkpoint from the name of any of its files."""
     prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
     if prefix.with_name(f"{prefix.name}.index").is_file() or prefix.is_file():
         return prefix
     raise UserError(
-        f"--from '{path}' does not exist; give a checkpoint, its prefix or a folder"
+        f"--from '{path}' does not exist; use a checkpoint, its prefix or a folder"
     )
 
 
 def open_checkpoint(path: Path) -> Variables:
-    """The variables of a checkpoint by its prefix, or of an .npz.
+    """Open a checkpoint by its prefix, or an .npz of variables.
 
     TensorFlow reads tensors from it and executes nothing.
 
     Raises:
-      UserError: when TensorFlow is missing, or the file cannot be read.
+      UserError: if TensorFlow is missing, or the file cannot be read.
     """
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         except DAMAGED as error:
-            raise UserError(f"'{path}' cannot be read ({error}); mend it") from error
+            raise UserError(f"'{path}' cannot be read ({error}); replace it") from error
         return Variables(list(arrays), arrays.__getitem__)
     tensorflow = _tensorflow()
     try:
         reader = tensorflow.train.load_checkpoint(str(path))
         names = sorted(reader.get_variable_to_shape_map())
-    except Exception as error:  # TensorFlow's own kinds
+    except Exception as error:  # of TensorFlow's own types
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"'{path}' is no checkpoint of TensorFlow's ({reason}); copy it again"
@@ -110,7 +110,7 @@ def _tensorflow() -> Any:
     except ImportError as error:
         raise UserError(
             "TensorFlow's checkpoints need TensorFlow, which is not installed; install "
-            "picjax with its convert extra (pip install -e '.[convert]'), or give the "
+            "picjax with its convert extra (pip install -e '.[convert]'), or pass the "
             "variables as an .npz (docs/convert.md)"
         ) from error
     return tensorflow
