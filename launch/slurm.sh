@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One task a node; JAX finds the others through Slurm itself.
+# One task per node; JAX finds the other processes through Slurm.
 #   sbatch --nodes=4 launch/slurm.sh --config=configs/picmm.py:places2 --workdir=DIR
 #SBATCH --job-name=picjax
 #SBATCH --ntasks-per-node=1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the same line on every worker of a Cloud TPU slice.
+# Runs the same command on every worker of a Cloud TPU slice.
 #   launch/tpu.sh NAME ZONE --config=configs/picmm.py:places2 --workdir=DIR
 set -euo pipefail
 name=$1 zone=$2
