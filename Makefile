@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo docs pictures kill-test clean
+.PHONY: help test demo docs pictures kill-test test-wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -50,5 +50,8 @@ pictures: .venv/installed  ## the README's pictures, from the runs in runs/
 kill-test: .venv/installed  ## resumes from 20 kills at random moments and compares with one undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
-clean:  ## removes the environment; runs/ stays
+test-wheel: .venv/installed  ## builds the wheel and uses it in a fresh environment
+	$(BIN)/python tests/workers/check_wheel.py
+
+clean:  ## removes the environment; keeps runs/
 	rm -rf .venv *.egg-info

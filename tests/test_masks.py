@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from helpers.pictures import picture
 from PIL import Image
 
 from picjax import masks
 from picjax.cli import UserError
+from picjax.images import fit
 
 SIZES = [(64, 64), (32, 32), (48, 96), (65, 97)]
 
@@ -162,3 +164,41 @@ def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "m.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"m\.png"):
         masks.load_mask(tmp_path / "m.png", (8, 8))
+
+
+# ---- masks of an image ----
+
+
+def test_random_masks_follow_the_seed_and_the_image():
+    def holes(image, seed):
+        return masks.resolve("freeform", image, seed, (32, 32))[0]
+
+    first = holes(picture(0), 1)
+    assert first.shape == (40, 60) and 0.1 < 1 - first.mean() < 0.7
+    np.testing.assert_array_equal(first, holes(picture(0), 1))
+    assert (first != holes(picture(0), 2)).any()
+    assert (first != holes(picture(1), 1)).any()
+
+
+def drawn_and_fitted(name, image, size):
+    """A mask as drawn at the model's size, and as a model gets it with the image."""
+    target = masks.named(name, image, 0, size)
+    full, warnings = masks.resolve(name, image, 0, size)
+    assert full.shape == image.shape[:2] and not warnings
+    return target, fit(image, full, size, target)[1]
+
+
+@pytest.mark.parametrize("name", [n for n in masks.NAMES if n != "irregular"])
+@pytest.mark.parametrize("size", [(32, 32), (64, 64), (50, 75), (100, 40)])
+def test_a_model_gets_a_named_mask_as_in_training(name, size):
+    """Whatever the size of the image, the mask is drawn at the model's size."""
+    target, small = drawn_and_fitted(name, picture(0, *size), (32, 32))
+    np.testing.assert_array_equal(small, target)
+
+
+def test_a_small_image_has_no_more_known_pixels_than_it_shows():
+    image = picture(0, 16, 16)
+    target, small = drawn_and_fitted("rows", image, (32, 32))
+    assert (small <= target).all()
+    full, _ = masks.resolve("center", image, 0, (32, 32))
+    np.testing.assert_array_equal(full, masks.make("center", (16, 16), rng()))

@@ -1,17 +1,15 @@
-"""Runs in processes of their own, killed for real, must end as if undisturbed."""
+"""Runs in processes of their own, killed at any moment, end like an undisturbed run."""
 
 import json
-import os
 import random
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from helpers.processes import finish, start_worker
 
 from picjax import checkpoints
 from picjax.evaluation import monitor
@@ -20,8 +18,7 @@ from picjax.evaluation.metrics import backbones, catalog, layers
 from picjax.evaluation.metrics.networks import Settings
 from picjax.model import load
 
-ROOT = Path(__file__).parents[1]
-# The quickest system to compile; a rate that does not depend on the number of steps.
+# The method that compiles fastest; a rate that does not depend on the number of steps.
 TINY = ("--config=configs/pix2pix.py:tiny", "--config.opt.decay=0")
 
 
@@ -32,53 +29,34 @@ def cache(tmp_path_factory):
 
 
 def start(cache, workdir, *flags, devices=1, env=None):
-    command = [sys.executable, "tests/workers/train_worker.py", str(devices), *TINY]
     shared = {
-        "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
-    return subprocess.Popen(
-        [*command, f"--workdir={workdir}", *flags],
-        cwd=ROOT,
-        env=os.environ | shared | (env or {}),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process, expected=0):
-    _, err = process.communicate()
-    assert process.returncode == expected, err
-    return err
+    words = (str(devices), *TINY, f"--workdir={workdir}", *flags)
+    return start_worker("train_worker", *words, env=shared | (env or {}))
 
 
 def trace(workdir):
-    """The numbers of every logged step, without the clock's."""
-    clock = {"seconds", "images_per_second", "data_wait"}
+    """The metrics of every logged step, without timings."""
+    timings = {"seconds", "images_per_second", "data_wait"}
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k not in clock} for line in lines
+        {k: v for k, v in json.loads(line).items() if k not in timings}
+        for line in lines
     ]
 
 
 def leaves(workdir):
-    import jax
-
     _, variables, step = checkpoints.restore_variables(workdir)
     return step, [np.asarray(x) for x in jax.tree.leaves(variables)]
 
 
-def wait_for_steps(process, workdir, count):
-    """Blocks on the run's own console lines until it has logged `count` more steps."""
-    lines = []
-    while sum("images/s" in line for line in lines) < count:
-        line = process.stderr.readline()
-        if not line:
-            break
-        lines.append(line)
-    return lines
+def wait_for_steps(process, count):
+    """Read the run's console until it has logged `count` more steps, or ends."""
+    logged = 0
+    while logged < count and (line := process.stderr.readline()):
+        logged += "images/s" in line
 
 
 NO_SAMPLES = ("--config.sample_every=0",)
@@ -104,7 +82,7 @@ def test_killed_run_ends_like_an_undisturbed_one(cache, undisturbed, tmp_path, r
     rng = random.Random(0)
     for _ in range(request.config.getoption("--kills")):
         process = start(cache, tmp_path, *STEPS)
-        wait_for_steps(process, tmp_path, rng.randint(1, 5))
+        wait_for_steps(process, rng.randint(1, 5))
         process.kill()
         process.communicate()
     finish(start(cache, tmp_path, *STEPS))
@@ -112,24 +90,24 @@ def test_killed_run_ends_like_an_undisturbed_one(cache, undisturbed, tmp_path, r
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(cache, undisturbed, tmp_path):
+def test_sigterm_saves_and_tells_how_to_resume(cache, undisturbed, tmp_path):
     process = start(cache, tmp_path, *STEPS)
-    wait_for_steps(process, tmp_path, 2)
+    wait_for_steps(process, 2)
     process.send_signal(signal.SIGTERM)
-    err = finish(process)
-    assert "SIGTERM" in err and "goes on from here" in err
+    error = finish(process)
+    assert "SIGTERM" in error and "resumes from here" in error
     finish(start(cache, tmp_path, *STEPS))
     assert_same_run(tmp_path, undisturbed)
 
 
-def test_another_config_is_refused_with_its_keys(cache, undisturbed):
+def test_another_config_is_refused_with_the_differing_keys(cache, undisturbed):
     process = start(cache, undisturbed, *STEPS, "--config.opt.lr=0.5")
-    err = finish(process, expected=2)
-    assert len(err.splitlines()) == 1 and "opt.lr (0.5, was 0.0002)" in err
+    error = finish(process, expected=2)
+    assert len(error.splitlines()) == 1 and "opt.lr (0.5, was 0.0002)" in error
 
 
 def assert_close(ours, theirs):
-    """Two traces, up to the order of sums."""
+    """Two traces are equal up to the order of sums."""
     for one, other in zip(ours, theirs, strict=True):
         assert one.keys() == other.keys()
         np.testing.assert_allclose(
@@ -138,7 +116,7 @@ def assert_close(ours, theirs):
 
 
 def test_eight_devices_give_the_numbers_of_one(cache, tmp_path):
-    """Data parallel and FSDP at once; and a run of one device goes on on eight."""
+    """Data parallel and FSDP together; a run on one device resumes on eight."""
     flags = ("--config.batch_size=8", "--config.save_every=2", *NO_SAMPLES)
     wide = ("--config.model.ndf=32", "--config.model.ngf=32")
     mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=4")
@@ -154,7 +132,7 @@ def test_eight_devices_give_the_numbers_of_one(cache, tmp_path):
 def test_two_processes_give_the_numbers_of_one(
     cache, undisturbed, tmp_path, monkeypatch
 ):
-    """Of every step, and of an evaluation on the way with a network that measures."""
+    """In every step, and in an evaluation during training with a pretrained network."""
     (tmp_path / "weights").mkdir()
     tensors: Any = layers.random_tensors(backbones.shapes("alex"))
     np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
@@ -168,8 +146,8 @@ def test_two_processes_give_the_numbers_of_one(
     }
     flags = ("--config.steps=3", "--config.save_every=3", *NO_SAMPLES)
     metrics = ["l1", "lpips", "lpips_diversity"]
-    watch = {"every": 3, "images": 3, "num": 2, "metrics": ",".join(metrics)}
-    flags += tuple(f"--config.eval.{key}={value}" for key, value in watch.items())
+    evaluation = {"every": 3, "images": 3, "num": 2, "metrics": ",".join(metrics)}
+    flags += tuple(f"--config.eval.{key}={value}" for key, value in evaluation.items())
     processes = [
         start(cache, tmp_path, *flags, env=cluster | {"JAX_PROCESS_ID": str(i)})
         for i in range(2)

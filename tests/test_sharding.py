@@ -1,19 +1,14 @@
-"""Rules from names to layouts; the mesh."""
-
-import os
-import subprocess
-import sys
-from pathlib import Path
+"""Rules from names to layouts; the mesh; several devices draw the same pixels."""
 
 import jax
 import pytest
+from helpers.processes import finish, start_worker
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from picjax import sharding
 from picjax.cli import UserError
 
-WORKERS = Path(__file__).parent / "workers"
 FOUR_WAY = AbstractMesh((2, 4), ("data", "fsdp"))
 
 
@@ -31,21 +26,15 @@ def test_the_longest_axis_that_divides_is_split(shape, expected):
     assert sharding.split_largest(shape, FOUR_WAY) == expected
 
 
-def test_rules_are_found_by_name():
+def test_the_first_rule_that_matches_a_name_applies():
     mesh = sharding.make_mesh()
-    tree = {
-        "params": {"w": jax.ShapeDtypeStruct((8,), "float32")},
-        "other": tree_leaf(),
-    }
+    leaf = jax.ShapeDtypeStruct((8, 2), "float32")
+    tree = {"params": {"w": leaf}, "other": leaf}
     rules = ((r"^params/w$", sharding.replicate), (r"^other", sharding.replicate))
-    found = sharding.state_shardings(mesh, tree, rules)
-    assert found["params"]["w"].spec == P()
+    shardings = sharding.state_shardings(mesh, tree, rules)
+    assert shardings["params"]["w"].spec == P()
     with pytest.raises(ValueError, match="no sharding rule matches other"):
         sharding.state_shardings(mesh, tree, rules[:1])
-
-
-def tree_leaf():
-    return jax.ShapeDtypeStruct((2, 2), "float32")
 
 
 def test_mesh_must_cover_the_devices():
@@ -71,18 +60,8 @@ def test_batches_must_split_evenly():
 
 def test_eight_devices_draw_the_pixels_of_one():
     """PixelCNN++'s completions, whose loops run over the pixels of all images."""
-    root = str(Path(__file__).parents[1])
-    subprocess.run(
-        [sys.executable, str(WORKERS / "complete_on_eight.py")],
-        check=True,
-        env=os.environ | {"PYTHONPATH": root},
-    )
+    finish(start_worker("complete_on_eight"))
 
 
 def test_eight_devices_share_the_completions_of_one_image():
-    root = str(Path(__file__).parents[1])
-    subprocess.run(
-        [sys.executable, str(WORKERS / "share_completions.py")],
-        check=True,
-        env=os.environ | {"PYTHONPATH": root},
-    )
+    finish(start_worker("share_completions"))

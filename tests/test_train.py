@@ -1,4 +1,4 @@
-"""What the loop refuses, and the sentences it refuses it with."""
+"""The errors of the training command and loop."""
 
 import math
 
@@ -12,7 +12,7 @@ from picjax.cli import UserError
 from picjax.system import State
 
 # ml_collections loads config files by a method that importlib will drop.
-LOADER = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.mark.parametrize("key", ["steps", "log_every", "save_every", "keep"])
@@ -39,34 +39,60 @@ def test_spoilt_parameters_are_never_saved():
         train.check_finite_state(2, bad, 0)
 
 
-@LOADER
-def test_misspelt_keys_get_a_suggestion():
-    file = "configs/picmm.py:tiny"
-    words = ["train", f"--config={file}", "--config.opt.lrr=1"]
-    said = flags.explain(words, file, ValueError("x"))
-    assert said.startswith("--config.opt.lrr is no key of configs/picmm.py")
-    assert said.endswith("did you mean --config.opt.lr?")
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["--config=configs/picmm.py:tiny", "--config.opt.lrr=1"], "opt.lrr is no key"),
+        (["--config=configs/picmm.py:tiny", "--config.opt.lrr=1"], "config.opt.lr?"),
+        (["--config=configs/picmm.py:smal"], "variant 'smal' is none of photos"),
+        (
+            ["--config=picmm:tiny", "--config.steps=many"],
+            "--config.steps=many: invalid",
+        ),
+        (["--config=picmm:tiny", "steps=3"], "'steps=3' is no flag"),
+        (["--config=configs/picm.py"], "'configs/picm.py' does not exist"),
+        (["--config=picm"], "'picm' does not exist"),
+        (["--workdir=x"], "--config is missing"),
+    ],
+)
+def test_wrong_command_lines_are_one_line(words, error):
+    with pytest.raises(UserError) as caught:
+        flags.parse(words)
+    assert error in str(caught.value) and "\n" not in str(caught.value)
 
 
-@LOADER
-def test_unknown_variant_is_said_in_one_line():
-    file = "configs/picmm.py:smal"
-    said = flags.explain(["train", f"--config={file}"], file, ValueError("x"))
-    assert "variant 'smal' is none of photos" in said and "\n" not in said
+@pytest.mark.parametrize("name", ["configs/picmm.py", "picmm"])
+def test_a_config_is_a_file_or_the_name_of_an_installed_one(name, tmp_path):
+    words = [f"--config={name}:tiny-elbo", "--config.data.masks=('top', 'half')"]
+    config, workdir = flags.parse([*words, "--config.opt.lr=1"])
+    assert str(workdir) == "runs/picmm-tiny-elbo" and config.opt.lr == 1.0
+    assert config.data.masks == ("top", "half") and config.model.mixture.k == 2
+    _, workdir = flags.parse([*words, f"--workdir={tmp_path}"])
+    assert workdir == tmp_path
+
+
+def test_a_config_file_finds_the_shared_settings_from_any_folder(tmp_path, monkeypatch):
+    file = flags.locate("pix2pix").resolve()
+    copy = tmp_path / "own.py"
+    copy.write_text(file.read_text())
+    monkeypatch.chdir(tmp_path)
+    expected = flags.make_config("pix2pix", "tiny", []).to_dict()
+    for path in (file, "own.py"):
+        assert flags.parse([f"--config={path}:tiny"])[0].to_dict() == expected
 
 
 def test_another_config_is_refused_with_both_values(tmp_path):
     config = load_config("picmm", "tiny")
     checkpoints.write_config(tmp_path, config)
     checkpoints.check_same_config(config, tmp_path)
-    config.steps, config.log_every = 99, 7  # these may change
+    config.steps, config.log_every = 99, 7  # may change
     checkpoints.check_same_config(config, tmp_path)
     config.model.ngf = 6
     with pytest.raises(UserError, match=r"model.ngf \(6, was 4\)"):
         checkpoints.check_same_config(config, tmp_path)
 
 
-def test_reading_what_is_no_workdir(tmp_path):
+def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
     with pytest.raises(UserError, match="is not a workdir"):
         checkpoints.read_config(tmp_path)
     (tmp_path / "config.json").write_text('{"config": ')

@@ -1,7 +1,7 @@
-"""Photographs that scikit-image and scikit-learn carry, each cut in two.
+"""Photographs included in scikit-image and scikit-learn, each cut into two parts.
 
-Training takes random crops of the larger part, evaluation fixed ones of the smaller;
-no pixel is in both.
+Training uses random crops of one part, evaluation fixed crops of the other, which is
+smaller; no pixel is in both.
 """
 
 from functools import lru_cache
@@ -15,9 +15,8 @@ from picjax.cli import UserError
 from picjax.data.decode import decode
 from picjax.data.transforms import Augment, Size, jitter, random_box, resample
 
-LEAST_BOX = 0.3  # of the largest possible: the smallest crop in training
-# Package, file, and where the cut is, in widths. The narrower side is held out: each
-# has something to complete, and of most the larger side shows the like.
+MIN_CROP = 0.3  # smallest crop in training, relative to the largest possible
+# Package, file, and position of the cut in widths. The narrower part is held out.
 PHOTOS = (
     ("skimage.data", "astronaut.png", 0.68),
     ("skimage.data", "chelsea.png", 0.62),
@@ -32,7 +31,7 @@ PHOTOS = (
 
 
 def photograph(name: str) -> Image.Image | None:
-    """One of PHOTOS by its file's name; None where its package does not carry it."""
+    """One of PHOTOS by its file name; None if its package does not include it."""
     (package,) = (package for package, file, _ in PHOTOS if file == name)
     folder, _, last = package.rpartition(".")
     path = resources.files(folder) / last / name
@@ -46,13 +45,12 @@ def photograph(name: str) -> Image.Image | None:
 def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], ...]:
     """(name, picture) of the training or of the held-out part of each photograph.
 
-    Large ones are shrunk to what crops of `size` need, after the cut, so that no pixel
-    mixes both sides.
+    After the cut, large parts are reduced to the resolution that crops of `size` need.
 
     Raises:
-      UserError: when the installed packages carry none.
+      UserError: if the installed packages include no photograph.
     """
-    found = []
+    regions = []
     for _, name, cut in PHOTOS:
         picture = photograph(name)
         if picture is None:
@@ -61,21 +59,21 @@ def photo_regions(held_out: bool, size: Size) -> tuple[tuple[str, Image.Image], 
         right = held_out == (cut > 0.5)
         left, end = (edge, picture.width) if right else (0, edge)
         part = picture.crop((left, 0, end, picture.height))
-        shrink = min(part.size) / (max(size) / LEAST_BOX)
+        shrink = min(part.size) / (max(size) / MIN_CROP)
         if shrink > 1:
             box = round(part.width / shrink), round(part.height / shrink)
             part = part.resize(box, Image.Resampling.BICUBIC)
-        found.append((name.partition(".")[0], part))
-    if not found:
+        regions.append((name.partition(".")[0], part))
+    if not regions:
         raise UserError(
-            "scikit-image and scikit-learn carry no photographs here; set "
+            "scikit-image and scikit-learn include no photographs here; set "
             "config.data.name=folder and config.data.path"
         )
-    return tuple(found)
+    return tuple(regions)
 
 
 class Photos:
-    """Training: a random crop of a photograph's larger part. An index is a photograph."""
+    """Training images: index i is a random crop of photograph i."""
 
     def __init__(self, how: Augment):
         self.how = how
@@ -85,16 +83,16 @@ class Photos:
         return len(self.regions)
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A box of LEAST_BOX to 1 of the largest possible, anywhere."""
+        """A random crop, MIN_CROP to 1 of the largest possible."""
         name, picture = self.regions[index]
         region = picture.height, picture.width
-        box = random_box(rng, region, self.how.size, LEAST_BOX)
+        box = random_box(rng, region, self.how.size, MIN_CROP)
         image = jitter(resample(picture, self.how.size, box), self.how, rng)
         return {"image": image, "name": name}
 
 
 class HeldOutPhotos:
-    """Evaluation: crops of the held-out strips; any number, each fixed by its index."""
+    """Held-out images: any number of crops, each fixed by its index."""
 
     def __init__(self, size: Size):
         self.size = size
@@ -104,10 +102,10 @@ class HeldOutPhotos:
         return 1_000_000
 
     def read(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Photographs in turn."""
+        """A crop of photograph `index` modulo their number."""
         name, picture = self.regions[index % len(self.regions)]
-        where = np.random.default_rng(index)
+        fixed = np.random.default_rng(index)
         region = picture.height, picture.width
-        box = random_box(where, region, self.size, 0.6)
+        box = random_box(fixed, region, self.size, 0.6)
         image = resample(picture, self.size, box)
         return {"image": image, "name": f"{name}_{index:04}"}

@@ -1,9 +1,9 @@
 """Scenes: procedural images whose posterior is known (docs/scenes.md).
 
-Four coloured markers in the border say the class of a scene; the class fixes which
-figures the centre hole may hide, and with what probabilities. Everything else that
-varies (background, gradient, the markers' places) can be seen and does not touch the
-probabilities. So every valid completion of the official centre hole is known exactly.
+Four coloured markers in the border show the class of a scene; the class determines which
+figures the centre hole may hide, with which probabilities. Everything else that varies
+(background, gradient, positions of the markers) is visible and independent of the figure.
+So all valid completions of the official centre hole are known exactly.
 """
 
 from functools import lru_cache
@@ -16,9 +16,9 @@ Size = int | tuple[int, int]
 
 TRAIN = range(2**20)  # indices of the training images
 EVAL = range(2**20, 2**21)  # indices of the held-out images
-# A completion is valid below this RMS over the hole, in grey levels of 255. Two modes of
-# a class are at least 70 apart, figures of different classes 32, and the mean of a
-# class with several modes is at least 32 from each of them.
+# A completion is valid if its RMS distance to a mode over the hole is below this, in grey
+# levels of 255. Two modes of a class are at least 70 apart, figures of different classes
+# 32, and the mean of a class with several modes is at least 32 from each of them.
 THRESHOLD = 20.0
 
 COLOURS = {
@@ -34,7 +34,7 @@ COLOURS = {
 
 
 class SceneClass(NamedTuple):
-    """A kind of scene.
+    """A class of scenes.
 
     Attributes:
       marker: (shape, colour) of the visible markers.
@@ -89,9 +89,9 @@ CLASSES: tuple[SceneClass, ...] = (
     ),
 )
 
-# What can be seen and varies: mean colour (3, in 0..255), its change from the centre to
-# the right and to the lower edge (2), and (dy, dx) of the four markers (8, in image
-# sides).
+# Length of a scene's visible attributes: mean colour (3, in 0..255), its change from the
+# centre to the right and to the lower edge (2), and (dy, dx) of the four markers (8, in
+# image sides).
 ATTRIBUTES = 13
 JITTER = 0.025
 MARKER_RADIUS = 0.08
@@ -99,7 +99,7 @@ CORNERS = np.array([(a, b) for a in (0.125, 0.875) for b in (0.125, 0.875)])
 
 
 class Scene(TypedDict):
-    """One scene; `scene` is the class, `mode` what its hole shows."""
+    """One scene; `scene` is the class, `mode` the index of the figure in its hole."""
 
     image: UInt8[np.ndarray, "h w 3"]
     scene: int
@@ -108,7 +108,7 @@ class Scene(TypedDict):
 
 
 def sample(seed: int, index: int, size: Size) -> Scene:
-    """Scene `index` of the set that `seed` names: the same on every machine.
+    """Scene `index` of the set `seed`, the same on every machine.
 
     Classes are equally likely; the mode is drawn from `probabilities`.
     """
@@ -132,7 +132,7 @@ def probabilities(scene: int) -> Float[np.ndarray, " m"]:
 def modes(
     scene: int, attributes: Float[np.ndarray, " a"], size: Size
 ) -> UInt8[np.ndarray, "m h w 3"]:
-    """All valid completions of a scene; outside the hole they are all the same."""
+    """All valid completions of a scene; they are equal outside the hole."""
     visible = draw_visible(scene, attributes, size)
     count = len(CLASSES[scene].probabilities)
     return np.stack([draw_figure(visible, scene, mode) for mode in range(count)])
@@ -145,7 +145,7 @@ def complete_true(
     n: int,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "n h w 3"]:
-    """n draws from the true posterior: what a perfect sampler gives."""
+    """n draws from the true posterior."""
     p = probabilities(scene)
     return modes(scene, attributes, size)[rng.choice(len(p), n, p=p)]
 
@@ -153,8 +153,10 @@ def complete_true(
 def entropy(scene: int | None = None) -> float:
     """Entropy of the hidden part given the visible one, in nats.
 
-    Of class `scene`, or the mean over the (equally likely) classes: no model's
-    expected negative log-likelihood of the mode can be below it.
+    It is the lower bound of a model's expected negative log-likelihood of the mode.
+
+    Args:
+      scene: the class; None: the mean over the (equally likely) classes.
     """
     if scene is None:
         return float(np.mean([entropy(i) for i in range(len(CLASSES))]))
@@ -174,7 +176,7 @@ def hole(size: Size) -> tuple[slice, slice]:
 def draw_visible(
     scene: int, attributes: Float[np.ndarray, " a"], size: Size
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Background and markers; the background goes on through the hole."""
+    """Draw background and markers; the background continues through the hole."""
     y, x = _grid(size)
     shade, (right, down), jitter = np.split(attributes.astype(np.float64), [3, 5])
     tilt = 2 * (right * (x - 0.5) + down * (y - 0.5))
@@ -191,7 +193,7 @@ def draw_visible(
 def draw_figure(
     visible: UInt8[np.ndarray, "h w 3"], scene: int, mode: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The image with the figure of `mode` in its hole."""
+    """Draw the figure of `mode` into the hole of an image."""
     shape, colour = CLASSES[scene].figures[mode]
     rows, columns = hole(visible.shape[:2])
     inside = visible[rows, columns]
@@ -211,7 +213,7 @@ def _grid(size: Size) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache
 def _figure_cover(shape: str, size: tuple[int, int]) -> np.ndarray:
-    """How much of each of the hole's pixels a figure covers; it spans 0.9 of it."""
+    """Coverage of the hole's pixels by a figure, which spans 0.9 of the hole."""
     y, x = _grid(size)
     distance = _distance(shape, (y - 0.5) / 0.45, (x - 0.5) / 0.45)
     return _cover(distance, 1 / (0.45 * min(size)))
@@ -222,12 +224,12 @@ def _paint(image: np.ndarray, cover: np.ndarray, colour: str) -> np.ndarray:
 
 
 def _cover(distance: np.ndarray, pixel: float) -> np.ndarray:
-    """Share of a pixel inside an edge at this signed distance: one pixel soft."""
+    """Coverage of a pixel at a signed distance from an edge, antialiased."""
     return np.clip(0.5 - distance / pixel, 0, 1)
 
 
 def _distance(shape: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Signed distance to a shape in the square from -1 to 1, positive outside."""
+    """Signed distance to a shape in the square [-1, 1]^2, positive outside."""
     ay, ax = np.abs(y), np.abs(x)
     square = np.maximum(ay, ax) - 1
     if shape == "disk":

@@ -1,4 +1,4 @@
-"""From a decoded picture to the pixels of a batch: one resampling, on uint8."""
+"""From a decoded picture to the image of a batch, with one resampling of uint8."""
 
 import math
 from typing import Any, NamedTuple
@@ -16,17 +16,17 @@ CROPS = ("random", "center", "aspect")
 
 
 class Augment(NamedTuple):
-    """How a picture becomes a training image (Zheng et al., 2019: 266, 256, 0.5, 3).
+    """Augmentation of training images (Zheng et al., 2019: 266, 256, 0.5, 3).
 
     Attributes:
-      size: height and width of what comes out.
-      load_size: what the whole picture is resized to, aspect not kept, before `size` is
-        cropped from it.
-      crop: `random`: anywhere; `center`: the middle; `aspect`: the middle, and the
-        aspect kept instead of `load_size`, see `middle_square`.
-      flip: left and right, half of the time.
-      rotation: degrees, at most, either way; what enters at the edges is reflected
-        (the original's is black).
+      size: height and width of the image.
+      load_size: size that the whole picture is resized to, without keeping the aspect,
+        before `size` is cropped from it.
+      crop: `random`, `center`, or `aspect`: the centre with the aspect kept, instead of
+        `load_size`; see `middle_square`.
+      flip: flip horizontally, half of the time.
+      rotation: largest angle in degrees, in both directions; the image is reflected at
+        its edges (in the original, black enters).
     """
 
     size: Size
@@ -37,13 +37,14 @@ class Augment(NamedTuple):
 
 
 def augmentation(config: Any, size: Size) -> Augment:
-    """The `load_size`, `crop`, `flip` and `rotation` of a data config.
+    """The augmentation of a data config.
 
-    `load_size` is that of the longer side; 0 keeps the original's ratio, 266 to 256.
+    `config.load_size` is that of the longer side; 0: 266/256 of the image size, the ratio
+    of the original.
 
     Raises:
-      UserError: for a load_size below the image's, an unknown crop, or one that keeps
-        the aspect of images that are not square.
+      UserError: if load_size is smaller than the image, the crop unknown, or `aspect` is
+        used for images that are not square.
     """
     longer = max(size)
     load = config.load_size or round(longer * 266 / 256)
@@ -54,11 +55,11 @@ def augmentation(config: Any, size: Size) -> Augment:
         )
     if config.crop not in CROPS:
         raise UserError(
-            f"config.data.crop '{config.crop}' is none of {', '.join(CROPS)}; mend it"
+            f"config.data.crop '{config.crop}' is none of {', '.join(CROPS)}; correct it"
         )
     if config.crop == "aspect" and size[0] != size[1]:
         raise UserError(
-            f"config.data.crop=aspect makes squares, not {size[0]}x{size[1]}; use center"
+            f"config.data.crop=aspect gives squares, not {size[0]}x{size[1]}; use center"
         )
     load_size = (round(load * size[0] / longer), round(load * size[1] / longer))
     return Augment(size, load_size, config.crop, config.flip, float(config.rotation))
@@ -69,10 +70,10 @@ def augment(
     how: Augment,
     rng: np.random.Generator,
 ) -> Pixels:
-    """A training image.
+    """Augment a picture to a training image.
 
-    Resizing to `load_size` and cropping are one resampling of just the crop; an array
-    that has `load_size` already is only sliced.
+    Resizing to `load_size` and cropping are one resampling of the crop only; an array
+    that already has `load_size` is sliced.
     """
     if how.crop == "aspect":
         if isinstance(picture, np.ndarray):
@@ -95,7 +96,7 @@ def augment(
 
 
 def jitter(pixels: Pixels, how: Augment, rng: np.random.Generator) -> Pixels:
-    """Flip and rotation of an image that has its size."""
+    """Flip and rotate an image that has its final size."""
     if how.flip and rng.random() < 0.5:
         pixels = mirror(pixels)
     if how.rotation:
@@ -104,7 +105,7 @@ def jitter(pixels: Pixels, how: Augment, rng: np.random.Generator) -> Pixels:
 
 
 def mirror(pixels: Pixels) -> Pixels:
-    """Left and right exchanged, channel by channel: 5 times faster than all at once."""
+    """Flip horizontally, by channel: 5 times faster than all channels at once."""
     out = np.empty_like(pixels)
     for channel in range(3):
         out[..., channel] = pixels[:, ::-1, channel]
@@ -112,14 +113,14 @@ def mirror(pixels: Pixels) -> Pixels:
 
 
 def rotate(pixels: Pixels, degrees: float) -> Pixels:
-    """Around the middle, bilinear; what enters is the image reflected at its edges."""
+    """Rotate about the centre, bilinear, with reflection at the edges."""
     h, w = pixels.shape[:2]
     a = math.radians(abs(degrees))
     margin = math.ceil(max(h, w) / 2 * (math.sin(a) + math.cos(a) - 1)) + 1
     margins = ((margin, margin), (margin, margin), (0, 0))
     padded = Image.fromarray(np.pad(pixels, margins, "symmetric"))
-    turned = np.asarray(padded.rotate(degrees, BILINEAR))
-    return turned[margin : margin + h, margin : margin + w]
+    rotated = np.asarray(padded.rotate(degrees, BILINEAR))
+    return rotated[margin : margin + h, margin : margin + w]
 
 
 def resample(
@@ -127,7 +128,7 @@ def resample(
     size: Size,
     box: tuple[float, float, float, float] | None = None,
 ) -> Pixels:
-    """A box (left, upper, right, lower) of a picture at a size, antialiased bilinear."""
+    """Resize a box (left, upper, right, lower) of a picture, antialiased bilinear."""
     h, w = size
     if picture.size != (w, h) or box not in (None, (0, 0, w, h)):
         picture = picture.resize((w, h), BILINEAR, box, reducing_gap=2.0)
@@ -135,10 +136,10 @@ def resample(
 
 
 def middle_square(picture: Image.Image, size: int) -> UInt8[np.ndarray, "s s *c"]:
-    """The middle of a picture or a grey mask, its shorter side resized to `size`.
+    """Resize the shorter side of a picture to `size` and crop the middle square.
 
-    Halved by boxes while twice too large, then bicubic: the loading of guided-diffusion
-    and RePaint (diffusion specification, section 3.6). Masks come out soft.
+    Halved by box filters while at least twice too large, then bicubic, as in
+    guided-diffusion and RePaint. Grey masks become soft.
     """
     while min(picture.size) >= 2 * size:
         half = picture.width // 2, picture.height // 2
@@ -153,7 +154,17 @@ def middle_square(picture: Image.Image, size: int) -> UInt8[np.ndarray, "s s *c"
 def random_box(
     rng: np.random.Generator, region: Size, size: Size, least: float
 ) -> tuple[float, float, float, float]:
-    """A box of the size's shape anywhere in a region, `least` to 1 of the largest."""
+    """A random box in a region, with the aspect of `size`.
+
+    Args:
+      rng: the generator.
+      region: height and width of the region.
+      size: height and width whose aspect the box has.
+      least: smallest size relative to the largest possible.
+
+    Returns:
+      left, upper, right, lower.
+    """
     largest = min(region[0] / size[0], region[1] / size[1])
     scale = largest * rng.uniform(least, 1)
     h, w = scale * size[0], scale * size[1]

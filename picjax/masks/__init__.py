@@ -7,7 +7,7 @@ completing: an image of another size gets it resized, as the image itself is res
 from picjax.masks.files import load_mask, picture_mask
 from picjax.masks.matching import match_masks, named, resolve
 from picjax.masks.sampling import FILES, FileMasks, mask_drawer
-from picjax.masks.shapes import HOLE_RATIO, NAMES, make
+from picjax.masks.shapes import HOLE_RATIO, NAMES, center, make
 from picjax.masks.strokes import (
     Arc,
     Circle,
@@ -32,6 +32,7 @@ __all__ = [
     "FileMasks",
     "Line",
     "Mask",
+    "center",
     "draw_primitive",
     "irregular",
     "irregular_primitives",

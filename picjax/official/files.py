@@ -1,4 +1,4 @@
-"""PyTorch's .pth files: read as untrusted input, written for every PyTorch since 0.4."""
+"""PyTorch's .pth files: read as untrusted, written for every PyTorch since 0.4."""
 
 # pyright: reportMissingImports=false
 import pickle
@@ -15,21 +15,20 @@ from picjax.cli import UserError
 
 # Keys under which trainers keep a state_dict.
 WRAPPERS = ("state_dict", "model", "params")
-# A hostile file could run code through `weights_only` before 2.6 (CVE-2025-32434), and
-# spoil memory before 2.10 (CVE-2026-24747).
-SAFE = (2, 10)
+# A hostile file could execute code despite `weights_only` before 2.6 (CVE-2025-32434), and
+# corrupt memory before 2.10 (CVE-2026-24747).
+SAFE_VERSION = (2, 10)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file that holds one network's state_dict, zipped or legacy.
+    """Read a file with one network's state_dict, zipped or legacy.
 
-    Nothing that the file says is executed: PyTorch reads it with `weights_only`, which
-    knows tensors and containers and refuses all else. Floating-point tensors come as
-    float32.
+    No code in the file is executed: PyTorch reads it with `weights_only`, which accepts
+    tensors and containers only. Floating-point tensors are converted to float32.
 
     Raises:
-      UserError: for anything else: a damaged file, another program's, a whole pickled
-        network, an optimiser's state, numbers that are not finite.
+      UserError: if the file is damaged or another program's, a whole pickled network or
+        an optimiser's state, or holds numbers that are not finite.
     """
     torch = _torch()
     tensors = _state_dict(torch, _load(torch, path), path)
@@ -37,14 +36,14 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def read_adam(path: Path, moment: str) -> tuple[int, list[np.ndarray]]:
-    """How many updates an Adam has made, and one moment of every parameter, in order.
+    """Read Adam's state: the number of updates and one moment per parameter, in order.
 
     Args:
-      path: of a file that holds an optimiser's `state_dict()`, read as `read` does.
+      path: a file with an optimiser's `state_dict()`, read as by `read`.
       moment: "exp_avg" or "exp_avg_sq".
 
     Raises:
-      UserError: for anything else.
+      UserError: if the file holds anything else.
     """
     torch = _torch()
     content = _load(torch, path)
@@ -54,12 +53,12 @@ def read_adam(path: Path, moment: str) -> tuple[int, list[np.ndarray]]:
         moments = [each[moment] for each in state]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"'{path}' holds no state of Adam; give what torch.save wrote of its "
+            f"'{path}' holds no state of Adam; use a file of torch.save with its "
             "state_dict()"
         ) from error
     if len(updates) != 1:
         raise UserError(
-            f"'{path}': its parameters were not trained alike; leave it out"
+            f"'{path}': its parameters differ in their updates; leave it out"
         )
     arrays = [
         _array(torch, x, f"'{path}': {moment} {i}") for i, x in enumerate(moments)
@@ -69,24 +68,26 @@ def read_adam(path: Path, moment: str) -> tuple[int, list[np.ndarray]]:
 
 def _load(torch: Any, path: Path) -> Any:
     try:
-        with warnings.catch_warnings(action="ignore"):  # about what is refused below
+        with warnings.catch_warnings(
+            action="ignore"
+        ):  # of files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(
-            f"'{path}' cannot be read ({error.strerror}); mend its permissions"
+            f"'{path}' cannot be read ({error.strerror}); check its permissions"
         ) from error
     except Exception as error:
         raise UserError(f"'{path}' {_refusal(error)}") from error
 
 
 def write(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes a state_dict in the legacy format, which every PyTorch since 0.4 reads.
+    """Write a state_dict in the legacy format, which every PyTorch since 0.4 reads.
 
-    Names that share an array share a tensor in the file, too.
+    Names that share an array also share a tensor in the file.
     """
     torch = _torch()
-    made = {id(x): torch.from_numpy(x) for x in tensors.values()}
-    content = {name: made[id(x)] for name, x in tensors.items()}
+    tensor_of = {id(x): torch.from_numpy(x) for x in tensors.values()}
+    content = {name: tensor_of[id(x)] for name, x in tensors.items()}
     torch.save(content, path, _use_new_zipfile_serialization=False)
 
 
@@ -99,41 +100,41 @@ def _torch() -> Any:
             "its convert extra (pip install -e '.[convert]')"
         ) from error
     version = tuple(int(n) for n in re.findall(r"\d+", torch.__version__)[:2])
-    if version < SAFE:
+    if version < SAFE_VERSION:
         raise UserError(
             f"PyTorch {torch.__version__} can be made to run a hostile file's code; "
-            f"install {SAFE[0]}.{SAFE[1]} or newer (pip install -e '.[convert]')"
+            f"install {SAFE_VERSION[0]}.{SAFE_VERSION[1]} or newer (pip install -e '.[convert]')"
         )
     return torch
 
 
 def _refusal(error: Exception) -> str:
-    """What is wrong with a file that PyTorch did not read."""
+    """The reason why PyTorch refused a file."""
     wanted = re.search(r"GLOBAL (\S+)", str(error))
     if isinstance(error, pickle.UnpicklingError) and wanted:
         return (
             f"holds more than tensors: it asks for {wanted[1][:80]!r}, which was not run; "
-            "give a file with nothing but a network's state_dict()"
+            "use a file with nothing but a network's state_dict()"
         )
     return "is damaged or was not written by torch.save; copy or download it again"
 
 
 def _state_dict(torch: Any, content: Any, path: Path) -> Mapping[str, Any]:
-    """The one mapping from names to tensors in what a file holds."""
+    """The only mapping from names to tensors in the content of a file."""
     candidates = [content]
     if isinstance(content, Mapping):
         candidates += [content[key] for key in WRAPPERS if key in content]
-    found = [x for x in candidates if _is_state_dict(torch, x)]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    matching = [x for x in candidates if _is_state_dict(torch, x)]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
         raise UserError(
             f"'{path}' holds a state_dict under each of {', '.join(WRAPPERS)}; "
             "save the wanted one alone"
         )
     if isinstance(content, Mapping) and "param_groups" in content:
         raise UserError(
-            f"'{path}' holds an optimiser's state, no network; give the network's file"
+            f"'{path}' holds an optimiser's state, no network; use the network's file"
         )
     raise UserError(
         f"'{path}' holds no state_dict (names of tensors) but {_described(content)}; "
@@ -158,17 +159,17 @@ def _described(content: Any) -> str:
 
 
 def _array(torch: Any, x: Any, name: str) -> np.ndarray:
-    """A tensor in memory of our own: float32, or int64 for integers."""
+    """A tensor copied to a NumPy array: float32, or int64 for integers."""
     try:
-        # A few bytes can claim to be a tensor that fills the memory.
+        # A small file can declare a tensor that would fill the memory.
         if x.is_complex() or x.numel() * x.itemsize > x.untyped_storage().nbytes():
             raise TypeError
         kind = torch.float32 if x.is_floating_point() else torch.int64
         array = np.array(x.detach().to(kind).numpy())
     except Exception as error:
         raise UserError(
-            f"{name} is no plain tensor ({x.dtype}, {x.layout}); give float tensors"
+            f"{name} is no plain tensor ({x.dtype}, {x.layout}); use float tensors"
         ) from error
     if not np.isfinite(array).all():
-        raise UserError(f"{name} holds numbers that are not finite; give a sound file")
+        raise UserError(f"{name} holds numbers that are not finite; use another file")
     return array

@@ -1,7 +1,7 @@
-"""Between an official state_dict and our variables, by one table a system.
+"""Conversion between official state_dicts and picjax's variables, by one table a net.
 
-A table is a tuple of `Site`: a layer of ours (a regular expression on its path), the
-names it has in the official file, and what its tensors are called there.
+A table is a tuple of `Site`: a layer of picjax (a regular expression on its path), its
+names in the official file, and the names of its tensors there.
 """
 
 import functools
@@ -19,9 +19,12 @@ from picjax.system import Config, Tree
 
 
 class Leaf(NamedTuple):
-    """A tensor of a layer: its official name, and the axes of ours in the official's.
+    """A tensor of a layer.
 
-    A file may lack one that has a `default`.
+    Attributes:
+      name: its official name.
+      axes: permutation from the official axes to ours, or None.
+      default: its value if the file lacks it; None: the file must have it.
     """
 
     name: str
@@ -36,9 +39,13 @@ class Leaf(NamedTuple):
 
 
 class Site(NamedTuple):
-    """A layer: its path here, its official names (the later are aliases), its tensors.
+    """A layer.
 
-    `names` may refer to groups of `path`; `leaves` is "collection/name" -> `Leaf`.
+    Attributes:
+      path: regular expression that matches its path in picjax.
+      names: its official names, which may refer to groups of `path`; all but the first
+        are aliases.
+      leaves: "collection/name" -> `Leaf`.
     """
 
     path: str
@@ -70,16 +77,16 @@ NORM = {
     "params/bias": Leaf(".bias"),
     "stats/mean": Leaf(".running_mean"),
     "stats/var": Leaf(".running_var"),
-    # PyTorch counts batches since 0.4.1; nothing depends on the number.
+    # PyTorch counts batches since 0.4.1; no output depends on it.
     "stats/count": Leaf(".num_batches_tracked", default=0),
 }
 
 
 def official_names(path: str, table: Table) -> tuple[tuple[str, ...], Leaf]:
-    """What "collection/layer/.../tensor" is called officially: names and transform.
+    """The official names and the `Leaf` of "collection/layer/.../tensor".
 
     Raises:
-      KeyError: when the table does not know the path.
+      KeyError: if no row of the table matches the path.
     """
     collection, *layers, tensor = path.split("/")
     site = "/".join(layers)
@@ -93,10 +100,10 @@ def official_names(path: str, table: Table) -> tuple[tuple[str, ...], Leaf]:
 
 
 def check_original(config: Config, settings: Mapping[str, Any]) -> None:
-    """Refuses a config whose networks the original does not have.
+    """Refuse a config whose networks the original does not have.
 
     Args:
-      config: of a run.
+      config: the run's config.
       settings: dotted key -> its value in the original.
 
     Raises:
@@ -112,7 +119,7 @@ def check_original(config: Config, settings: Mapping[str, Any]) -> None:
 
 
 def strip_module(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the leading `module.` that PyTorch's DataParallel gives every name."""
+    """Remove the prefix `module.` that PyTorch's DataParallel adds to every name."""
     if all(name.startswith("module.") for name in tensors):
         return {name.removeprefix("module."): x for name, x in tensors.items()}
     return dict(tensors)
@@ -121,30 +128,35 @@ def strip_module(tensors: Mapping[str, Any]) -> dict[str, Any]:
 def from_official(
     tensors: Mapping[str, np.ndarray], target: Mapping[str, Any], table: Table
 ) -> dict[str, Any]:
-    """Official tensors as variables of the target's structure, shapes and types.
+    """Convert official tensors to variables.
 
     Args:
-      tensors: flat official name -> array; second names of a tensor may be left out.
+      tensors: official name -> array; aliases may be missing.
       target: {"params", "stats"} of arrays or `jax.ShapeDtypeStruct`.
-      table: the system's.
+      table: the net's table.
+
+    Returns:
+      Variables with the structure, shapes and types of the target.
 
     Raises:
-      UserError: when a tensor has no place, a place no tensor, a shape differs or two
-        names of one tensor disagree; both sides are listed.
+      UserError: if tensors or variables remain unmatched, a shape differs, or aliases
+        disagree; both sides are listed.
     """
-    left = strip_module(tensors)
+    unused = strip_module(tensors)
     missing, problems = [], []
 
     def take(path: str, like: Any) -> Array:
         names, leaf = official_names(path, table)
-        if names[0] not in left:
+        if names[0] not in unused:
             if leaf.default is None:
                 missing.append(names[0])
             return jnp.full(like.shape, leaf.default or 0, like.dtype)
-        first = np.asarray(left.pop(names[0]))
+        first = np.asarray(unused.pop(names[0]))
         for alias in names[1:]:
-            if alias in left and not np.array_equal(left.pop(alias), first):
-                problems.append(f"{names[0]} and {alias} should be one tensor, differ")
+            if alias in unused and not np.array_equal(unused.pop(alias), first):
+                problems.append(
+                    f"{names[0]} and {alias} should be one tensor, but differ"
+                )
         ours = leaf.to_ours(first) if first.ndim == len(leaf.axes or ()) else first
         if ours.shape != like.shape:
             problems.append(f"{names[0]} is {ours.shape} here, {like.shape} in the net")
@@ -154,8 +166,8 @@ def from_official(
     variables = _map_paths(take, target)
     if missing:
         problems.append(f"the net wants {_listed(missing)} that the file lacks")
-    if left:
-        problems.append(f"the file has {_listed(left)} that the net has no place for")
+    if unused:
+        problems.append(f"the file has {_listed(unused)} that the net has no place for")
     if problems:
         raise UserError(
             f"the official file does not fit this network: {'; '.join(problems)};"
@@ -165,7 +177,7 @@ def from_official(
 
 
 def to_official(variables: Mapping[str, Any], table: Table) -> dict[str, np.ndarray]:
-    """Our variables under every official name, second names included."""
+    """Convert variables to official tensors, aliases included."""
     tensors = {}
     for path, array in _paths(variables):
         names, leaf = official_names(path, table)
@@ -194,6 +206,6 @@ def _listed(names: Any, most: int = 8) -> str:
 
 
 def regroup_by_net(variables: Tree) -> dict[str, Tree]:
-    """{"params": {net: ..}, "stats": {net: ..}} as {net: {"params", "stats"}}."""
+    """Regroup {"params": {net: ..}, "stats": {net: ..}} to {net: {"params", "stats"}}."""
     params, stats = variables["params"], variables["stats"]
     return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}

@@ -1,4 +1,4 @@
-"""The published code bases: what their files are called and which net each holds."""
+"""The published code bases: the names of their files and the net in each."""
 
 import importlib
 import re
@@ -19,11 +19,10 @@ class Original(NamedTuple):
     """A published code base.
 
     Attributes:
-      variant: of configs/SYSTEM.py: the published settings at 256 px, and what the code
-        that made the weights does with them.
-      prefix: of every name in its files: DataParallel's, where it saved that.
-      torch: whether its files are PyTorch's, so that there is a way back.
-      file: what it calls a file, by its entry in the official module's `FILES`.
+      variant: variant of configs/SYSTEM.py with the settings of the published weights.
+      prefix: prefix of every name in its files, if saved from DataParallel.
+      torch: whether its files are PyTorch's, so that runs can be exported.
+      file: pattern of its file names, filled with a key of the official module's `FILES`.
     """
 
     variant: str
@@ -42,10 +41,10 @@ ORIGINALS = {
 
 
 def official(system: str) -> Any:
-    """The module of a system's official names: `FILES` and `tables(config)`.
+    """The module of a method's official names, with `FILES` and `tables(config)`.
 
     Raises:
-      UserError: for a system without published weights.
+      UserError: if the method has no published weights.
     """
     if system not in ORIGINALS:
         raise UserError(
@@ -56,13 +55,13 @@ def official(system: str) -> Any:
 
 
 def needed(system: str) -> set[str]:
-    """The nets without which nothing can be completed: all but those that judge."""
+    """The nets that completion needs: all but discriminators and classifiers."""
     nets = official(system).FILES.values()
     return {net for net in nets if not net.startswith(("discriminator", "classifier"))}
 
 
 def file_names(system: str, nets: Iterable[str]) -> list[str]:
-    """What the original calls the files of these nets."""
+    """The original's file names of these nets."""
     suffixes = {net: suffix for suffix, net in official(system).FILES.items()}
     return [ORIGINALS[system].file.format(suffixes[net]) for net in sorted(nets)]
 
@@ -70,10 +69,13 @@ def file_names(system: str, nets: Iterable[str]) -> list[str]:
 def read_files(
     config: Config, sources: Sequence[str]
 ) -> tuple[dict[str, Path], dict[str, Tensors]]:
-    """Net -> its file, and net -> official name -> array.
+    """Find and read the files of a method's nets.
+
+    Returns:
+      net -> file, and net -> official name -> array.
 
     Raises:
-      UserError: when a file is missing, unclear or cannot be read.
+      UserError: if a file is missing, ambiguous or cannot be read.
     """
     if reader := getattr(official(config.system), "read_files", None):
         return reader(config, sources)
@@ -82,16 +84,16 @@ def read_files(
 
 
 def find_files(sources: Sequence[str], system: str) -> dict[str, Path]:
-    """Net -> its file, by the names that the original gives: `latest_net_E.pth`.
+    """Find the file of each net by the original's names, such as `latest_net_E.pth`.
 
-    Of a folder the files of the latest iteration count. A single file of another name
-    holds the one net that completion needs, if it is only one.
+    In a folder, the files of the latest iteration are used. A single file with another
+    name is taken for the net that completion needs, if there is only one.
 
     Raises:
-      UserError: when a path does not exist or it is unclear what a file holds.
+      UserError: if a path does not exist or a file's net is ambiguous.
     """
     paths = [path for source in sources for path in _files_of(Path(source), system)]
-    found: dict[str, Path] = {}
+    file_of: dict[str, Path] = {}
     for path in paths:
         net = _net_of(path, system)
         if net is None and len(paths) == len(needed(system)) == 1:
@@ -101,20 +103,19 @@ def find_files(sources: Sequence[str], system: str) -> dict[str, Path]:
                 f"'{path}' does not say which network it holds; name it as the "
                 f"original does: {', '.join(file_names(system, needed(system)))}"
             )
-        if net in found:
+        if net in file_of:
             raise UserError(
-                f"'{found[net]}' and '{path}' both hold the {net}; give one"
+                f"'{file_of[net]}' and '{path}' both hold the {net}; pass one"
             )
-        found[net] = path
-    return {net: found[net] for net in official(system).FILES.values() if net in found}
+        file_of[net] = path
+    nets = official(system).FILES.values()
+    return {net: file_of[net] for net in nets if net in file_of}
 
 
 def _files_of(source: Path, system: str) -> list[Path]:
-    """A file itself; of a folder, the files of one iteration."""
+    """The file, or the files of one iteration in a folder."""
     if not source.exists():
-        raise UserError(
-            f"--from '{source}' does not exist; give a folder or .pth files"
-        )
+        raise UserError(f"--from '{source}' does not exist; use a folder or .pth files")
     if not source.is_dir():
         return [source]
     every = sorted(source.glob("*.pth"))
@@ -124,12 +125,14 @@ def _files_of(source: Path, system: str) -> list[Path]:
         return every
     if not named:
         expected = ", ".join(file_names(system, needed(system)))
-        raise UserError(f"--from '{source}' holds no file like {expected}; mend it")
+        raise UserError(
+            f"--from '{source}' holds no file like {expected}; choose another"
+        )
     if len(iterations) > 1 and "latest_" not in iterations:
         raise UserError(
             f"--from '{source}' holds several iterations "
             f"({', '.join(sorted(i.strip('_') for i in iterations))}) and no 'latest'; "
-            "give the files of one"
+            "pass the files of one"
         )
     chosen = "latest_" if len(iterations) > 1 else min(iterations)
     return [path for path in named if path.name.rpartition("net_")[0] == chosen]

@@ -1,8 +1,8 @@
-"""The official test procedures on given noise: the proof that weights were read right.
+"""The official test procedures with recorded noise, to verify imported weights.
 
-Images and masks come and go as the originals have them, PyTorch's [b 3 h w]; `img` lies
-in [0, 1] and the mask is 1 where the image is known. Spectral norm makes one power
-iteration at every call, as the originals do in their test mode too.
+Images and masks have the originals' layout, PyTorch's [b 3 h w]; `img` lies in [0, 1] and
+the mask is 1 where the image is known. Spectral norm makes one power iteration per call,
+as it does in the originals also at test time.
 """
 
 import importlib
@@ -32,17 +32,20 @@ Variables = Mapping[str, Any]  # net -> {"params", "stats"}
 def check(
     config: Config, variables: Mapping[str, Tree], path: Path
 ) -> dict[str, float]:
-    """Replays the original's test from a file; the largest difference of each output.
+    """Replay the original's test from a file.
 
     Args:
-      config: of the run.
+      config: the run's config.
       variables: net -> {"params", "stats"}.
-      path: an .npz with what the original was given (`in/img`, `in/mask`, its noise) and
-        what it gave back (`out/sample0`, ...), as the procedures below say. What else
-        it holds is not looked at.
+      path: an .npz with the original's inputs (`in/img`, `in/mask`, its noise) and
+        outputs (`out/sample0`, ...), as the procedures below define; other entries are
+        ignored.
+
+    Returns:
+      The largest absolute difference of each output.
 
     Raises:
-      UserError: when the file is no such file, or of another size.
+      UserError: if the file cannot be read or does not fit the run.
     """
     procedure = PROCEDURES.get(config.system)
     if procedure is None:
@@ -55,7 +58,7 @@ def check(
             arrays = {name: file[name] for name in file.files if "/" in name}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"--check '{path}' cannot be read ({error}); give an .npz"
+            f"--check '{path}' cannot be read ({error}); use an .npz"
         ) from error
     given, expected = below(arrays, "in/"), below(arrays, "out/")
     networks = importlib.import_module(
@@ -70,19 +73,19 @@ def check(
         }
     except (KeyError, TypeError, ValueError, FlaxError) as error:
         raise UserError(
-            f"--check '{path}' does not fit this run ({str(error)[:200]}); make it "
+            f"--check '{path}' does not fit this run ({str(error)[:200]}); record it "
             "with the same weights, sizes and noise"
         ) from error
     if not any(name.startswith(RESULTS) for name in differences):
         raise UserError(
             f"--check '{path}' has none of out/sample0, out/logits, out/eval, out/train "
-            f"with what {config.system} is given for it; see docs/convert.md"
+            f"and its inputs for {config.system}; see docs/convert.md"
         )
     return differences
 
 
 def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays whose name begins with the prefix, without it."""
+    """The arrays whose names start with the prefix, which is removed."""
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()
@@ -146,19 +149,19 @@ def picmm(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
 
 
 def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
-    """One pass of PixelCNN++ over whole images (specification, section 14).
+    """One pass of PixelCNN++ over whole images.
 
     Args:
       nets: net.
       variables: its.
-      given: `x_uint8` [b h w 3], TensorFlow's layout; perhaps uniforms for a draw of
-        each pixel from its logits, `u_mix` [b h w k] and `u_logistic` [b h w 3].
+      given: `x_uint8` [b h w 3], TensorFlow's layout; optionally uniform numbers for a
+        draw of each pixel from its logits, `u_mix` [b h w k] and `u_logistic` [b h w 3].
 
     Returns:
       `logits` [b h w 10k]; `bits_per_dim` [b]; with uniforms `sample` [b h w 3].
     """
     image = (2 * jnp.asarray(given["x_uint8"], jnp.float32) - 255) / 255
-    logits = _look(nets["net"], variables["net"]["params"], image)
+    logits = _logits(nets["net"], variables["net"]["params"], image)
     bits = logistic.bits(logistic.nll(image, logits, "official")) / image[0].size
     out = {"logits": logits, "bits_per_dim": bits}
     if "u_mix" in given:
@@ -168,18 +171,18 @@ def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array
 
 
 def pix2pix(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
-    """The generator in both its modes (specification, sections 2 and 7).
+    """The generator in both of its modes.
 
     Args:
       nets: generator.
       variables: its.
       given: `x` [b c h w] in [-1, 1], the condition; `keep_mask_<i>` [b c i j] for each
-        dropout layer in the order in which they run, 1 = kept.
+        dropout layer in the order of execution, 1 = kept.
 
     Returns:
       `eval` [b 3 h w]: running statistics and no dropout, the original's `--eval`;
-      `train`: the batch's own statistics and dropout, its usual test, unless there are
-      fewer masks than layers.
+      `train`: the batch's own statistics and dropout, its usual test, if there is a mask
+      for every dropout layer.
     """
     net, own = nets["generator"], variables["generator"]
     x = nhwc(given["x"])
@@ -199,7 +202,7 @@ def _generate(
 
 
 @partial(jax.jit, static_argnums=0)
-def _look(net: Any, params: Any, image: Array) -> Array:
+def _logits(net: Any, params: Any, image: Array) -> Array:
     return net.apply({"params": params}, image, False)
 
 
@@ -209,7 +212,7 @@ PROCEDURES = {
     "pix2pix": pix2pix,
     "pixelcnn": pixelcnn,
 }
-# What the names of outputs begin with that a whole network has made.
+# Prefixes of outputs of a whole network.
 RESULTS = ("sample", "logits", "eval", "train")
 
 

@@ -141,7 +141,7 @@ def test_the_aspect_may_be_kept(tmp_path):
     assert (
         abs(int(expected[0, 0, 0]) - 53) < 4 and abs(int(expected[0, -1, 0]) - 202) < 4
     )
-    with pytest.raises(UserError, match="makes squares, not 32x64"):
+    with pytest.raises(UserError, match="gives squares, not 32x64"):
         sources.training(config, (32, 64))
 
 

@@ -1,20 +1,13 @@
 """Configs and batches that tests share."""
 
-import importlib.util
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+from picjax import flags
 
 
 def load_config(name: str, variant: str):
-    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
+    return flags.make_config(name, variant, [])
 
 
 def make_batch(size: int, b: int = 2):

@@ -1,4 +1,4 @@
-"""What tests of importing and exporting official weights share."""
+"""Helpers of tests of importing and exporting official weights."""
 
 from pathlib import Path
 
@@ -20,3 +20,10 @@ def assert_same_files(ours, theirs):
 
 def command(*words: object) -> None:
     convert.main([str(word) for word in words])
+
+
+def touch(folder: Path, *names: str) -> list[str]:
+    """Create empty files and return their paths."""
+    for name in names:
+        (folder / name).touch()
+    return [str(folder / name) for name in names]

@@ -1,6 +1,6 @@
-"""Official weights in and out again: every tensor once, nothing random unsaid.
+"""Importing and exporting official weights: every tensor is used exactly once.
 
-What needs PyTorch itself, its files, is in test_files.py.
+Tests that need PyTorch to read files are in test_files.py.
 """
 
 import json
@@ -13,25 +13,24 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.convert import REFERENCE, assert_same_files, command
+from helpers.convert import REFERENCE, assert_same_files, command, touch
 from PIL import Image
 
 import picjax
 from picjax import checkpoints, complete, convert, methods, train
 from picjax.cli import UserError
-from picjax.files import new_folder
 from picjax.model import Model
 from picjax.official import files, originals, replay
 from picjax.official.mapping import regroup_by_net
 from picjax.system import inference_variables
 
-# Small, with the original's networks.
+# Small networks with the structure of the original.
 TINY = ["--config.model.upsample=transposed", "--config.model.log_std_start=0.0"]
 TINY += ["--config.steps=2", "--config.sample_every=0"]
 
 
 def official_files(system: str) -> dict[str, dict[str, np.ndarray]]:
-    """Files as published, by net: every name of the manifest, random numbers."""
+    """Files with the published names and shapes and random numbers, by net."""
     rng = np.random.default_rng(0)
     contents = {}
     with np.load(REFERENCE / system / "state_dict_manifest.npz") as listed:
@@ -47,7 +46,7 @@ def official_files(system: str) -> dict[str, dict[str, np.ndarray]]:
 
 
 def exported(config, variables):
-    """What `export` writes, by net instead of file name."""
+    """The output of `export` by net instead of file name."""
     nets = originals.official(config.system).FILES
     contents = convert.export(config, variables)
     return {net: contents[f"latest_net_{suffix}.pth"] for suffix, net in nets.items()}
@@ -55,7 +54,7 @@ def exported(config, variables):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """(config, variables, the same as official tensors)."""
+    """Config, variables, and the same variables as official tensors."""
     config = convert.make_config("picmm", "tiny", TINY)
     state = convert.first_state(config, {})
     variables = regroup_by_net(inference_variables(state))
@@ -282,22 +281,6 @@ def test_check_names_what_a_file_lacks(tiny, tmp_path):
 # ---- files and settings ----
 
 
-def touch(folder: Path, *names: str) -> list[str]:
-    for name in names:
-        (folder / name).touch()
-    return [str(folder / name) for name in names]
-
-
-def test_files_are_found_by_the_originals_names(tmp_path):
-    names = [f"latest_net_{suffix}.pth" for suffix in ("E", "G", "GMM")]
-    paths = touch(tmp_path, *names, "20000_net_E.pth", "latest_optim.pth")
-    found = originals.find_files([str(tmp_path)], "picmm")
-    assert {net: path.name for net, path in found.items()} == dict(
-        zip(("encoder", "generator", "mixture"), names, strict=True)
-    )
-    assert originals.find_files(paths[:3], "picmm") == found
-
-
 def test_a_single_generator_of_any_name_and_age(tmp_path):
     """`facades_label2photo.pth`: no prefix, perhaps no count of batches, no judge."""
     sources = touch(tmp_path, "facades_label2photo.pth")
@@ -314,48 +297,23 @@ def test_a_single_generator_of_any_name_and_age(tmp_path):
         jax.tree.map(np.testing.assert_array_equal, read, variables["generator"])
 
 
-def test_one_iteration_must_be_meant(tmp_path):
-    touch(tmp_path, "10000_net_E.pth", "20000_net_E.pth", "20000_net_G.pth")
-    with pytest.raises(UserError, match="several iterations .10000, 20000."):
-        originals.find_files([str(tmp_path)], "picmm")
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["facades.pth"], "facades.pth' does not say which network"),
-        (["a_net_E.pth", "b_net_E.pth"], "both hold the encoder"),
-        (["absent.pth"], "does not exist"),
-    ],
-)
-def test_unclear_files(names, said, tmp_path):
-    paths = touch(tmp_path, *(name for name in names if name != "absent.pth"))
-    with pytest.raises(UserError, match=said):
-        originals.find_files(paths or [str(tmp_path / "absent.pth")], "picmm")
-
-
-def test_a_folder_without_weights(tmp_path):
-    with pytest.raises(UserError, match="holds no file like latest_net_E.pth"):
-        originals.find_files([str(tmp_path)], "picmm")
-
-
 def test_settings():
     settings = ["--config.data.path=/x", "--config.opt.lr=1", "--config.image_size=64"]
     config = convert.make_config("picmm", "celeba_hq-elbo", settings)
     assert config.data.path == "/x" and config.opt.lr == 1 and config.image_size == 64
     assert config.model.mixture.select == "elbo"
-    for bad, said in [
+    for bad, error in [
         ("--config.opt.rate=1", "'--config.opt.rate=1' is no flag"),
         ("--config.model.ngf=wide", "does not fit its key"),
     ]:
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=error):
             convert.make_config("picmm", "", [bad])
     with pytest.raises(UserError, match="--dataset=faces: variant 'faces' is none of"):
         convert.make_config("picmm", "faces", [])
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "error"),
     [
         (["--from=x"], "--system is missing"),
         (["--from=x", "--system=inade"], "'inade' cannot be converted"),
@@ -365,8 +323,8 @@ def test_settings():
         (["--from=x", "--system=picmm"], "--from 'x' does not exist"),
     ],
 )
-def test_wrong_commands(words, said, tmp_path):
-    with pytest.raises(UserError, match=said):
+def test_wrong_commands(words, error, tmp_path):
+    with pytest.raises(UserError, match=error):
         command(*words, f"--out={tmp_path / 'out'}")
     assert not list(tmp_path.iterdir())
 
@@ -378,32 +336,15 @@ def test_a_run_is_not_overwritten(imported):
         command("--to=pytorch", "--system=picnet", f"--from={imported}", "--out=x")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    out = tmp_path / "a" / "out"
-    with pytest.raises(OSError), new_folder(out) as folder:
-        (folder / "file").write_text("half")
-        raise OSError
-    assert not list(out.parent.iterdir())
-    with new_folder(out) as folder:
-        (folder / "file").write_text("whole")
-        assert not out.exists()
-    assert [p.name for p in out.parent.iterdir()] == ["out"]
-    with (
-        pytest.raises(UserError, match="cannot be made"),
-        new_folder(out / "file" / "below"),
-    ):
-        pass
-
-
 @pytest.mark.parametrize(
-    ("torch", "said"),
+    ("torch", "error"),
     [
         (None, r"which is not installed; install picjax with its convert extra"),
         (SimpleNamespace(__version__="2.9.1+cpu"), r"PyTorch 2.9.1\+cpu can be made"),
     ],
 )
-def test_pytorch_missing_or_unsafe(torch, said, monkeypatch, tmp_path):
+def test_pytorch_missing_or_unsafe(torch, error, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", torch)
     (path,) = touch(tmp_path, "latest_net_E.pth")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=error):
         files.read(Path(path))

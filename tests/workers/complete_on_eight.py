@@ -9,10 +9,9 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
 
-from configs.pixelcnn import get_config
-from picjax import checkpoints, methods, sharding
+from picjax import checkpoints, flags, methods, sharding
 
-config = get_config("tiny")
+config = flags.make_config("pixelcnn", "tiny", [])
 rng = np.random.default_rng(0)
 shapes = checkpoints.abstract_state(config).params
 params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape, "float32"), shapes)
@@ -24,15 +23,22 @@ for i in range(8):
     batch["mask"][i, i // 2 + 1 :, i:] = 0
 complete = jax.jit(methods.make(config).complete, static_argnums=3)
 mesh = sharding.make_mesh()
-alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-found = []
-layouts = (alone, alone), (sharding.replicated(mesh), sharding.batch_sharding(mesh))
-for whole, split in layouts:
-    variables = jax.device_put({"params": params, "stats": {}}, whole)
-    images = complete(variables, jax.device_put(batch, split), jax.random.key(0), 2)
-    found.append((len(images.sharding.device_set), np.asarray(images)))
-(one, expected), (many, images) = found
-assert (one, many) == (1, 8), (one, many)
+one_device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+split = sharding.batch_sharding(mesh)
+
+
+def draw(variables_sharding, batch_sharding):
+    """Completions, and the number of devices that they lie on."""
+    variables = jax.device_put({"params": params, "stats": {}}, variables_sharding)
+    placed = jax.device_put(batch, batch_sharding)
+    images = complete(variables, placed, jax.random.key(0), 2)
+    return np.asarray(images), len(images.sharding.device_set)
+
+
+expected, devices = draw(one_device, one_device)
+assert devices == 1
+images, devices = draw(sharding.replicated(mesh), split)
+assert devices == 8
 np.testing.assert_array_equal(images, expected)
 assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
 

@@ -1,4 +1,4 @@
-"""A small run in its own process, for tests of kills, devices and processes.
+"""Trains in a process of its own, for tests of kills, devices and processes.
 
 python tests/workers/train_worker.py DEVICES --config=... --workdir=...
 """
@@ -13,4 +13,4 @@ jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
 from picjax import cli, train
 
 if __name__ == "__main__":
-    cli.run(lambda: train.main([sys.argv[0], *sys.argv[2:]]))
+    cli.run(lambda: train.main(sys.argv[2:]))
