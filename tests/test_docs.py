@@ -138,3 +138,19 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     for path in ROOT.glob("docs/*.md"):
         assert re.search(rf"\b{path.name}\b", navigation), path.name
+
+
+def test_functions_named_in_the_readings_exist():
+    """The tables of docs/code.md, whose rows are functions that a value passes."""
+    vae_gan = pytest.importorskip("picjax.methods.vae_gan")
+    places = ["system", "model", "methods.picmm.system"]
+    owners = [vae_gan, *(importlib.import_module(f"picjax.{name}") for name in places)]
+    named = re.findall(r"^\| `([\w.]+)`", TEXTS["docs/code.md"], re.MULTILINE)
+    assert len(named) > 15
+    for name in named:
+        owner, function = name.rsplit(".", 1)
+        if owner[0].isupper():
+            (value,) = {getattr(m, owner) for m in owners if hasattr(m, owner)}
+        else:
+            value = importlib.import_module(f"picjax.{owner}")
+        assert hasattr(value, function), name
