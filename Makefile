@@ -4,10 +4,23 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo docs pictures kill-test clean
+.PHONY: help test demo kill-test clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
+
+.PHONY: docs pictures
+
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open:         site/index.html"
+
+pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
+	$(BIN)/python docs/make_pictures.py
 
 # Reinstalled only when the requirements change.
 .venv/installed: pyproject.toml setup.py
@@ -36,19 +49,8 @@ endif
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
-.venv/docs-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	touch $@
-
-docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "open:         site/index.html"
-
-pictures: .venv/installed  ## the README's pictures, from the runs in runs/
-	$(BIN)/python docs/make_pictures.py
-
-kill-test: .venv/installed  ## resumes from 20 kills at random moments and compares with one undisturbed run
+kill-test: .venv/installed  ## compares a run killed 20 times with an undisturbed one
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
-clean:  ## removes the environment; runs/ stays
+clean:  ## removes the environment; keeps runs/
 	rm -rf .venv *.egg-info
