@@ -6,23 +6,10 @@ RUN := runs/demo-$(SYSTEM)
 
 .PHONY: help test demo kill-test clean
 
-help:  ## lists the targets
+help:  ## what can be made
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
 
-.PHONY: docs pictures
-
-.venv/docs-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	touch $@
-
-docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "open:         site/index.html"
-
-pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
-	$(BIN)/python docs/make_pictures.py
-
-# Reinstalled only when the requirements change.
+# Installed again only when the requirements change.
 .venv/installed: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
@@ -34,6 +21,18 @@ test: .venv/installed  ## ruff, pyright and the test suite
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+.PHONY: docs pictures
+docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open:         site/index.html"
+
+pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
+	$(BIN)/python docs/make_pictures.py
+
 demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 13 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
@@ -44,13 +43,13 @@ ifeq ($(SYSTEM),painter)
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
 endif
 	@echo
-	@echo "report:       $(RUN)/eval/report.html"
+	@echo "to look at:   $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
-kill-test: .venv/installed  ## compares a run killed 20 times with an undisturbed one
+kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
-clean:  ## removes the environment; keeps runs/
+clean:  ## removes the environment; runs/ stays
 	rm -rf .venv *.egg-info
