@@ -38,12 +38,12 @@ def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.system import inference_variables
 
     config = step.jax_config(setting)
     system, key = methods.make(config), jax.random.key(0)
-    batch = jax.jit(pipeline.to_float)(jax.device_put(step.host_batch(setting)))
+    batch = jax.jit(to_float)(jax.device_put(step.host_batch(setting)))
     variables = inference_variables(jax.jit(system.init)(batch, key))
     complete = jax.jit(system.complete, static_argnums=3)
     compiled = {n: complete.lower(variables, batch, key, n).compile() for n in numbers}
@@ -82,16 +82,15 @@ def generator_alone(
     """A run of Pix2Pix's generator."""
     import jax
 
-    from picjax.methods.pix2pix import system as pix2pix
-    from picjax.system import image_shape
+    from picjax.methods.pix2pix.system import Pix2Pix
 
-    nets, hyper = pix2pix.networks(config.model, image_shape(config)), pix2pix.Hyper()
-    given = pix2pix.condition(hyper, batch)
+    system = Pix2Pix.from_config(config)
+    condition = system.condition(batch)
     size = (setting.batch, setting.size, setting.size)
-    keep = pix2pix.draw_keep(nets, jax.random.key(0), size)
-    run = jax.jit(lambda *given: pix2pix.infer(nets, hyper, *given))
+    keep = system.draw_dropout(size, jax.random.key(0))
+    run = jax.jit(system.generate)
     return {
-        "generator": lambda: jax.block_until_ready(run(variables, given, keep)),
+        "generator": lambda: jax.block_until_ready(run(variables, condition, keep)),
     }
 
 

@@ -90,13 +90,14 @@ def our_batches(name: str, path: Path, batch: int) -> Iterator:
 
     from configs import picmm
     from picjax.data import pipeline
+    from picjax.images import to_float
 
     config: Any = picmm.get_config("celeba_hq").data
     config.update(name=name, path=str(path), rotation=0.0)
-    to_float = jax.jit(pipeline.to_float)
+    convert = jax.jit(to_float)
     for found in pipeline.train_batches(config, SIZE, batch, seed=0):
         arrays = {key: found[key] for key in ("image", "mask")}
-        yield jax.block_until_ready(to_float(arrays))
+        yield jax.block_until_ready(convert(arrays))
 
 
 def pack(folder: Path, out: Path) -> None:

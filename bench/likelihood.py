@@ -30,7 +30,7 @@ def step_of(config: Any, form: str) -> Any:
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
 
     config = config.copy_and_resolve_references()
     config.loss.form = form
@@ -39,7 +39,7 @@ def step_of(config: Any, form: str) -> Any:
 
     def step(state: Any, batch: Any) -> Any:
         key = jax.random.fold_in(root, state.step)
-        return system.step(state, pipeline.to_float(batch), key)
+        return system.step(state, to_float(batch), key)
 
     return jax.jit(step, donate_argnums=0)
 
@@ -50,6 +50,7 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
 
     from picjax import checkpoints, methods, train
     from picjax.data import pipeline
+    from picjax.images import to_float
 
     def batches() -> Any:
         size, count = config.image_size, config.batch_size
@@ -63,9 +64,9 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
     system = methods.make(config)
 
     def init(batch: Any) -> Any:
-        return system.init(pipeline.to_float(batch), train.init_key(config.seed))
+        return system.init(to_float(batch), train.init_key(config.seed))
 
-    return jax.jit(init, **train.quick())(next(batches())), data
+    return jax.jit(init, **train.fast_compile())(next(batches())), data
 
 
 def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:
@@ -75,6 +76,7 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     import numpy as np
 
     from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.methods.pixelcnn import logistic
     from picjax.methods.pixelcnn import system as pixelcnn
     from picjax.system import inference_variables
@@ -110,7 +112,7 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     for raw in pipeline.eval_batches(config.data, size, BATCH, images, seed):
         valid = raw.pop("valid")
         raw.pop("name")
-        batch = pipeline.to_float(raw)
+        batch = to_float(raw)
         for form, state in states.items():
             params = inference_variables(state)["params"]["net"]
             made = jax.device_get(numbers(params, batch))

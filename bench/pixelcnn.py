@@ -75,11 +75,12 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """
     from picjax import checkpoints
     from picjax.data import pipeline
+    from picjax.images import to_float
     from picjax.methods.pixelcnn import system as pixelcnn
 
     config, variables, _ = checkpoints.restore_variables(workdir)
     batches = pipeline.eval_batches(config.data, config.image_size, 8, 8, 0)
-    image = pipeline.to_float(next(iter(batches)))["image"]
+    image = to_float(next(iter(batches)))["image"]
     net = pixelcnn.network(config.model)
     return net, variables["params"]["net"], pixelcnn.in_channels(net, image)
 

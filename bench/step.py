@@ -80,7 +80,7 @@ def compile_jax(setting: Setting) -> Compiled:
     import jax
 
     from picjax import methods
-    from picjax.data import pipeline
+    from picjax.images import to_float
 
     system = methods.make(jax_config(setting))
     batch = jax.device_put(host_batch(setting))
@@ -88,9 +88,9 @@ def compile_jax(setting: Setting) -> Compiled:
 
     def step(state, batch):
         key_now = jax.random.fold_in(key, state.step)
-        return system.step(state, pipeline.to_float(batch), key_now)
+        return system.step(state, to_float(batch), key_now)
 
-    init = jax.jit(lambda batch: system.init(pipeline.to_float(batch), key))
+    init = jax.jit(lambda batch: system.init(to_float(batch), key))
     state = init(batch)
     start = time.perf_counter()
     lowered = jax.jit(step, donate_argnums=0).lower(state, batch)

@@ -1,0 +1,1 @@
+"""Settings of every method; installed as `picjax.configs`."""

@@ -12,6 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from picjax.configs import common
+
 # How component j is chosen, what pulls it to the posterior of z_c, and what the
 # official code's slips add (docs/picmm.md compares them).
 OFFICIAL = {
@@ -57,109 +59,60 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "photos") -> ConfigDict:
-    """The config of a variant, `VARIANT[-PRESET]`."""
-    name, _, preset = (variant or "photos").partition("-")
-    if name not in VARIANTS:
-        raise ValueError(f"variant '{name}' is none of {', '.join(VARIANTS)}")
-    if preset and preset not in PRESETS:
-        raise ValueError(f"preset '{preset}' is none of {', '.join(PRESETS)}")
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant, `VARIANT[-PRESET]`."""
+    name, _, preset = variant.partition("-")
+    name = common.check_variant(name, VARIANTS)
+    preset = common.check_variant(preset, PRESETS, "preset")
     config = published()
     config.image_size = VARIANTS[name]
     if VARIANTS[name] < 256:
         small(config)
-    if name == "demo":
-        demo(config)
-    if name == "tiny":
-        tiny(config)
-    if name == "scenes":
-        scenes(config)
-    config.update_from_flattened_dict(PRESETS[preset or "default"])
+    changes = {"demo": demo, "tiny": tiny, "scenes": scenes}
+    if name in changes:
+        changes[name](config)
+    config.update_from_flattened_dict(PRESETS[preset])
     return config
 
 
 def published() -> ConfigDict:
     """The settings of the official code at 256 px, on a folder of images."""
-    data = {
-        "name": "folder",  # photos, folder, tfds, arrayrecord or scenes
-        "path": "",  # training images
-        "eval_path": "",  # held-out images; empty: a share of the training images
-        "split": "train",  # of a TFDS data set
-        "load_size": 0,  # resized to this, then cropped; 0: 266/256 of the image size
-        "crop": "random",  # random or center
-        "flip": True,
-        "rotation": 3.0,  # degrees, either way
-        "masks": ("center",),  # drawn from these, one an image
-        "hole_ratio": (0.2, 0.6),  # of free-form masks
-        "mask_path": "",  # of masks from files
-        "threads": 16,
-    }
+    config: Any = common.base("picmm")
+    config.data.rotation = 3.0
     mixture = {
         "k": 4,  # components
         "norm": "batch",  # batch or layer
-        # How component j is chosen, pulled to the posterior of z_c, and weighted: see
-        # SELECTION, BM and GATE of picjax/losses/gaussian.py.
+        # How component j is assigned to a draw, how it is pulled towards the posterior
+        # of z_c, and how the mixture's weights are trained (docs/picmm.md).
         "select": "sampled",
         "loss": "posterior_to_component",
         "gate": "cross_entropy",
-        "given": "mean",  # of z_m, or a sample
-        "clamp": (-5.0, 2.0),  # of log std in the mixture's loss; (): free
+        "given": "mean",  # z_m that the mixture is conditioned on: its mean or a sample
+        "clamp": (-5.0, 2.0),  # range of log std in the mixture's loss; (): unbounded
         "trained": True,
         "extra_calls": False,  # the official code's surplus batch-norm updates
     }
-    model = {
-        "ngf": 32,  # width of the first block of encoder and generator
-        "img_f": 128,  # width that they grow to
-        "ndf": 32,  # width of the first block of the discriminator
-        "output_scale": 4,  # image sizes that the generator puts out
-        "upsample": "transposed",  # as the originals, or nearest: no checkerboard
-        "log_std_start": 0.0,  # of every latent, before training
+    config.model = {
+        "ngf": 32,  # channels of the first block of encoder and generator
+        "img_f": 128,  # largest number of channels in encoder and generator
+        "ndf": 32,  # channels of the first block of the discriminator
+        "output_scale": 4,  # number of image sizes that the generator outputs
+        "upsample": "transposed",  # as the original, or nearest: no checkerboard
+        "log_std_start": 0.0,  # log std of every latent before training
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
         "mixture": mixture,
     }
-    loss = {
+    config.loss = {
         "gan_mode": "lsgan",  # lsgan, hinge, vanilla or wgangp
         "rec": 20.0,  # multi-scale L1
-        "hole": False,  # whether L1 compares the hole of z_hat's image, too
+        "hole": False,  # whether L1 also compares the hole of the image from z_hat
         "adversarial": 1.0,
         "kl": 0.0,  # to N(0, 1), on z_m and z_c
-        "prior": 0.0,  # of the mixture's loss in the encoder's: an evidence bound's KL
+        "prior": 0.0,  # mixture loss added to the encoder's: the KL term of an ELBO
     }
-    opt = {
-        "lr": 1e-4,
-        "decay": 0.0,  # share of the steps, at the end, in which lr falls to 0
-        "b1": 0.0,
-        "b2": 0.999,
-        "accumulate": 1,  # steps whose gradients are averaged for one update
-    }
-    watch = {  # evaluation during training, as picjax.eval, with averaged weights
-        "every": 0,  # steps; 0: off
-        "metrics": "l1,psnr,ssim,diversity",
-        "images": 64,  # held-out ones
-        "num": 4,  # completions of each
-    }
-    return ConfigDict(
-        {
-            "system": "picmm",
-            "seed": 0,
-            "image_size": 256,
-            "batch_size": 8,  # over all devices
-            "steps": 1_000_000,
-            "log_every": 100,
-            "save_every": 10_000,
-            "sample_every": 1_000,  # 0: no grids
-            "samples": 6,  # completions a row in the grids
-            "keep": 3,  # newest checkpoints kept
-            "best": "",  # a logged metric: the step where it was best is kept too
-            "eval": watch,
-            "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
-            "data": data,
-            "model": model,
-            "loss": loss,
-            "opt": opt,
-        }
-    )
+    config.opt.b1 = 0.0
+    return config
 
 
 def small(config: Any) -> None:
@@ -184,12 +137,8 @@ def demo(config: Any) -> None:
 
 
 def tiny(config: Any) -> None:
-    """Seconds: for tests."""
-    config.batch_size = 4
-    config.steps = 4
-    config.log_every = 1
-    config.save_every = 2
-    config.sample_every = 4
+    """Seconds, for tests."""
+    common.tiny(config)
     config.samples = 2
     config.model.update(ngf=4, img_f=8, ndf=4)
     config.model.mixture.k = 2

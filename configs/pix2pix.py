@@ -13,6 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from picjax.configs import common
+
 # Image size of each variant.
 VARIANTS = {
     "photos": 64,
@@ -27,14 +29,12 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "photos") -> ConfigDict:
-    """The config of a variant."""
-    name = variant or "photos"
-    if name not in VARIANTS:
-        raise ValueError(f"variant '{name}' is none of {', '.join(VARIANTS)}")
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant."""
+    name = common.check_variant(variant, VARIANTS)
     config = published()
     config.image_size = VARIANTS[name]
-    change = {
+    changes = {
         "photos": small,
         "demo": demo,
         "tiny": tiny,
@@ -45,88 +45,48 @@ def get_config(variant: str = "photos") -> ConfigDict:
         "facades": facades,
         "maps": maps,
     }
-    change[name](config)
+    changes[name](config)
     return config
 
 
 def published() -> ConfigDict:
     """The defaults of the official PyTorch code, on pairs of pictures."""
-    data = {
-        "name": "aligned",  # that, or as in configs/picmm.py to complete holes
-        "path": "",  # training images
-        "eval_path": "",  # held-out images; empty: a share of the training images
-        "direction": "AtoB",  # of pairs: AtoB makes the right half from the left; BtoA
-        "split": "train",  # of a TFDS data set
-        "load_size": 286,  # resized to this, then cropped
-        "crop": "random",  # random or center
-        "flip": True,
-        "rotation": 0.0,  # degrees, either way
-        "masks": (),  # drawn from these, one an image; of pairs nothing is known
-        "hole_ratio": (0.2, 0.6),  # of free-form masks
-        "mask_path": "",  # of masks from files
-        "threads": 16,
-    }
-    model = {
+    config: Any = common.base("pix2pix")
+    config.batch_size = 1
+    config.steps = 80_000
+    config.save_every = 5_000
+    # `direction` of pairs: AtoB generates the right half from the left one; BtoA the
+    # reverse. Of a pair no pixel is known, hence no masks.
+    config.data.update(name="aligned", direction="AtoB", load_size=286, masks=())
+    config.model = {
         "generator": "unet",  # unet or resnet
-        "levels": 0,  # halvings of the U-Net; 0: all that the size allows, at most 8
+        "levels": 0,  # downsamplings of the U-Net; 0: as many as fit, at most 8
         "blocks": 9,  # of the ResNet: 9 or 6
         "padding": "reflect",  # of these blocks: reflect, replicate or zero
-        "ngf": 64,  # width of the generator's first layer
+        "ngf": 64,  # channels of the generator's first layer
         "discriminator": "patch",  # patch or pixel
-        "patch_layers": 3,  # patches of 70 pixels; 1: 16, 2: 34
-        "ndf": 64,  # width of the discriminator's first layer
+        "patch_layers": 3,  # receptive field 70 pixels; 1: 16, 2: 34
+        "ndf": 64,  # channels of the discriminator's first layer
         "norm": "batch",  # batch, instance or none
-        "bias": False,  # where no norm follows and the original has none all the same
-        # Where the generator drops: none, official (the PyTorch code; in a U-Net of 5
-        # levels nowhere), or paper (the U-Net's three innermost decoder levels).
+        "bias": False,  # add biases that the original omits although no norm follows
+        # Where the generator applies dropout: none, official (the PyTorch code; nowhere
+        # in a U-Net of 5 levels), or paper (the three innermost decoder levels).
         "dropout": "official",
-        "dropout_at_test": True,  # or else all completions of an image are the same
+        "dropout_at_test": True,  # otherwise all completions of an image are the same
         "norm_at_test": "image",  # batch norm by each image's own statistics, or running
-        "mask_channel": False,  # the mask beside the image; a hole is grey without it
+        "mask_channel": False,  # the mask as an input; otherwise a hole is grey
         "init": "normal",  # normal, xavier, kaiming or orthogonal
         "init_gain": 0.02,
         "dtype": "float32",  # of computation; bfloat16 for speed
     }
-    loss = {
+    config.loss = {
         "gan_mode": "vanilla",  # vanilla, lsgan, wgangp (with its penalty) or hinge
         "l1": 100.0,
         "adversarial": 1.0,
-        "pool": 0,  # earlier fakes that the discriminator is shown again
+        "pool": 0,  # size of the buffer of earlier fakes shown to the discriminator
     }
-    opt = {
-        "lr": 2e-4,
-        "decay": 0.5,  # share of the steps, at the end, in which lr falls to 0
-        "b1": 0.5,
-        "b2": 0.999,
-        "accumulate": 1,  # steps whose gradients are averaged for one update
-    }
-    watch = {  # evaluation during training, as picjax.eval, with averaged weights
-        "every": 0,  # steps; 0: off
-        "metrics": "l1,psnr,ssim,diversity",
-        "images": 64,  # held-out ones
-        "num": 4,  # completions of each
-    }
-    return ConfigDict(
-        {
-            "system": "pix2pix",
-            "seed": 0,
-            "image_size": 256,
-            "batch_size": 1,  # over all devices
-            "steps": 80_000,
-            "log_every": 100,
-            "save_every": 5_000,
-            "sample_every": 1_000,  # 0: no grids
-            "samples": 6,  # completions a row in the grids
-            "keep": 3,  # newest checkpoints kept
-            "best": "",  # a logged metric: the step where it was best is kept too
-            "eval": watch,
-            "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
-            "data": data,
-            "model": model,
-            "loss": loss,
-            "opt": opt,
-        }
-    )
+    config.opt.update(lr=2e-4, decay=0.5, b1=0.5)
+    return config
 
 
 def facades(config: Any) -> None:
@@ -147,10 +107,10 @@ def edges2shoes(config: Any) -> None:
 
 
 def half32(config: Any) -> None:
-    """The course report's completion of ImageNet's lower halves at 32 px.
+    """Completion of the lower half of ImageNet images at 32 px, as in a course report.
 
-    Its test names the weights of epoch 5, up to which the rate is constant. With 5
-    levels the official dropout has no place: completions are all the same.
+    The report tests the weights of epoch 5; the learning rate is constant up to there.
+    A U-Net of 5 levels has no official dropout, so all completions are the same.
     """
     config.steps = 5 * 12_812  # of 1,281,149 images
     config.batch_size = 100
@@ -159,7 +119,7 @@ def half32(config: Any) -> None:
 
 
 def half32_pixel(config: Any) -> None:
-    """The report's other experiment; no patch sees more than a pixel."""
+    """The report's other experiment, with a discriminator of single pixels."""
     half32(config)
     config.model.discriminator = "pixel"
 
@@ -173,7 +133,7 @@ def small(config: Any) -> None:
     config.sample_every = 500
     config.data.update(name="photos", load_size=0, masks=("half",))
     config.model.update(ngf=32, ndf=32, patch_layers=2)
-    # Completions should differ, and batches are large enough for running statistics.
+    # Completions should differ; batches are large enough for running statistics.
     config.model.update(dropout="paper", norm_at_test="running")
     config.model.update(mask_channel=True, bias=True)
 
@@ -192,13 +152,9 @@ def demo(config: Any) -> None:
 
 
 def tiny(config: Any) -> None:
-    """Seconds: for tests."""
+    """Seconds, for tests."""
     small(config)
-    config.batch_size = 4
-    config.steps = 4
-    config.log_every = 1
-    config.save_every = 2
-    config.sample_every = 4
+    common.tiny(config)
     config.samples = 2
     config.data.masks = ("center",)
     config.model.update(ngf=4, ndf=4)

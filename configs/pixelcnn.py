@@ -6,13 +6,15 @@
     python -m picjax.train --config=configs/pixelcnn.py:cifar10 --config.data.path=DIR
     python -m picjax.train --config=configs/pixelcnn.py:imagenet32 --config.data.path=DIR
 
-Complete with a hole that comes last in raster order, such as --mask=top (the upper half
-is known), or train with config.model.turns (docs/pixelcnn.md).
+Use a mask whose hole comes last in raster order, such as --mask=top (the upper half is
+known), or train with several orientations, config.model.turns (docs/pixelcnn.md).
 """
 
 from typing import Any
 
 from ml_collections import ConfigDict
+
+from picjax.configs import common
 
 # Image size of each variant.
 VARIANTS = {
@@ -26,11 +28,9 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "photos") -> ConfigDict:
-    """The config of a variant."""
-    name = variant or "photos"
-    if name not in VARIANTS:
-        raise ValueError(f"variant '{name}' is none of {', '.join(VARIANTS)}")
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant."""
+    name = common.check_variant(variant, VARIANTS)
     config = published()
     config.image_size = VARIANTS[name]
     if name not in ("cifar10", "imagenet32"):
@@ -44,82 +44,42 @@ def get_config(variant: str = "photos") -> ConfigDict:
 
 def published() -> ConfigDict:
     """The settings of the official code."""
-    data = {
-        "name": "folder",  # photos, folder, tfds, arrayrecord, scenes or digits
-        "path": "",  # training images
-        "eval_path": "",  # held-out images; empty: a share of the training images
-        "split": "train",  # of a TFDS data set
-        # Of the images (TFDS's label, a folder each, or the ten digits), which the
-        # network is told; 0: none.
-        "classes": 0,
-        "load_size": 32,  # resized to this, then cropped; 0: 266/256 of the image size
-        "crop": "center",  # random or center
-        "flip": False,
-        "rotation": 0.0,  # degrees, either way
-        "masks": ("top",),  # which part is known; see loss.pixels
-        "hole_ratio": (0.2, 0.6),  # of free-form masks
-        "mask_path": "",  # of masks from files
-        "threads": 16,
-    }
-    model = {
+    config: Any = common.base("pixelcnn")
+    config.image_size = 32
+    config.batch_size = 128
+    config.steps = 500_000
+    config.sample_every = 10_000
+    # `classes`: the number of image classes (TFDS labels, one folder each, or the ten
+    # digits) that the network is conditioned on; 0: unconditional.
+    config.data.update(classes=0, load_size=32, crop="center", flip=False)
+    config.data.masks = ("top",)  # see loss.pixels
+    config.model = {
         "features": 160,  # channels of both streams
-        "blocks": 5,  # gated blocks a level
-        "mixtures": 10,  # logistics a pixel
+        "blocks": 5,  # gated blocks per level
+        "mixtures": 10,  # logistics per pixel
         "channels": 3,  # of an image; 1: grey
         "nonlinearity": "concat_elu",  # concat_elu, elu or relu
         "dropout": 0.5,
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
-        # Ways of turning the image that it learns (picjax/sampling/raster.py), to choose
-        # from when completing; more than one: it is told which.
+        # Orientations of the image (docs/pixelcnn.md) that are learnt and that a
+        # completion chooses from; the network is conditioned on it if there are several.
         "turns": ("upright",),
-        "label": 0,  # the class of what is completed, where it is not known
+        "label": 0,  # class of a completion if the image's is unknown
         "sampler": "cached",  # or fixed_point
-        # Draws for each completion, one of which is taken by the likelihood of what is
-        # known after the hole; 1: what comes after is not looked at.
+        # Candidates per completion, one of which is resampled by the likelihood of the
+        # known pixels after the hole; 1: these pixels are ignored.
         "candidates": 1,
         "rounded": True,  # draws are rounded to the 256 values
     }
-    loss = {
+    config.loss = {
         "form": "stable",  # of a bin's probability; official: as published
-        "pixels": "all",  # whose likelihood is learnt; missing: the masks' holes alone
+        "pixels": "all",  # whose likelihood is learnt; missing: only those in the hole
     }
-    opt = {
-        "lr": 1e-3,
-        "fall": 0.999995,  # what lr is multiplied by before every step
-        "decay": 0.0,  # share of the steps, at the end, in which lr falls to 0
-        "b1": 0.95,
-        "b2": 0.9995,
-        "ema": 0.9995,  # of the averaged parameters, a step
-        "accumulate": 1,  # steps whose gradients are averaged for one update
-    }
-    watch = {  # evaluation during training, as picjax.eval, with averaged weights
-        "every": 0,  # steps; 0: off
-        "metrics": "l1,psnr,ssim,diversity",
-        "images": 64,  # held-out ones
-        "num": 4,  # completions of each
-    }
-    return ConfigDict(
-        {
-            "system": "pixelcnn",
-            "seed": 0,
-            "image_size": 32,
-            "batch_size": 128,  # over all devices
-            "steps": 500_000,
-            "log_every": 100,
-            "save_every": 10_000,
-            "sample_every": 10_000,  # 0: no grids
-            "samples": 6,  # completions a row in the grids
-            "keep": 3,  # newest checkpoints kept
-            "best": "",  # a logged metric: the step where it was best is kept too
-            "eval": watch,
-            "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
-            "data": data,
-            "model": model,
-            "loss": loss,
-            "opt": opt,
-        }
-    )
+    config.opt.update(lr=1e-3, b1=0.95, b2=0.9995)
+    config.opt.fall = 0.999995  # factor of lr per step
+    config.opt.ema = 0.9995  # decay of the parameter average per step
+    return config
 
 
 def small(config: Any) -> None:
@@ -143,18 +103,14 @@ def demo(config: Any) -> None:
 
 
 def tiny(config: Any) -> None:
-    """Seconds: for tests."""
-    config.batch_size = 4
-    config.steps = 4
-    config.log_every = 1
-    config.save_every = 2
-    config.sample_every = 4
+    """Seconds, for tests."""
+    common.tiny(config)
     config.samples = 2
     config.model.update(features=4, blocks=1, mixtures=2, dropout=0.5)
 
 
 def scenes(config: Any) -> None:
-    """Procedural scenes whose posterior is known: the hole alone is learnt.
+    """Procedural scenes whose posterior is known; only the hole is learnt.
 
     An hour on two cores with JAX_NUM_CPU_DEVICES=2.
     """
@@ -162,7 +118,7 @@ def scenes(config: Any) -> None:
     config.batch_size = 32
     config.save_every = 2_000
     config.data.update(name="scenes", flip=False, masks=("center",))
-    # Up to six figures may come: a logistic for each colour, and some to spare.
+    # Up to six figures are possible: one logistic per colour, and some to spare.
     config.model.update(features=32, blocks=1, mixtures=10)
     config.loss.pixels = "missing"
     config.opt.update(lr=3e-3)
@@ -178,16 +134,16 @@ def digits(config: Any) -> None:
 
 
 def cifar10(config: Any) -> None:
-    """A prepared TFDS cifar10 (give config.data.path, .../cifar10/3.0.2)."""
+    """A prepared TFDS cifar10; set config.data.path to .../cifar10/3.0.2."""
     config.data.update(name="tfds", eval_path="test")
 
 
 def imagenet32(config: Any) -> None:
-    """32 px ImageNet, on one card: 3.93 bits/dim was reported after two days of it.
+    """ImageNet at 32 px on one GPU; a report states 3.93 bits/dim after two days.
 
-    Say which version a number is of: the images of van den Oord et al. (2016) and the
-    ImageNet site's (Chrabaszcz et al., 2017) are resized differently. 17 rows are known,
-    as in that report; --config.data.masks="('top',)" makes it half of them.
+    State the version with every result: the images of van den Oord et al. (2016) and
+    those of the ImageNet site (Chrabaszcz et al., 2017) are resized differently. 17 rows
+    are known, as in the report; --config.data.masks="('top',)" makes it half of them.
     """
     config.data.masks = ("top_17_of_32",)
     config.batch_size = 12

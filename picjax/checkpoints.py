@@ -1,8 +1,8 @@
-"""Save and restore: state and data iterator together, so that a run goes on exactly.
+"""Checkpoints: state and data iterator together, so that a run resumes bit-exactly.
 
-A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's
-folder gets its final name only when it is whole, so a kill at any moment loses nothing
-but the steps since the last save.
+A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's folder
+gets its final name when it is complete, so that a kill at any moment only loses the steps
+since the last save.
 """
 
 import json
@@ -14,39 +14,42 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from picjax import methods
 from picjax.cli import UserError
 from picjax.evaluation.metrics.suite import BETTER
+from picjax.files import write_text
+from picjax.flags import flatten
 from picjax.system import Config, State, Tree, image_shape, inference_variables
 
-# What may change between a run and its continuation; everything else changes the
-# numbers, so that going on would be neither the old run nor a new one.
+# Keys that may change when a run is resumed; all others change its numbers.
 FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "samples", "keep")
 FREE_KEYS += ("best", "eval", "mesh", "sampler")
+# Keys that describe an imported run's networks.
+NETWORK_KEYS = {"system", "model", "image_size", "diffusion"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def write_config(workdir: Path, config: Config) -> None:
-    """Writes `config.json`: the resolved config, the command line, versions."""
-    workdir.mkdir(parents=True, exist_ok=True)
+def write_config(workdir: epath.PathLike, config: Config) -> None:
+    """Write `config.json`: the resolved config, the command line, versions."""
     content = {
         "config": json.loads(config.to_json()),
         "command": sys.argv,
         "versions": {name: metadata.version(name) for name in PACKAGES},
     }
-    partial = workdir / "config.json.partial"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.rename(workdir / "config.json")
+    write_text(
+        epath.Path(workdir) / "config.json", json.dumps(content, indent=2) + "\n"
+    )
 
 
 def read_config(workdir: Path) -> Config:
-    """The config that a workdir was made with.
+    """Read the config of a workdir.
 
     Raises:
-      UserError: when the folder is no workdir.
+      UserError: if the folder is no workdir.
     """
     path = workdir / "config.json"
     try:
@@ -63,16 +66,21 @@ def read_config(workdir: Path) -> Config:
 
 
 def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> list[str]:
-    """Keys, free ones excepted, whose values differ: `batch_size (8, was 4)`.
+    """Describe the keys that differ and may not: `batch_size (8, was 4)`.
 
-    Where the learning rate falls towards the last step, the number of steps is not free.
-    Of an imported run that is untrained as yet, only what its networks are is fixed.
+    Args:
+      ours: the new config.
+      theirs: the config of the run to resume.
+      untrained: whether the run is imported and not yet trained; then only its networks
+        are fixed.
+
+    If the learning rate decays towards the last step, `steps` may not change either.
     """
     free = set(FREE_KEYS) - ({"steps"} if ours.opt.decay else set())
     if untrained:
-        free = set(ours.keys()) - {"system", "model", "image_size", "diffusion"}
-    now = _flatten(json.loads(ours.to_json()))
-    then = _flatten(json.loads(theirs.to_json()))
+        free = set(ours.keys()) - NETWORK_KEYS
+    now = flatten(json.loads(ours.to_json()))
+    then = flatten(json.loads(theirs.to_json()))
     return [
         f"{key} ({now.get(key, 'absent')}, was {then.get(key, 'absent')})"
         for key in sorted(now.keys() | then.keys())
@@ -80,42 +88,46 @@ def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> lis
     ]
 
 
-def flat_keys(config: Config) -> list[str]:
-    """Every key of a config, dotted."""
-    return list(_flatten(config.to_dict()))
+def check_same_config(config: Config, workdir: Path) -> None:
+    """Refuse to resume a run with another config, except for settings that may change.
 
+    An imported run that is not yet trained may have any config of its networks.
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {
-        name: value
-        for key, child in tree.items()
-        for name, value in _flatten(child, f"{prefix}.{key}" if prefix else key).items()
-    }
+    Raises:
+      UserError: with the differing keys.
+    """
+    previous = read_config(workdir)
+    differing = differing_keys(config, previous, is_untrained(workdir))
+    if differing:
+        raise UserError(
+            f"'{workdir}' was trained with another config: {', '.join(differing)}; "
+            "restore the old values, or use another --workdir"
+        )
 
 
 def is_untrained(workdir: Path) -> bool:
-    """Whether a run is as it was imported: it holds step 0 and no other."""
+    """Whether a run was imported and not trained: step 0 is its only checkpoint."""
     names = {path.name for path in workdir.glob("checkpoints/*")}
     return {name for name in names if name.isdigit()} == {"0"}
 
 
-def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkpointer:
-    """The checkpoints of a workdir.
+def open_checkpoints(
+    workdir: epath.PathLike, keep: int, best: str
+) -> ocp.training.Checkpointer:
+    """Open the checkpoints of a workdir.
 
     Args:
       workdir: the run's folder.
-      keep: how many of the newest steps to keep.
-      best: a logged metric; the step where it was best is kept as well. That is
-        lowest, unless the metrics' suite says otherwise. Empty: none.
+      keep: number of newest checkpoints to keep.
+      best: a logged metric; the checkpoint where it was best (see `badness`) is kept as
+        well. Empty: none.
     """
     policies: Any = ocp.training.preservation_policies
     kept: list[Any] = [policies.LatestN(keep)]
     if best:
         kept.append(
             policies.BestN(
-                # A save without it, as after SIGTERM, is no candidate.
+                # A save without the metric, as after SIGTERM, is no candidate.
                 get_metric_fn=lambda metrics: badness(best, metrics),
                 reverse=True,
                 n=1,
@@ -123,7 +135,7 @@ def open_checkpoints(workdir: Path, keep: int, best: str) -> ocp.training.Checkp
             )
         )
     return ocp.training.Checkpointer(
-        str((workdir / "checkpoints").absolute()),
+        str((epath.Path(workdir) / "checkpoints").absolute()),
         preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )
@@ -135,9 +147,9 @@ def save(
     data: Any,
     metrics: Mapping[str, float],
 ) -> Any:
-    """Starts saving a step in the background; the answer's `result()` waits for it.
+    """Start saving a step in the background; `result()` of the return value waits.
 
-    Step 0, which an import writes, has no `data`: nothing was drawn yet.
+    Step 0, written by an import, has no data iterator.
     """
     step = int(state.step)
     return checkpoints.save_checkpointables_async(
@@ -151,13 +163,18 @@ def save(
 def restore(
     checkpoints: ocp.training.Checkpointer, abstract: State, data: Any
 ) -> State | None:
-    """The newest state, laid out as `abstract` says; `data` is set to go on with it.
+    """Restore the newest state, and set the position of the data iterator.
 
-    Returns None where nothing was saved yet. At step 0, of an imported run, `data`
-    stays at its beginning.
+    Args:
+      checkpoints: of a workdir.
+      abstract: shapes, dtypes and shardings of the state.
+      data: the data iterator; at step 0, of an imported run, it stays at its start.
+
+    Returns:
+      The state, or None if there is no checkpoint.
 
     Raises:
-      UserError: when the checkpoint's arrays are not those of `abstract`.
+      UserError: if the checkpoint's arrays do not match `abstract`.
     """
     if checkpoints.latest is None:
         return None
@@ -170,14 +187,14 @@ def restore(
 def restore_variables(
     workdir: Path | str, best: bool = False
 ) -> tuple[Config, Tree, int]:
-    """What completion needs from a workdir: config, variables, and their step.
+    """Restore what completion needs: config, inference variables, and their step.
 
     Args:
       workdir: the run's folder.
-      best: take the step with the best `config.best` metric instead of the newest.
+      best: restore the checkpoint with the best `config.best` instead of the newest.
 
     Raises:
-      UserError: when the folder is no workdir or holds no whole checkpoint.
+      UserError: if the folder is no workdir or holds no complete checkpoint.
     """
     workdir = Path(workdir)
     config = read_config(workdir)
@@ -188,23 +205,23 @@ def restore_variables(
                 f"(config.save_every is {config.save_every}) or save more often"
             )
         step = _best_step(checkpoints, config.best) if best else checkpoints.latest.step
-        # The optimisers' states stay on disk, whatever they are.
+        # The optimiser states are not read.
         stored: Any = checkpoints.metadata(step).metadata
         opt = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored["opt"])
         abstract = abstract_state(config).replace(opt={})
-        check_match(checkpoints, step, abstract, but=("opt",))
+        check_match(checkpoints, step, abstract, ignored=("opt",))
         wanted = {"state": abstract.replace(opt=opt)}
         state = checkpoints.load_checkpointables(step, wanted)["state"]
     return config, inference_variables(state), step
 
 
 def abstract_state(config: Config) -> State:
-    """Shapes and dtypes of a config's state, on one device; nothing is computed."""
+    """Shapes and dtypes of a config's state on one device, without computing it."""
     try:
         system = methods.make(config)
-    except AttributeError as error:  # ConfigDict's for a key that is not there
+    except AttributeError as error:  # raised by ConfigDict for a missing key
         raise UserError(
-            f"the config lacks a key ({error}); the run was made by another version of "
+            f"the config lacks a key ({error}); the run is of another version of "
             "picjax: add the key to its config.json, or train again"
         ) from None
     abstract = jax.eval_shape(system.init, abstract_batch(config), jax.random.key(0))
@@ -215,7 +232,7 @@ def abstract_state(config: Config) -> State:
 
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of the smallest batch that every system starts from."""
+    """Shapes and dtypes of a small batch with the entries that every method has."""
     height, width = image_shape(config)
     channels = {"image": 3, "mask": 1}
     return {
@@ -225,7 +242,13 @@ def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def badness(best: str, metrics: Mapping[str, float]) -> float:
-    """How a checkpoint is ranked: lower is better; without the metric it is last."""
+    """The rank of a checkpoint: lower is better; without the metric it is infinite.
+
+    Args:
+      best: the metric that checkpoints are ranked by; lower values are better unless the
+        evaluation defines the opposite.
+      metrics: of the checkpoint.
+    """
     metric = best.removeprefix("eval/").removesuffix("_hole")
     sign = -1 if BETTER.get(metric) == "max" else 1
     return sign * metrics[best] if best in metrics else math.inf
@@ -237,7 +260,9 @@ def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
     scored: dict[int, Any] = {c.step: c.metrics for c in checkpoints.checkpoints}
     scored = {step: m for step, m in scored.items() if m and best in m}
     if not scored:
-        raise UserError(f"no checkpoint of this run has the metric '{best}'; mend it")
+        raise UserError(
+            f"no checkpoint of this run has the metric '{best}'; train it with --config.best"
+        )
     return min(scored, key=lambda step: badness(best, scored[step]))
 
 
@@ -245,21 +270,21 @@ def check_match(
     checkpoints: ocp.training.Checkpointer,
     step: int,
     abstract: State,
-    but: tuple[str, ...] = (),
+    ignored: tuple[str, ...] = (),
 ) -> None:
-    """Compares names and shapes of a checkpoint with those expected.
+    """Compare names and shapes of a checkpoint with the expected ones.
 
     Args:
       checkpoints: of a workdir.
-      step: which one.
-      abstract: the state that the config makes.
-      but: fields that are not compared.
+      step: of the checkpoint.
+      abstract: the expected state.
+      ignored: fields that are not compared.
 
     Raises:
-      UserError: listing what only one side has, and what differs in shape.
+      UserError: listing names on one side only and differing shapes.
     """
     metadata: Any = checkpoints.metadata(step).metadata
-    stored = {name: tree for name, tree in metadata.items() if name not in but}
+    stored = {name: tree for name, tree in metadata.items() if name not in ignored}
     theirs, ours = _shapes(stored), _shapes(abstract)
     problems = [
         f"{name}: {theirs.get(name, 'absent')} in the checkpoint, "
@@ -271,7 +296,7 @@ def check_match(
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(
             f"checkpoint {step} in '{checkpoints.directory}' does not fit the config "
-            f"({'; '.join(problems[:5])}{more}); use the config it was made with"
+            f"({'; '.join(problems[:5])}{more}); use the config of its training"
         )
 
 

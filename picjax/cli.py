@@ -1,4 +1,4 @@
-"""How every command ends: 0 done, 2 with one line the user can act on, 1 a defect."""
+"""Exits of every command: 0 done, 2 an error that the user can fix, 1 a defect."""
 
 import argparse
 import difflib
@@ -8,15 +8,15 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """An error that the user can fix.
 
-    The message says what is wrong with which thing, then how to mend it, in one line:
+    The message is one line with the cause and the fix:
     `config.data.path '/x' holds no .png or .jpg file; point it to a folder of images`.
     """
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a command; a `UserError` becomes one line on standard error and exit 2."""
+    """Run a command; a `UserError` becomes one line on standard error and exit 2."""
     try:
         main()
     except UserError as error:
@@ -25,26 +25,26 @@ def run(main: Callable[[], None]) -> None:
 
 
 def check_choice(what: str, value: str, choices: Collection[str]) -> None:
-    """Refuses a value that is none of the choices.
+    """Refuse a value that is none of the choices.
 
     Args:
-      what: what the value is of, such as `mask` or `config.data.name`.
-      value: what the user gave.
-      choices: the names there are.
+      what: name of the setting, such as `mask` or `config.data.name`.
+      value: the user's value.
+      choices: the valid values.
 
     Raises:
-      UserError: with the choices, and the nearest.
+      UserError: with the choices, and the closest one.
     """
     if value in choices:
         return
     near = difflib.get_close_matches(value, choices, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "give one of them"
+    hint = f"did you mean '{near[0]}'?" if near else "use one of them"
     raise UserError(f"{what} '{value}' is none of {', '.join(choices)}; {hint}")
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong arguments end like every other error of the user's: in one line."""
+    """An argument parser whose errors are one line, like all errors of a user."""
 
     def error(self, message: str) -> NoReturn:
-        """Raises a UserError instead of printing the usage over several lines."""
+        """Raise a UserError instead of printing the usage."""
         raise UserError(f"{message}; see {self.prog} --help")

@@ -1,75 +1,155 @@
-"""Completions of a batch, drawn so that an image's are the same alone or among others.
+"""Completions of a batch: the one path of grids, `complete`, evaluation and Python.
 
-The draws of an image depend on the seed and on what can be seen of it: neither on its
-file's name, nor on its place in a folder or batch, nor on what its hole hides. The
-command, the Python call, evaluation and evaluation during training all draw here.
+The completions of an image depend on the seed, its visible part and its mask: not on its
+name, its place in a folder or batch, or what its hole hides.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from picjax.data.pipeline import to_float, to_uint8
-from picjax.system import System, Tree, composite_all, side_by_side
+from picjax import sharding
+from picjax.cli import UserError
+from picjax.data import pipeline
+from picjax.images import image_grid, to_float, to_uint8
+from picjax.system import (
+    Config,
+    State,
+    System,
+    Tree,
+    composite_all,
+    inference_variables,
+    side_by_side,
+)
+
+# What a method may be conditioned on besides the visible pixels.
+CONDITIONS = ("condition", "class")
 
 
-class Drawn(NamedTuple):
+class Completions(NamedTuple):
     """Completions on the device.
 
     Attributes:
       pixels: uint8 [b n h w 3].
-      finite: bool [b], False where a NaN or an infinity became a pixel.
+      finite: bool [b], False if a value of the example was NaN or infinite.
     """
 
     pixels: UInt8[Array, "b n h w 3"]
     finite: Bool[Array, " b"]
 
 
-def make_draw(system: System) -> Callable[..., Drawn]:
-    """A function (variables, batch, key, n, of, raw) -> Drawn, to be compiled.
+def visible_part(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What completions of a batch may depend on, and a checksum of it.
 
-    The batch is what `visible` gives. `of` are drawn and the n that the system scores
-    highest kept, best first. Where `raw`, known pixels are as the system's networks
-    make them, else the batch's. n, of and raw are static.
+    Args:
+      batch: `image` uint8 [b h w 3], `mask` uint8 [b h w 1], 1 = known, and perhaps
+        CONDITIONS; other entries are ignored.
+
+    Returns:
+      `image` with 0 in the hole, `mask`, the conditions, and `checksum` uint32 [b].
+    """
+    visible = {"image": batch["image"] * batch["mask"], "mask": batch["mask"]}
+    visible |= {name: batch[name] for name in CONDITIONS if name in batch}
+    checksum = np.zeros(len(batch["image"]), np.uint32)
+    for arrays in visible.values():
+        checksum[:] = [
+            zlib.crc32(array.tobytes(), previous)
+            for array, previous in zip(arrays, checksum.tolist(), strict=True)
+        ]
+    return {**visible, "checksum": checksum}
+
+
+def make_draw(system: System) -> Callable[..., Completions]:
+    """Return a function that draws completions of a batch, to be compiled.
+
+    Its arguments are `variables`, a batch of `visible_part` and a key, then by keyword
+    and static:
+
+    n: completions per example.
+    num_candidates: how many are drawn; the n that the method scores highest are
+      returned, best first.
+    composite: whether the known pixels are the input's; otherwise they are the
+      networks'.
     """
 
     def draw(
         variables: Tree,
         batch: Mapping[str, Array],
         key: Array,
+        *,
         n: int,
-        of: int,
-        raw: bool,
-    ) -> Drawn:
-        def one(example: dict[str, Array], content: Array) -> Array:
+        num_candidates: int,
+        composite: bool = True,
+    ) -> Completions:
+        def draw_one(example: dict[str, Array], checksum: Array) -> Array:
             alone = {name: x[None] for name, x in example.items()}
-            own = jax.random.fold_in(key, content)
-            made = system.sample(variables, alone, own, of)
-            kept = composite_all(alone, made)[0]
-            images = made[0] if raw else kept
-            # Chosen by what is measured otherwise, so that both are of the same draws.
-            return images if n == of else images[best(system, variables, kept, n)]
+            own_key = jax.random.fold_in(key, checksum)
+            samples = system.sample(variables, alone, own_key, num_candidates)
+            composited = composite_all(alone, samples)[0]
+            images = composited if composite else samples[0]
+            if n == num_candidates:
+                return images
+            # Scored composited in both cases, so that both return the same draws.
+            return images[best(system, variables, composited, n)]
 
         floats = to_float(batch)
-        content = floats.pop("content")
-        # What the hole hides never reaches the system.
+        checksum = floats.pop("checksum")
+        # Grey in the hole: its pixels never reach the method.
         floats["image"] = floats["image"] * floats["mask"]
-        images = jax.vmap(one)(floats, content)
-        return Drawn(to_uint8(images), jnp.isfinite(images).all((1, 2, 3, 4)))
+        images = jax.vmap(draw_one)(floats, checksum)
+        return Completions(to_uint8(images), jnp.isfinite(images).all((1, 2, 3, 4)))
 
     return draw
 
 
+def make_grid(
+    config: Config, system: System, mesh: jax.sharding.Mesh
+) -> Callable[[State], np.ndarray]:
+    """Return a function that draws a grid: input, truth, completions, extra columns.
+
+    The held-out images (four) and the draws are the same every time.
+    """
+    batch = next(iter(pipeline.eval_batches(config.data, config.image_size, 4, 4, 0)))
+    whole = sharding.replicated(mesh)
+    place = partial(jax.make_array_from_process_local_data, whole)
+    visible = {name: place(x) for name, x in visible_part(batch).items()}
+    truth = place(batch["image"])
+    key, n = jax.random.key(0), config.samples
+    draw = make_draw(system)
+
+    @partial(jax.jit, out_shardings=whole)
+    def columns(variables, visible, truth):
+        completions = draw(variables, visible, key, n=n, num_candidates=n).pixels
+        full = to_float({**visible, "image": truth})
+        extra = system.visualize(variables, full, key)
+        shown = full.get("condition", full["image"] * full["mask"])
+        return {
+            "input": to_uint8(shown),
+            "truth": truth,
+            **{str(i + 1): completions[:, i] for i in range(n)},
+            **{title: to_uint8(x) for title, x in extra.items()},
+        }
+
+    def draw_grid(state: State) -> np.ndarray:
+        by_title = jax.device_get(columns(inference_variables(state), visible, truth))
+        titles = ["input", "truth", *map(str, range(1, n + 1))]
+        titles += sorted(by_title.keys() - set(titles))
+        rows = zip(*(by_title[title] for title in titles), strict=True)
+        return image_grid([list(row) for row in rows], titles)
+
+    return draw_grid
+
+
 def best(
-    system: System, variables: Tree, images: Float[Array, "of h w 3"], n: int
+    system: System, variables: Tree, images: Float[Array, "m h w 3"], n: int
 ) -> Int[Array, " n"]:
-    """Which n images the system scores highest, best first."""
-    # So many at a time as they were made.
+    """Indices of the n images that the method scores highest, best first."""
     scores = jax.lax.map(
         lambda image: system.score(variables, image[None])[0],
         images,
@@ -78,23 +158,19 @@ def best(
     return jax.lax.top_k(scores, n)[1]
 
 
-def visible(
-    images: UInt8[np.ndarray, "b h w 3"],
-    known: UInt8[np.ndarray, "b h w 1"],
-    given: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-    """What can be seen of images, with a checksum of it that their draws depend on.
+def check_finite(completions: Completions, names: Sequence[str]) -> None:
+    """Refuse completions that are not finite, whose pixels would silently be black.
 
     Args:
-      images: what lies in the hole is left out.
-      known: 1 = known, 0 = hole.
-      given: what else the system is given, such as `condition` uint8 [b h w 3].
+      completions: of a batch.
+      names: how to name each example.
+
+    Raises:
+      UserError: naming the first such example.
     """
-    seen = {"image": images * known, "mask": known, **given}
-    content = np.zeros(len(images), np.uint32)
-    for arrays in seen.values():
-        content[:] = [
-            zlib.crc32(array.tobytes(), before)
-            for array, before in zip(arrays, content.tolist(), strict=True)
-        ]
-    return {**seen, "content": content}
+    for name, finite in zip(names, np.asarray(completions.finite), strict=True):
+        if not finite:
+            raise UserError(
+                f"the completions of {name} hold numbers that are not finite; training "
+                "has diverged: repeat it with a lower config.opt.lr"
+            )

@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from picjax import images
 from picjax.cli import Parser, UserError, run
-from picjax.inputs import refuse_same
+from picjax.images import check_unique
 
 Layer = Float32[np.ndarray, "_ _ 4"]  # red, green, blue times alpha, and alpha, in 0..1
 GREY = 127 / 255  # beneath everything, as holes are shown
@@ -394,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(path)
     scenes = [Path(scene) for scene in args.scenes]
     if args.out:
-        refuse_same([scene.stem for scene in scenes], "there are {} scenes")
+        check_unique([scene.stem for scene in scenes], "there are {} scenes")
     for scene in scenes:
         image, mask = compose(scene)
         out = Path(args.out) if args.out else scene.parent

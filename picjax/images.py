@@ -1,36 +1,248 @@
-"""Pictures for people: grids, thumbnails, PNG files."""
+"""Images: reading, conversion, resizing to a model and back, grids, PNG files."""
 
 import io
-import os
-from collections.abc import Sequence
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageDraw, ImageFont
+from etils import epath
+from jaxtyping import Array, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
+from picjax.cli import UserError
+from picjax.data.decode import BadImage, decode, to_rgb
 from picjax.files import write_bytes
 
 MARGIN = 4  # pixels between images and around them
-TITLE_HEIGHT = 18  # pixels for a line of titles above the columns
+TITLE_HEIGHT = 18  # pixels of the row of titles
 WHITE = 255
-HOLE_GREY = 127  # what PICNet's test script shows a hole as
+HOLE_GREY = 127  # colour of a hole, as in PICNet's test script
 CELL = 192  # pixels: the longest side in a grid of completions
+
+
+# ---- reading ----
+
+
+def find_images(path: str | Path, option: str) -> list[Path]:
+    """The image files at a path, sorted by name; only their headers are read.
+
+    Args:
+      path: an image, or a folder of images.
+      option: the command-line option, for errors.
+
+    Raises:
+      UserError: if there is no image, or a file is not an image.
+    """
+    # Pictures of 90 to 180 million pixels are large, not attacks.
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    path = Path(path)
+    if path.is_file():
+        check_image(path)
+        return [path]
+    if not path.is_dir():
+        raise UserError(f"{option} '{path}' does not exist; use a file or a folder")
+    extensions = Image.registered_extensions()
+    files = sorted(
+        p
+        for p in path.iterdir()
+        if p.suffix.lower() in extensions and p.is_file() and not p.name.startswith(".")
+    )
+    if not files:
+        raise UserError(
+            f"{option} '{path}' holds no image file; point it to a folder of images"
+        )
+    for file in files:
+        check_image(file)
+    return files
+
+
+def check_image(path: Path) -> None:
+    """Read a file's header.
+
+    Raises:
+      UserError: if it is not an image.
+    """
+    try:
+        with Image.open(path):
+            pass
+    except UnidentifiedImageError as error:
+        raise _unusable(path, "it is no image") from error
+    except (OSError, Image.DecompressionBombError) as error:
+        raise _unusable(path, error) from error
+
+
+def check_unique(stems: Sequence[str], message: str) -> None:
+    """Refuse outputs that would overwrite each other.
+
+    Args:
+      stems: names of the inputs, which name their outputs.
+      message: start of the error, with `{}` for the number of equal names.
+
+    Raises:
+      UserError: if two names are equal.
+    """
+    for stem, count in Counter(stems).most_common(1):
+        if count > 1:
+            raise UserError(
+                f"{message.format(count)} named '{stem}', whose completions would "
+                "overwrite each other; rename all but one"
+            )
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+    """Read an image file of any mode as upright RGB.
+
+    Raises:
+      UserError: if it cannot be used.
+    """
+    try:
+        return np.asarray(decode(path))
+    except BadImage as error:
+        raise _unusable(path, error) from error
+
+
+def _unusable(path: Path, reason: object) -> UserError:
+    return UserError(f"'{path}' cannot be used: {reason}; use a whole PNG or JPEG file")
+
+
+# ---- conversion ----
+
+
+def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Convert a picture to RGB pixels.
+
+    Args:
+      image: uint8 [h w 3], [h w 4], [h w 1] or [h w], or a Pillow image of any mode: its
+        EXIF orientation is applied, transparency dropped, 16 bits reduced to 8.
+
+    Raises:
+      UserError: if it is any other array.
+    """
+    if isinstance(image, Image.Image):
+        try:
+            return np.asarray(to_rgb(image))
+        except ValueError as error:
+            raise UserError(f"the image cannot be used: {error}; use RGB") from error
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
+        raise UserError(
+            f"the image is {image.dtype} of shape {image.shape}; "
+            "use uint8 of shape [h w 3] or [h w], or a Pillow image"
+        )
+    if image.ndim == 2:
+        image = image[..., None]
+    if channels == 1:
+        return np.repeat(image, 3, axis=2)
+    return np.ascontiguousarray(image[..., :3])
+
+
+def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a uint8 batch inside `jit`, where a method expects float32.
+
+    `image`, and `condition` if present, become float32 in [-1, 1], `mask` float32 with
+    1 = known; everything else passes unchanged.
+    """
+    floats = {
+        # Compiled, x / 127.5 - 1 exceeds 1 by one unit in the last place.
+        name: (2 * jnp.asarray(batch[name]).astype(jnp.float32) - 255) / 255
+        for name in ("image", "condition")
+        if name in batch
+    }
+    mask = jnp.asarray(batch["mask"]).astype(jnp.float32)
+    return {**batch, **floats, "mask": mask}
+
+
+def to_uint8(
+    image: Float[Array, "*b h w 3"], truncate: bool = False
+) -> UInt8[Array, "*b h w 3"]:
+    """Convert [-1, 1] to 0..255, clipped and rounded to the nearest level.
+
+    With `truncate` fractions are cut off, as in RePaint and guided-diffusion, which is
+    half a level darker on average.
+    """
+    levels = (image + 1) * 127.5
+    levels = levels if truncate else jnp.round(levels)
+    return jnp.clip(levels, 0, 255).astype(jnp.uint8)
+
+
+# ---- to a model's size and back ----
+
+
+def fit(
+    image: UInt8[np.ndarray, "H W 3"],
+    mask: UInt8[np.ndarray, "H W"],
+    size: tuple[int, int],
+    target_mask: UInt8[np.ndarray, "h w"] | None = None,
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """Resize an image and its mask to the model's size, without keeping the aspect.
+
+    A known pixel is the mean of known pixels only: what the hole hides, such as an
+    object to be removed, does not bleed into the model's input.
+
+    Args:
+      image: the image.
+      mask: its mask, 1 = known.
+      size: height and width of the result.
+      target_mask: mask at `size` that `mask` was resized from. Without it, a pixel that
+        contains any part of the hole belongs to the hole.
+
+    Returns:
+      The image, 0 in the hole (unless it has the size already), and the mask.
+    """
+    if mask.shape == size:
+        return image, mask
+    box = (size[1], size[0])
+    weight = mask.astype(np.float32)
+    total = np.asarray(Image.fromarray(weight).resize(box, Image.Resampling.BILINEAR))
+    if target_mask is None:
+        covered = Image.fromarray(weight).resize(box, Image.Resampling.BOX)
+        small_mask = (np.asarray(covered) > 1 - 1e-4).astype(np.uint8)
+    else:
+        small_mask = target_mask * (total > 1e-4).astype(np.uint8)
+    channels = []
+    for c in range(3):
+        plane = Image.fromarray(image[..., c] * weight)
+        colour = np.asarray(plane.resize(box, Image.Resampling.BILINEAR))
+        channels.append(colour / np.maximum(total, 1e-6))
+    mean = np.stack(channels, -1).round().clip(0, 255).astype(np.uint8)
+    return mean * small_mask[..., None], small_mask
+
+
+def paste(
+    image: UInt8[np.ndarray, "H W 3"],
+    mask: UInt8[np.ndarray, "H W"],
+    samples: UInt8[np.ndarray, "n h w 3"],
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Resize samples to the image (bicubic) and paste its known pixels into them."""
+    height, width = mask.shape
+    out = np.empty((len(samples), height, width, 3), np.uint8)
+    for i, sample in enumerate(samples):
+        if sample.shape != image.shape:
+            picture = Image.fromarray(sample)
+            resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+            sample = np.asarray(resized)
+        out[i] = np.where(mask[..., None] == 1, image, sample)
+    return out
+
+
+# ---- grids and PNG files ----
 
 
 def image_grid(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str] | None = None
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Rows of images on white, every image centred in a cell of the largest size.
+    """Arrange images in rows on white, each centred in a cell of the largest size.
 
     Args:
       rows: uint8 images [h w 3]; rows may differ in length, images in size.
-      titles: one word or two above each column; cut where longer than the column.
-
-    Returns:
-      uint8 [height width 3].
+      titles: a title above each column, truncated at the column's width.
 
     Raises:
-      ValueError: when there is no image, or one is not uint8 [h w 3].
+      ValueError: if there is no image, or one is not uint8 [h w 3].
     """
     images = [image for row in rows for image in row]
     if not images:
@@ -57,7 +269,7 @@ def image_grid(
 def _draw_titles(grid: np.ndarray, titles: Sequence[str], width: int) -> None:
     font = ImageFont.load_default(size=12)
     for j, title in enumerate(titles):
-        # One tile a title, so that a long one is cut at its own column.
+        # One tile per title, so that a long one is truncated at its own column.
         tile = Image.new("RGB", (width, TITLE_HEIGHT), "white")
         ImageDraw.Draw(tile).text((0, 0), title, fill="black", font=font)
         x = MARGIN + j * (width + MARGIN)
@@ -65,7 +277,7 @@ def _draw_titles(grid: np.ndarray, titles: Sequence[str], width: int) -> None:
 
 
 def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
-    """The image as a grid shows it: small ones in larger pixels, large ones shrunk."""
+    """Enlarge (by whole pixels) or shrink an image for a grid of completions."""
     longest = max(image.shape)
     if longest < CELL:
         return image.repeat(CELL // longest, 0).repeat(CELL // longest, 1)
@@ -75,12 +287,12 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
 
 
 def png_bytes(array: np.ndarray) -> bytes:
-    """A uint8 image [h w 3] or [h w] as a PNG file."""
+    """Encode a uint8 image [h w 3] or [h w] as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "png", compress_level=3)
     return buffer.getvalue()
 
 
-def write_png(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Writes a uint8 image [h w 3] or [h w]; the final name never holds half of it."""
+def write_png(path: epath.PathLike, array: np.ndarray) -> None:
+    """Write a uint8 image [h w 3] or [h w] atomically."""
     write_bytes(path, png_bytes(array))

@@ -1,4 +1,4 @@
-"""What a run tells: a console line, JSON lines, TensorBoard, image grids."""
+"""The output of runs and commands: console, JSON lines, TensorBoard, image grids."""
 
 import json
 import time
@@ -7,20 +7,32 @@ from types import TracebackType
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from picjax import images
+from picjax.files import write_text
 
 
 class Log:
-    """Writes into a workdir; a context manager. Only one process of a run has one.
+    """The log of a training run in its workdir; a context manager.
+
+    Only one process of a run has one.
 
     Args:
-      workdir: where `metrics.jsonl`, `samples/` and `tensorboard/` go.
-      start: steps already done; lines of later steps, left by a killed run, are dropped.
+      workdir: folder of `metrics.jsonl`, `samples/` and `tensorboard/`.
+      start: completed steps; lines of later steps, left by a killed run, are dropped.
       total: steps of the whole run.
-      batch_size: images a step, for the rate.
+      batch_size: images per step, for the rate.
     """
 
     def __init__(self, workdir: Path, start: int, total: int, batch_size: int):
@@ -44,7 +56,7 @@ class Log:
         )
         self.task = self.progress.add_task("compiling", total=total, completed=start)
 
-    def __enter__(self) -> "Log":  # noqa: PYI034 (beartype knows no Self here)
+    def __enter__(self) -> "Log":  # noqa: PYI034 (beartype does not support Self here)
         self.progress.start()
         return self
 
@@ -59,15 +71,15 @@ class Log:
         self.board.close()
 
     def say(self, text: str) -> None:
-        """A line for whoever watches."""
+        """Print a line on the console."""
         self.console.print(text, highlight=False)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """One step's numbers, everywhere; the rate is that since the last call."""
-        then, at = self.last
+        """Log the metrics of a step; the rate is that since the previous call."""
+        last_step, at = self.last
         now = time.perf_counter()
         self.last = (step, now)
-        rate = (step - then) * self.batch_size / (now - at)
+        rate = (step - last_step) * self.batch_size / (now - at)
         timing = {
             "seconds": round(now - self.began, 3),
             "images_per_second": round(rate, 3),
@@ -85,22 +97,20 @@ class Log:
             self.say(f"step {step}/{self.total}  {text}")
 
     def leave_out(self, seconds: float) -> None:
-        """Takes time that was not training (samples, compiling) out of the rate."""
+        """Exclude time that was not training (samples, compiling) from the rate."""
         step, at = self.last
         self.last = (step, at + seconds)
 
     def grid(self, step: int, grid: np.ndarray) -> None:
-        """An image grid, uint8 [h w 3], as `samples/<step>.png` and in TensorBoard."""
-        folder = self.workdir / "samples"
-        folder.mkdir(exist_ok=True)
-        images.write_png(folder / f"{step:07d}.png", grid)
+        """Write a grid, uint8 [h w 3], to `samples/<step>.png` and TensorBoard."""
+        images.write_png(self.workdir / "samples" / f"{step:07d}.png", grid)
         self.board.add_image("samples", grid, step, dataformats="HWC")
 
 
 def drop_later_lines(path: Path, step: int) -> float:
-    """Keeps the lines of `metrics.jsonl` up to `step`; the last one's `seconds`.
+    """Keep the lines of `metrics.jsonl` up to `step`; returns the last `seconds`.
 
-    A killed run may leave lines of steps that are done again, and half a line.
+    A killed run may leave lines of steps that are repeated, and half a line.
     """
     if not path.exists():
         return 0.0
@@ -114,14 +124,41 @@ def drop_later_lines(path: Path, step: int) -> float:
             break
         kept.append(line + "\n")
         seconds = entry["seconds"]
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    write_text(path, "".join(kept))
     return seconds
 
 
 def duration(seconds: float) -> str:
-    """7384 -> 2:03:04."""
+    """Format seconds: 7384 -> 2:03:04."""
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+# ---- progress of a command ----
+
+
+def progress_bar(console: Console) -> Progress:
+    """A progress bar over images: number done, rate, time left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=20),
+        Rate(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class Rate(ProgressColumn):
+    """Images per second, or seconds per image below one."""
+
+    def render(self, task: Task) -> Text:
+        """Render, for example, `3.2 images/s`."""
+        speed = task.speed
+        if not speed:
+            return Text("compiling")
+        if speed < 1:
+            return Text(f"{1 / speed:.1f} s/image")
+        return Text(f"{speed:.1f} images/s")

@@ -1,8 +1,8 @@
-"""Where arrays live: a device mesh, rules from names to layouts, global batches.
+"""Placement of arrays: a device mesh, rules from names to layouts, global batches.
 
-Systems and models know nothing of this. The batch is split over every device; the
-state is replicated, or split over the `fsdp` axis by the rules below. Under `jit` the
-numbers do not depend on the layout.
+Methods and networks do not depend on it. The batch is split over all devices; the state
+is replicated, or split over the `fsdp` axis by the rules below. Under `jit` the results
+do not depend on the layout.
 """
 
 import math
@@ -23,15 +23,15 @@ Layout = Callable[[tuple[int, ...], AnyMesh], P]
 
 
 def replicate(shape: tuple[int, ...], mesh: AnyMesh) -> P:
-    """A whole copy on every device."""
+    """Keep a whole copy on every device."""
     del shape, mesh
     return P()
 
 
 def split_largest(shape: tuple[int, ...], mesh: AnyMesh) -> P:
-    """The longest axis that divides evenly is split over `fsdp`.
+    """Split the longest axis that divides evenly over `fsdp`.
 
-    Arrays under 16,384 elements stay whole: gathering them costs more than it saves.
+    Arrays below 16,384 elements are not split: gathering them costs more than it saves.
     """
     parts = mesh.shape["fsdp"]
     if parts == 1 or math.prod(shape) < 2**14:
@@ -42,7 +42,8 @@ def split_largest(shape: tuple[int, ...], mesh: AnyMesh) -> P:
     return P()
 
 
-# The first pattern found in a leaf's path (`params/encoder/block0/conv1/kernel`) wins.
+# The first pattern that matches a leaf's path, such as
+# `params/encoder/block0/conv1/kernel`, applies.
 RULES: Sequence[tuple[str, Layout]] = (
     (r"^(step|stats/)", replicate),
     (r".", split_largest),
@@ -50,10 +51,14 @@ RULES: Sequence[tuple[str, Layout]] = (
 
 
 def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh of all devices with axes `data` and `fsdp`; -1 takes what is left.
+    """A mesh of all devices with axes `data` and `fsdp`.
+
+    Args:
+      data: length of the axis `data`; -1: as many devices as remain.
+      fsdp: length of the axis `fsdp`.
 
     Raises:
-      UserError: when the axes do not multiply to the number of devices.
+      UserError: if the product of the axes is not the number of devices.
     """
     count = jax.device_count()
     if data == -1 and fsdp > 0 and count % fsdp == 0:
@@ -67,22 +72,22 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The batch axis is split over every device."""
+    """The sharding of a batch: its first axis is split over all devices."""
     return NamedSharding(mesh, P(("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on every device."""
+    """The sharding that keeps a whole copy on every device."""
     return NamedSharding(mesh, P())
 
 
 def state_shardings(
     mesh: Mesh, abstract: Tree, rules: Sequence[tuple[str, Layout]] = RULES
 ) -> Tree:
-    """A sharding for every leaf of an abstract state, by the first rule that matches.
+    """The sharding of every leaf of an abstract state, by the first rule that matches.
 
     Raises:
-      ValueError: when no rule matches a leaf.
+      ValueError: if no rule matches a leaf.
     """
 
     def place(path, leaf) -> NamedSharding:
@@ -96,7 +101,7 @@ def state_shardings(
 
 
 def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """The batches of all processes as one global batch, split over the devices."""
+    """Combine the batches of all processes to a global batch, split over the devices."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
@@ -105,10 +110,10 @@ def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.A
 
 
 def local_batch_size(mesh: Mesh, batch_size: int) -> int:
-    """Images a process reads for a global batch.
+    """The number of images that each process reads for a global batch.
 
     Raises:
-      UserError: when the batch does not split evenly over the devices.
+      UserError: if the batch does not split evenly over the devices.
     """
     if batch_size < 1 or batch_size % mesh.size:
         raise UserError(
@@ -119,13 +124,13 @@ def local_batch_size(mesh: Mesh, batch_size: int) -> int:
 
 
 def join_cluster() -> None:
-    """Joins the other processes of a run where a launcher started several.
+    """Join the other processes of a run if a launcher started several.
 
-    JAX itself finds its peers under `srun` and on a Cloud TPU slice; elsewhere set
-    JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Under `srun` and on a Cloud TPU slice JAX finds the other processes itself; elsewhere
+    set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      UserError: when only some of the three are set.
+      UserError: if only some of the three are set.
     """
     env = os.environ
     if "JAX_COORDINATOR_ADDRESS" in env:

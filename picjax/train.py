@@ -1,56 +1,55 @@
-"""Trains any system: python -m picjax.train --config=configs/NAME.py[:VARIANT]
+"""Trains any method: python -m picjax.train --config=configs/NAME.py[:VARIANT]
 
-  --config=configs/picmm.py:scenes   what to train; VARIANT as the file documents
+  --config=configs/picmm.py:scenes   the config; the file lists its variants
   --config.KEY=VALUE                 changes one setting, such as --config.batch_size=8
-  --workdir=DIR                      where everything goes; default runs/NAME-VARIANT
+  --workdir=DIR                      output folder; default runs/NAME-VARIANT
 
-A workdir that holds a checkpoint is gone on with, to the bit. SIGTERM saves and ends.
+Without a checkout, --config=picmm:scenes finds the installed config. If the workdir holds
+a checkpoint, training resumes from it bit-exactly. SIGTERM saves a checkpoint and stops.
 Example: python -m picjax.train --config=configs/picmm.py --config.steps=2000
 """
 
 import contextlib
-import difflib
 import math
-import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
 
 from picjax import checkpoints as ckpt
-from picjax import cli, images, methods, sharding
+from picjax import cli, flags, methods, sharding
 from picjax.cli import UserError
+from picjax.completion import make_grid
 from picjax.data import pipeline
-from picjax.evaluation import monitor as watching
+from picjax.evaluation import monitor
+from picjax.images import to_float
 from picjax.log import Log
-from picjax.system import Config, State, System, inference_variables
+from picjax.system import Config, State
 
 
 def train(config: Config, workdir: Path) -> State:
-    """Trains `config.system` in `workdir` up to `config.steps` and returns the state.
+    """Train `config.system` in `workdir` up to `config.steps` and return the state.
 
     Raises:
-      UserError: for settings that cannot work, before anything is compiled; and when a
+      UserError: for settings that cannot work, before anything is compiled; and if a
         metric is no longer finite.
     """
     check_config(config)
     mesh = sharding.make_mesh(**config.mesh)
     per_process = sharding.local_batch_size(mesh, config.batch_size)
     if any((workdir / "checkpoints").glob("[0-9]*")):
-        refuse_other_config(config, workdir)
+        ckpt.check_same_config(config, workdir)
     system = methods.make(config)
-    watching.check(config, system)
-    watch = watching.make_watcher(config, system, mesh)
+    monitor.check(config, system)
+    evaluate = monitor.make_watcher(config, system, mesh)
 
     # ---- data ----
     def batches():
@@ -67,9 +66,9 @@ def train(config: Config, workdir: Path) -> State:
     data = batches()
     root = jax.random.key(config.seed)
 
-    # ---- state ----
+    # ---- method ----
     def init(batch) -> State:
-        return system.init(pipeline.to_float(batch), init_key(config.seed))
+        return system.init(to_float(batch), init_key(config.seed))
 
     abstract = jax.eval_shape(init, first)
     shardings = sharding.state_shardings(mesh, abstract)
@@ -80,129 +79,166 @@ def train(config: Config, workdir: Path) -> State:
     )
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def step_fn(state, batch):
+    def step(state, batch):
         key = jax.random.fold_in(root, state.step)
-        return system.step(state, pipeline.to_float(batch), key)
+        return system.step(state, to_float(batch), key)
 
-    jax.eval_shape(step_fn, abstract, first)  # what it refuses, before it compiles
+    jax.eval_shape(step, abstract, first)  # raises its errors before compilation
     if jax.process_index() == 0:
         ckpt.write_config(workdir, config)
     with contextlib.ExitStack() as stack:
-        saved = stack.enter_context(
-            ckpt.open_checkpoints(workdir, config.keep, config.best)
-        )
+        saved = ckpt.open_checkpoints(workdir, config.keep, config.best)
+        saved = stack.enter_context(saved)
         state = ckpt.restore(saved, placed, data)
         if state is None:
-            state = jax.jit(init, out_shardings=shardings, **quick())(first)
+            state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
         log = None
         if jax.process_index() == 0:
-            log = stack.enter_context(
-                Log(workdir, int(state.step), config.steps, config.batch_size)
-            )
+            log = Log(workdir, int(state.step), config.steps, config.batch_size)
+            log = stack.enter_context(log)
             log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
             if saved.latest is not None:
-                log.say(f"going on from step {int(state.step)}")
-        sample = make_sampler(config, system, mesh)
-        asked_to_stop = stack.enter_context(stop_on_sigterm())
-        state = loop(
-            config, state, step_fn, data, mesh, saved, log, sample, watch, asked_to_stop
+                log.say(f"resuming from step {int(state.step)}")
+        draw_grid = make_grid(config, system, mesh)
+        stop_requested = stack.enter_context(stop_on_sigterm())
+        run = Run(
+            config, mesh, data, step, saved, log, draw_grid, evaluate, stop_requested
         )
-    return state
+        return loop(run, state)
 
 
-def loop(
-    config: Config,
-    state: State,
-    step_fn: Callable[..., tuple[State, dict[str, jax.Array]]],
-    data: Iterator[dict[str, np.ndarray]],
-    mesh: jax.sharding.Mesh,
-    saved: Any,
-    log: Log | None,
-    sample: Callable[[State], np.ndarray],
-    watch: Callable[[State], dict[str, float]],
-    asked_to_stop: Callable[[int], bool],
-) -> State:
-    """Steps from `state.step` to `config.steps`.
+# ---- loop ----
 
-    The numbers of a step are looked at while the next one runs, so that the device
-    never waits for the host.
+
+class Run(NamedTuple):
+    """What the loop needs besides the state.
+
+    Attributes:
+      config: the run's config.
+      mesh: all devices.
+      data: batches of this process.
+      step: (state, batch) -> (state, metrics), compiled.
+      checkpoints: of the workdir.
+      log: None on all processes but the first.
+      draw_grid: state -> grid of completions.
+      evaluate: state -> metrics of held-out images.
+      stop_requested: whether to stop after this step.
     """
-    start = int(state.step)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
-    waited, since = 0.0, time.perf_counter()
-    last_saved = start if saved.latest is not None else -1
 
-    def look(found: dict[str, float]) -> dict[str, float]:
-        """The numbers of the pending step, checked, and logged when it is its turn.
+    config: Config
+    mesh: jax.sharding.Mesh
+    data: Iterator[dict[str, np.ndarray]]
+    step: Callable[..., tuple[State, dict[str, jax.Array]]]
+    checkpoints: Any
+    log: Log | None
+    draw_grid: Callable[[State], np.ndarray]
+    evaluate: Callable[[State], dict[str, float]]
+    stop_requested: Callable[[int], bool]
 
-        What an evaluation found is among them, and makes it their turn.
+
+class Meter:
+    """Reads the metrics of a step while the next one runs, so the device never waits.
+
+    Args:
+      run: the run.
+      start: completed steps.
+    """
+
+    def __init__(self, run: Run, start: int):
+        self.config, self.log = run.config, run.log
+        self.last_saved = start if run.checkpoints.latest is not None else -1
+        self.pending: tuple[int, dict[str, jax.Array]] | None = None
+        self.waited, self.since = 0.0, time.perf_counter()
+
+    def read(self, evaluated: dict[str, float]) -> dict[str, float]:
+        """The pending metrics, checked and, if due, logged.
+
+        Args:
+          evaluated: metrics of an evaluation to log with them; if any, they are due.
+
+        Raises:
+          UserError: if one is not finite.
         """
-        nonlocal waited, since
-        if pending is None:
+        if self.pending is None:
             return {}
-        step, metrics = pending
+        step, metrics = self.pending
+        self.pending = None
         values = {name: float(value) for name, value in metrics.items()}
-        refuse_nan(step, values, last_saved)
-        values |= found
-        if log and (found or step % config.log_every == 0 or step == config.steps):
+        check_finite(step, values, self.last_saved)
+        values |= evaluated
+        if self.log and (evaluated or due(step, self.config.log_every, self.config)):
             now = time.perf_counter()
-            share = waited / (now - since)
-            log.metrics(step, values | {"data_wait": round(share, 4)})
-            waited, since = 0.0, now
+            share = self.waited / (now - self.since)
+            self.log.metrics(step, values | {"data_wait": round(share, 4)})
+            self.waited, self.since = 0.0, now
         return values
 
+    @contextlib.contextmanager
+    def untimed(self) -> Iterator[None]:
+        """Exclude the time of a block from the rate."""
+        start = time.perf_counter()
+        yield
+        if self.log:
+            self.log.leave_out(time.perf_counter() - start)
+
+
+def loop(run: Run, state: State) -> State:
+    """Train from `state.step` to `config.steps`, or until a stop is requested."""
+    config, start = run.config, int(state.step)
+    meter = Meter(run, start)
     for step in range(start + 1, config.steps + 1):
         asked = time.perf_counter()
-        batch = sharding.global_batch(mesh, next(data))
-        called = time.perf_counter()
-        waited += called - asked
-        state, metrics = step_fn(state, batch)
-        if log and step == start + 1:  # compiles
-            log.leave_out(time.perf_counter() - called)
-        look({})
-        pending = (step, metrics)
-        found: dict[str, float] = {}
-        every = config.eval.every
-        if every and (step % every == 0 or step == config.steps):
-            began = time.perf_counter()
-            found = watch(state)
-            if log:
-                log.leave_out(time.perf_counter() - began)
-        stopping = asked_to_stop(step)
-        last = step == config.steps or stopping
-        if found or last or step % config.save_every == 0:
-            values = look(found)
-            pending = None
-            if last or step % config.save_every == 0:
-                refuse_nan_state(step, state, last_saved)
-                ckpt.save(saved, state, data, values)
-                last_saved = step
-        due = step == config.steps or step % max(config.sample_every, 1) == 0
-        if config.sample_every and due and not stopping:
-            began = time.perf_counter()
-            grid = sample(state)
-            if log:
-                log.grid(step, grid)
-                log.leave_out(time.perf_counter() - began)
-        if stopping and step < config.steps:
-            if log:
-                log.say(
+        batch = sharding.global_batch(run.mesh, next(run.data))
+        meter.waited += time.perf_counter() - asked
+        compiles = step == start + 1
+        with meter.untimed() if compiles else contextlib.nullcontext():
+            state, metrics = run.step(state, batch)
+        meter.read({})
+        meter.pending = (step, metrics)
+        evaluated: dict[str, float] = {}
+        if config.eval.every and due(step, config.eval.every, config):
+            with meter.untimed():
+                evaluated = run.evaluate(state)
+        stopping = run.stop_requested(step)
+        saves = stopping or due(step, config.save_every, config)
+        if evaluated or saves:
+            values = meter.read(evaluated)
+            if saves:
+                check_finite_state(step, state, meter.last_saved)
+                ckpt.save(run.checkpoints, state, run.data, values)
+                meter.last_saved = step
+        if stopping:
+            if run.log and step < config.steps:
+                run.log.say(
                     f"stopped by SIGTERM and saved at step {step}; "
-                    "the same command goes on from here"
+                    "the same command resumes from here"
                 )
             break
-    saved.wait()
+        if config.sample_every and due(step, config.sample_every, config):
+            with meter.untimed():
+                grid = run.draw_grid(state)
+                if run.log:
+                    run.log.grid(step, grid)
+    run.checkpoints.wait()
     return state
+
+
+def due(step: int, every: int, config: Config) -> bool:
+    """Whether it is the turn of what happens every so many steps and at the end."""
+    return step % every == 0 or step == config.steps
 
 
 def init_key(seed: int) -> jax.Array:
-    """What a run's state is drawn from; its steps fold their numbers into the seed."""
+    """The key of a run's initial state; its steps fold their numbers into the seed."""
     return jax.random.fold_in(jax.random.key(seed), 2**31)
 
 
-def quick() -> dict[str, Any]:
-    """Compiler options for what runs once: XLA's CPU back end takes a minute to
-    optimise some hundred random draws, and seconds not to."""
+def fast_compile() -> dict[str, Any]:
+    """Compiler options for what runs once.
+
+    XLA's CPU back end takes a minute to optimise some hundred random draws, and seconds
+    without optimisation.
+    """
     if jax.default_backend() != "cpu":
         return {}
     return {"compiler_options": {"xla_backend_optimization_level": 0}}
@@ -212,7 +248,7 @@ def quick() -> dict[str, Any]:
 
 
 def check_config(config: Config) -> None:
-    """Refuses numbers that cannot work.
+    """Refuse settings that cannot work.
 
     Raises:
       UserError: naming the key.
@@ -226,25 +262,8 @@ def check_config(config: Config) -> None:
         raise UserError("config.opt.accumulate is below 1; make it at least 1")
 
 
-def refuse_other_config(config: Config, workdir: Path) -> None:
-    """A run goes on only with the config that it began with.
-
-    An imported one begins with any config of its networks.
-
-    Raises:
-      UserError: with the differing keys.
-    """
-    before = ckpt.read_config(workdir)
-    differing = ckpt.differing_keys(config, before, ckpt.is_untrained(workdir))
-    if differing:
-        raise UserError(
-            f"'{workdir}' was trained with another config: {', '.join(differing)}; "
-            "give it the old values, or another --workdir"
-        )
-
-
-def refuse_nan(step: int, values: dict[str, float], last_saved: int) -> None:
-    """Stops a run whose numbers are no longer finite.
+def check_finite(step: int, values: dict[str, float], last_saved: int) -> None:
+    """Stop a run whose metrics are no longer finite.
 
     Raises:
       UserError: with the step, the metrics and the last good checkpoint.
@@ -254,7 +273,7 @@ def refuse_nan(step: int, values: dict[str, float], last_saved: int) -> None:
         kept = f"checkpoint {last_saved} is kept" if last_saved >= 0 else "none is kept"
         raise UserError(
             f"{', '.join(bad)} is not finite at step {step}; {kept}: lower "
-            "config.opt.lr, or go on in float32 if config.model.dtype is bfloat16"
+            "config.opt.lr, or resume in float32 if config.model.dtype is bfloat16"
         )
 
 
@@ -265,69 +284,33 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.stack(leaves).all()
 
 
-def refuse_nan_state(step: int, state: State, last_saved: int) -> None:
-    """A step may have finite losses and yet spoil the parameters; those are not saved."""
+def check_finite_state(step: int, state: State, last_saved: int) -> None:
+    """Stop before saving parameters that are not finite, even if the losses were."""
     values = {} if all_finite(state.params) else {"a parameter": math.nan}
-    refuse_nan(step, values, last_saved)
+    check_finite(step, values, last_saved)
 
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[int], bool]]:
-    """Gives a function of the step that says whether to stop after it.
+    """Yield a function of the step that returns whether to stop after it.
 
     On several hosts, JAX's preemption service makes them agree on the step.
     """
     if jax.process_count() > 1:
         yield lambda step: multihost_utils.reached_preemption_sync_point(step)
         return
-    asked = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    received = []
+    previous = signal.signal(
+        signal.SIGTERM, lambda number, frame: received.append(number)
+    )
     try:
-        yield lambda step: bool(asked)
+        yield lambda step: bool(received)
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-# ---- samples ----
-
-
-def make_sampler(
-    config: Config, system: System, mesh: jax.sharding.Mesh
-) -> Callable[[State], np.ndarray]:
-    """A function from a state to a grid: input, truth, completions, the system's own.
-
-    The same four held-out images and the same draws every time.
-    """
-    batch = next(iter(pipeline.eval_batches(config.data, config.image_size, 4, 4, 0)))
-    arrays = {
-        name: jax.make_array_from_process_local_data(sharding.replicated(mesh), value)
-        for name, value in batch.items()
-        if isinstance(value, np.ndarray)
-    }
-    key = jax.random.key(0)
-
-    @partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def draw(variables, arrays):
-        floats = pipeline.to_float(arrays)
-        images = system.complete(variables, floats, key, config.samples)
-        extra = system.visualize(variables, floats, key)
-        shown = floats.get("condition", floats["image"] * floats["mask"])
-        columns = {"input": shown, "truth": floats["image"]}
-        columns |= {str(i + 1): images[:, i] for i in range(config.samples)}
-        return {title: pipeline.to_uint8(x) for title, x in (columns | extra).items()}
-
-    def sample(state: State) -> np.ndarray:
-        columns = jax.device_get(draw(inference_variables(state), arrays))
-        titles = ["input", "truth", *map(str, range(1, config.samples + 1))]
-        titles += sorted(columns.keys() - set(titles))
-        rows = [list(row) for row in zip(*(columns[t] for t in titles), strict=True)]
-        return images.image_grid(rows, titles)
-
-    return sample
+        signal.signal(signal.SIGTERM, previous)
 
 
 def describe(state: State, mesh: jax.sharding.Mesh) -> str:
-    """`encoder 1.05 M, generator 2.52 M parameters on 8 cpu devices`."""
+    """Describe a run: `encoder 1.05 M, generator 2.52 M parameters on 8 cpu devices`."""
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(params))
         for name, params in state.params.items()
@@ -339,64 +322,21 @@ def describe(state: State, mesh: jax.sharding.Mesh) -> str:
 
 # ---- command line ----
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="configs/NAME.py[:VARIANT]"
-)
-WORKDIR = flags.DEFINE_string("workdir", "", "where everything goes")
 
-
-def main(argv: list[str]) -> None:
-    """The command; see the module's docstring."""
-    if {"--help", "-h", "--helpfull"} & set(argv) or len(argv) == 1:
-        print(__doc__)
-        return
-    config, name = parse(argv)
-    sharding.join_cluster()
-    train(config, Path(WORKDIR.value or f"runs/{name}"))
-
-
-def parse(argv: list[str]) -> tuple[Config, str]:
-    """The config that a command line asks for, and the run's name.
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; see the module's docstring.
 
     Raises:
-      UserError: for a missing file, an unknown variant, key or flag, a wrong type.
+      UserError: for anything that the user can fix.
     """
-    given = [a.split("=", 1)[1] for a in argv[1:] if a.startswith("--config=")]
-    if not given:
-        raise UserError("--config is missing; give --config=configs/NAME.py[:VARIANT]")
-    path, _, variant = given[-1].partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config '{path}' does not exist; give configs/NAME.py")
-    try:
-        rest = flags.FLAGS(argv)
-    except Exception as error:
-        raise UserError(explain(argv, given[-1], error)) from error
-    if len(rest) > 1:
-        raise UserError(f"'{rest[1]}' is no flag; write --config.KEY=VALUE")
-    name = Path(path).stem + (f"-{variant}" if variant else "")
-    return CONFIG.value, name
-
-
-def explain(argv: list[str], file: str, error: Exception) -> str:
-    """What is wrong with a command line that did not parse."""
-    try:
-        config = config_flags.config_flags.ConfigFileFlagParser("config").parse(file)
-    except Exception as broken:  # noqa: BLE001 (a config file may raise anything)
-        why = str(broken).strip().splitlines()[-1].partition("Error: ")[2] or broken
-        return f"--config={file} cannot be read: {why}; its first lines say how"
-    keys = ckpt.flat_keys(config)
-    for word in argv[1:]:
-        match = re.match(r"--config\.([^=]+)(=.*)?$", word)
-        if match and match[1] not in keys:
-            near = difflib.get_close_matches(match[1], keys, 1, 0.5)
-            hint = (
-                f"did you mean --config.{near[0]}?" if near else "see the config file"
-            )
-            return f"--config.{match[1]} is no key of {file.split(':')[0]}; {hint}"
-        if match and repr(match[1].split(".")[-1]) in str(error):
-            return f"{word} does not fit its key ({error}); mend the value"
-    return f"{error}; see python -m picjax.train --help"
+    words = sys.argv[1:] if argv is None else argv
+    if not words or {"--help", "-h", "--helpfull"} & set(words):
+        print(__doc__)
+        return
+    config, workdir = flags.parse(words)
+    sharding.join_cluster()
+    train(config, workdir)
 
 
 if __name__ == "__main__":
-    cli.run(lambda: main(sys.argv))
+    cli.run(main)

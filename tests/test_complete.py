@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax import complete as module
-from picjax import images, inputs
+from picjax import images, masks
 from picjax.cli import UserError, run
-from picjax.data.pipeline import to_uint8
-from picjax.model import Model, fit, use_sampler
+from picjax.images import fit, to_uint8
+from picjax.model import Model, set_sampler
 
 
 def picture(seed: int, h: int = 40, w: int = 60) -> np.ndarray:
@@ -84,13 +84,13 @@ def test_best_of_keeps_what_the_system_scores_highest(fake):
     ranking = Model(fake.config, system, {"scale": jnp.float32(0.3)}, 7)
     image, known = picture(0, SIZE, SIZE), half_mask(SIZE, SIZE)
     drawn = ranking.complete(image, known, n=6)
-    best = ranking.complete(image, known, n=2, of=6)
+    best = ranking.complete(image, known, n=2, num_candidates=6)
     order = np.argsort(drawn.mean((1, 2, 3)))
     np.testing.assert_array_equal(best, drawn[order[:2]])
     with pytest.raises(UserError, match="best 7 of 6 cannot be kept"):
-        ranking.complete(image, known, n=7, of=6)
+        ranking.complete(image, known, n=7, num_candidates=6)
     with pytest.raises(UserError, match="fake does not score its completions"):
-        fake.complete(image, known, n=2, of=6)
+        fake.complete(image, known, n=2, num_candidates=6)
 
 
 def test_what_the_hole_hides_has_no_influence(fake):
@@ -124,7 +124,7 @@ def test_named_mask(fake):
 
 def test_random_masks_follow_the_seed_and_the_image():
     def holes(image, seed):
-        return inputs.named("freeform", image, seed)
+        return masks.resolve("freeform", image, seed, (32, 32))[0]
 
     first = holes(picture(0), 1)
     assert first.shape == (40, 60) and 0.1 < 1 - first.mean() < 0.7
@@ -151,8 +151,8 @@ def test_one_encoder_pass_and_one_compilation(fake):
 def test_a_draw_does_not_depend_on_its_batch(fake):
     images = np.stack([picture(i, SIZE, SIZE) for i in range(3)])
     known = np.stack([half_mask(SIZE, SIZE)[..., None]] * 3)
-    together = fake.sample(images, known, 2, seed=0)
-    alone = fake.sample(images[1:2], known[1:2], 2, seed=0)
+    together = fake.sample({"image": images, "mask": known}, 2, seed=0)
+    alone = fake.sample({"image": images[1:2], "mask": known[1:2]}, 2, seed=0)
     np.testing.assert_array_equal(together.pixels[1], alone.pixels[0])
 
 
@@ -191,7 +191,7 @@ def test_image_modes(mode):
     else:
         rgb = Image.fromarray(np.full((10, 12, 3), 200, np.uint8))
         image = rgb.convert(mode, palette=Image.Palette.ADAPTIVE)
-    pixels = inputs.as_pixels(image)
+    pixels = images.as_pixels(image)
     assert pixels.shape == (10, 12, 3)
     if mode != "1":  # that one is dithered
         np.testing.assert_allclose(pixels, 200, atol=2)
@@ -201,7 +201,7 @@ def test_exif_rotation():
     image = Image.fromarray(picture(0, 10, 20))
     exif = image.getexif()
     exif[0x0112] = 6  # shown turned by 90 degrees
-    upright = inputs.as_pixels(image)
+    upright = images.as_pixels(image)
     assert upright.shape == (20, 10, 3)
 
 
@@ -385,7 +385,7 @@ def test_what_the_system_says_of_a_mask_is_said_once(tmp_path, model, capsys):
         assert known.shape == model.size and set(np.unique(known)) == {0, 1}
         return [f"{known.mean():.0%} is known"]
 
-    model._remarks = remarks
+    model._mask_warnings = remarks
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(0))
     command("--workdir", tmp_path, "--image", tmp_path / "in", "--mask=top", "--num=1")
@@ -483,15 +483,15 @@ def test_keys_of_the_sampler_are_set_by_words_or_values():
     config.sampler.update(label=-1, guidance=1.0, spacing="250")
     words = {"label": "3", "guidance": "2", "spacing": "100"}
     for given in (words, {"label": 3, "guidance": 2.0, "spacing": "100"}):
-        use_sampler(config, given)
+        set_sampler(config, given)
         expected = {"preset": "fast", "label": 3, "guidance": 2.0, "spacing": "100"}
         assert config.sampler.to_dict() == expected
     with pytest.raises(UserError, match="key 'labl' is none of .* mean 'label'"):
-        use_sampler(config, {"labl": "3"})
+        set_sampler(config, {"labl": "3"})
     with pytest.raises(UserError, match="label 'three' is no int as 3 is"):
-        use_sampler(config, {"label": "three"})
+        set_sampler(config, {"label": "three"})
     with pytest.raises(UserError, match="draws in one way"):
-        use_sampler(ConfigDict({"system": "picmm"}), {"label": "3"})
+        set_sampler(ConfigDict({"system": "picmm"}), {"label": "3"})
 
 
 def test_only_the_sampler_is_changed_on_the_command_line():

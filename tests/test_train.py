@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.configs import load_config
 
-from picjax import checkpoints, train
+from picjax import checkpoints, flags, train
 from picjax.cli import UserError
 from picjax.system import State
 
@@ -24,26 +24,26 @@ def test_counts_below_one_are_refused_by_name(key):
 
 
 def test_nan_names_step_metric_and_the_good_checkpoint():
-    train.refuse_nan(7, {"rec": 1.0}, 5)
+    train.check_finite(7, {"rec": 1.0}, 5)
     with pytest.raises(UserError, match="rec is not finite at step 7; checkpoint 5"):
-        train.refuse_nan(7, {"rec": math.nan, "bm": 0.0}, 5)
+        train.check_finite(7, {"rec": math.nan, "bm": 0.0}, 5)
     with pytest.raises(UserError, match="bm is not finite at step 1; none is kept"):
-        train.refuse_nan(1, {"bm": math.inf}, -1)
+        train.check_finite(1, {"bm": math.inf}, -1)
 
 
 def test_spoilt_parameters_are_never_saved():
     good = State(jnp.int32(1), {"net": jnp.ones(3)}, {}, {}, {})
-    train.refuse_nan_state(1, good, 0)
+    train.check_finite_state(1, good, 0)
     bad = good.replace(params={"net": jnp.array([1.0, jnp.nan])})
     with pytest.raises(UserError, match="a parameter is not finite at step 2"):
-        train.refuse_nan_state(2, bad, 0)
+        train.check_finite_state(2, bad, 0)
 
 
 @LOADER
 def test_misspelt_keys_get_a_suggestion():
     file = "configs/picmm.py:tiny"
     words = ["train", f"--config={file}", "--config.opt.lrr=1"]
-    said = train.explain(words, file, ValueError("x"))
+    said = flags.explain(words, file, ValueError("x"))
     assert said.startswith("--config.opt.lrr is no key of configs/picmm.py")
     assert said.endswith("did you mean --config.opt.lr?")
 
@@ -51,19 +51,19 @@ def test_misspelt_keys_get_a_suggestion():
 @LOADER
 def test_unknown_variant_is_said_in_one_line():
     file = "configs/picmm.py:smal"
-    said = train.explain(["train", f"--config={file}"], file, ValueError("x"))
+    said = flags.explain(["train", f"--config={file}"], file, ValueError("x"))
     assert "variant 'smal' is none of photos" in said and "\n" not in said
 
 
 def test_another_config_is_refused_with_both_values(tmp_path):
     config = load_config("picmm", "tiny")
     checkpoints.write_config(tmp_path, config)
-    train.refuse_other_config(config, tmp_path)
+    checkpoints.check_same_config(config, tmp_path)
     config.steps, config.log_every = 99, 7  # these may change
-    train.refuse_other_config(config, tmp_path)
+    checkpoints.check_same_config(config, tmp_path)
     config.model.ngf = 6
     with pytest.raises(UserError, match=r"model.ngf \(6, was 4\)"):
-        train.refuse_other_config(config, tmp_path)
+        checkpoints.check_same_config(config, tmp_path)
 
 
 def test_reading_what_is_no_workdir(tmp_path):

@@ -2,8 +2,8 @@
 
     python -m picjax.data.export --workdir=runs/picmm --num=8 --out=held-out
 
-Files are named as in the evaluation; their masks lie in a folder beside them, white =
-hole. Of aligned pairs it is what the other picture is made from.
+Files have the names of the evaluation; their masks (white = hole) are written to a
+folder beside them. Of aligned pairs, the input pictures are written.
 """
 
 import argparse
@@ -20,30 +20,38 @@ from picjax.system import image_shape
 
 
 def export(workdir: Path, num: int, seed: int, out: Path) -> int:
-    """Writes `<name>.png` to `out` and its mask to `out`-masks; how many there were.
+    """Write `<name>.png` to `out` and its mask to `out`-masks.
+
+    Args:
+      workdir: a run's folder.
+      num: largest number of images.
+      seed: seed of the masks.
+      out: the output folder.
+
+    Returns:
+      The number of images.
 
     Raises:
-      UserError: when the folder is no workdir or there is nothing held out.
+      UserError: if the folder is no workdir or there is no held-out image.
     """
     config = read_config(workdir)
-    shown = "condition" if config.data.name == "aligned" else "image"
+    key = "condition" if config.data.name == "aligned" else "image"
+    masks_out = out.with_name(f"{out.name}-masks")
     count = 0
     for batch in pipeline.eval_batches(config.data, image_shape(config), 8, num, seed):
         for name, image, mask, valid in zip(
-            batch["name"], batch[shown], batch["mask"], batch["valid"], strict=True
+            batch["name"], batch[key], batch["mask"], batch["valid"], strict=True
         ):
             if valid:
                 images.write_png(out / f"{name}.png", image)
                 hole = np.repeat((1 - mask) * np.uint8(255), 3, axis=-1)
-                images.write_png(
-                    out.with_name(f"{out.name}-masks") / f"{name}.png", hole
-                )
+                images.write_png(masks_out / f"{name}.png", hole)
                 count += 1
     return count
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(
         prog="python -m picjax.data.export",
         description="Writes a run's held-out images, and their masks, as PNG files.",
@@ -52,14 +60,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
-    add("--num", type=int, default=8, metavar="N", help="images (8)")
-    add("--seed", type=int, default=0, help="of the masks (0)")
-    add("--out", metavar="DIR", help="where they go (WORKDIR/held-out)")
+    add("--num", type=int, default=8, metavar="N", help="number of images (8)")
+    add("--seed", type=int, default=0, help="seed of the masks (0)")
+    add("--out", metavar="DIR", help="output folder (WORKDIR/held-out)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the module's docstring."""
+    """Run the command; see the module's docstring."""
     args = parse(argv)
     if args.num < 1:
         raise UserError(f"--num is {args.num}; ask for 1 image or more")

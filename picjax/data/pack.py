@@ -2,10 +2,10 @@
 
     python -m picjax.data.pack DIR --out=DIR [--size=266]
 
-Every image is resized to SIZE x SIZE (aspect not kept, as training does) and stored as
-uint8, so that reading one is a copy: enough to feed a GPU from two cores. Train with
---config.data.name=arrayrecord --config.data.path=OUT. A file that cannot be used is
-skipped with a line that names it. OUT appears when everything is packed, not before.
+Every image is resized to SIZE x SIZE (without keeping the aspect, as in training) and
+stored as uint8, so that reading it is a copy: fast enough to feed a GPU from two cores.
+Train with --config.data.name=arrayrecord --config.data.path=OUT. Files that cannot be
+used are skipped with a line that names them. OUT appears when everything is packed.
 """
 
 import struct
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
+from etils import epath
 from grain.sources import ArrayRecordDataSource
 from jaxtyping import UInt8
 from rich.console import Console
@@ -27,25 +28,25 @@ from picjax.data.decode import BadImage, core_count, decode, list_images, say
 from picjax.data.transforms import resample
 from picjax.files import new_folder
 
-SIZE = 266  # the originals' load_size for 256 px: training crops without resampling
-SHARD = 1024  # images in a file
-HEADER = struct.Struct("<4sHHH")  # MAGIC, height, width, bytes of the name
+SIZE = 266  # load_size of the originals at 256 px: training crops without resampling
+SHARD = 1024  # images per file
+HEADER = struct.Struct("<4sHHH")  # MAGIC, height, width, length of the name in bytes
 MAGIC = b"pjx1"
 SUFFIX = ".array_record"
 
 
 def pack_record(image: UInt8[np.ndarray, "h w 3"], name: str) -> bytes:
-    """One image: header, name in UTF-8, pixels row by row."""
+    """Encode one image: header, name in UTF-8, pixels row by row."""
     text = name.encode()
     h, w = image.shape[:2]
     return HEADER.pack(MAGIC, h, w, len(text)) + text + image.tobytes()
 
 
 def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """Pixels and name of a record; the pixels are a view of it.
+    """Decode a record to pixels, a view of it, and a name.
 
     Raises:
-      ValueError: for a record that `pack_record` did not make.
+      ValueError: if the record was not written by `pack_record`.
     """
     magic, h, w, length = HEADER.unpack_from(record)
     if magic != MAGIC or len(record) != HEADER.size + length + h * w * 3:
@@ -56,13 +57,17 @@ def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
 
 
 def open_shards(path: str, key: str) -> Any:
-    """The records of all shards in a folder: a length, and bytes by index.
+    """Open the shards of a folder as a sequence of records.
+
+    Args:
+      path: the folder.
+      key: name of the setting for errors.
 
     Raises:
-      UserError: when there are none, or their records are of another kind.
+      UserError: if there are none, or their records have another format.
     """
     shards = sorted(Path(path).glob(f"*{SUFFIX}")) if path else []
-    advice = "make them with python -m picjax.data.pack DIR --out=DIR"
+    advice = "create them with python -m picjax.data.pack DIR --out=DIR"
     if not shards:
         raise UserError(f"{key} '{path}' holds no {SUFFIX} file; {advice}")
     try:
@@ -76,12 +81,18 @@ def open_shards(path: str, key: str) -> Any:
 
 
 def pack(
-    paths: Iterable[Path], root: Path, out: Path, size: tuple[int, int]
+    paths: Iterable[Path], root: Path, out: epath.PathLike, size: tuple[int, int]
 ) -> tuple[int, list[str]]:
-    """Writes shards into `out`; a record's name is the path below `root`.
+    """Write the shards of a data set.
+
+    Args:
+      paths: the image files.
+      root: folder that the names of records are relative to.
+      out: the output folder.
+      size: height and width of the stored images.
 
     Returns:
-      how many images were packed, and a sentence for each that was not.
+      The number of packed images, and a message for each skipped file.
     """
     skipped: list[str] = []
     count = 0
@@ -93,8 +104,8 @@ def pack(
         if count % SHARD == 0:
             if writer is not None:
                 writer.close()
-            file = out / f"images-{count // SHARD:05}{SUFFIX}"
-            # One record a chunk: random access reads nothing else.
+            file = epath.Path(out) / f"images-{count // SHARD:05}{SUFFIX}"
+            # One record per chunk, so that random access reads nothing else.
             writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
         assert writer is not None
         writer.write(record)
@@ -107,7 +118,7 @@ def pack(
 def _records(
     paths: Iterable[Path], root: Path, size: tuple[int, int]
 ) -> Iterator[tuple[Path, bytes | BadImage]]:
-    """Records in order, decoded by a few threads a little ahead."""
+    """Records in order, decoded ahead by a few threads."""
 
     def make(path: Path) -> bytes | BadImage:
         try:
@@ -130,10 +141,10 @@ def _records(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command; see the module's docstring.
+    """Run the command; see the module's docstring.
 
     Raises:
-      UserError: when there is nothing to pack or `--out` is in use.
+      UserError: if there is nothing to pack or `--out` is not empty.
     """
     parser = Parser(
         prog="python -m picjax.data.pack",

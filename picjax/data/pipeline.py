@@ -1,63 +1,27 @@
 """Batches for training and evaluation, on the host as uint8.
 
-Training batch t of a run is a function of config, seed and t: not of threads, nor of
-how many processes share it. `grain` keeps the position, so a checkpoint resumes to the
-bit.
+Training batch t of a run is a function of config, seed and t, whatever the number of
+threads and processes. `grain` stores the position, so that a run resumes bit-exactly.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import grain
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
-from picjax import masks
-from picjax.cli import UserError
 from picjax.data import sources
-from picjax.data.decode import core_count, list_images, say
+from picjax.data.decode import core_count
 from picjax.data.sources import DataConfig, Element
+from picjax.images import to_float, to_uint8  # noqa: F401 (transitional)
+from picjax.masks import FILES, mask_drawer  # noqa: F401 (transitional: FILES)
 
 Size = tuple[int, int]
-FILES = "files"  # in config.data.masks: those at config.data.mask_path
-# What an image comes with, at completion too, besides its mask.
-GIVEN = ("condition", "class")
-AHEAD = 2  # batches kept ready besides those in the making, one a thread
-# Images shuffled together, at least: several passes over a small set, since grain's
-# shuffle takes 27 / n ms an image (2.8 ms, more than all the rest, for ten images).
-SHUFFLED = 1000
-
-
-def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The batch on the device: `image` float32 in [-1, 1], `mask` float32, 1 = known.
-
-    `condition`, where there is one, becomes as `image`; everything else passes
-    unchanged. To be called inside jit.
-    """
-    floats = {
-        # Compiled, x / 127.5 - 1 ends a bit above 1.
-        name: (2 * jnp.asarray(batch[name]).astype(jnp.float32) - 255) / 255
-        for name in ("image", "condition")
-        if name in batch
-    }
-    mask = jnp.asarray(batch["mask"]).astype(jnp.float32)
-    return {**batch, **floats, "mask": mask}
-
-
-def to_uint8(
-    image: Float[Array, "*b h w 3"], truncate: bool = False
-) -> UInt8[Array, "*b h w 3"]:
-    """[-1, 1] to 0..255, clipped and rounded to the nearest; see `truncate`.
-
-    RePaint and guided-diffusion truncate, which is half a level darker on average
-    (diffusion specification, section 6).
-    """
-    levels = (image + 1) * 127.5
-    levels = levels if truncate else jnp.round(levels)
-    return jnp.clip(levels, 0, 255).astype(jnp.uint8)
+PREFETCHED = 2  # finished batches that wait, besides one in progress per thread
+# Smallest number of images that are shuffled together, several passes over a small set:
+# grain's shuffle takes 27 / n ms per image (2.8 ms, more than all else, for n = 10).
+MIN_SHUFFLED = 1000
 
 
 def train_batches(
@@ -70,21 +34,21 @@ def train_batches(
 ) -> grain.DatasetIterator:
     """Endless shuffled batches: `image` uint8 [b h w 3], `mask` uint8 [b h w 1].
 
-    Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs
-    `condition` uint8 [b h w 3], and their mask is 0: nothing of the image is known.
-    With `config.classes` there is also `class` int32 [b].
+    Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs add
+    `condition` uint8 [b h w 3] and have mask 0: no pixel of the image is known. With
+    `config.classes` there is also `class` int32 [b].
 
     Args:
       config: the `data` part of a config.
       image_size: pixels, one number or height and width.
-      batch_size: of this process.
-      seed: of shuffling, augmentation and masks.
-      process_index: this process's place. Batch t of all processes, put together in
-        order, is batch t of a single process with the whole batch size.
-      process_count: how many processes take part.
+      batch_size: batch size of this process.
+      seed: seed of shuffling, augmentation and masks.
+      process_index: index of this process. The batches t of all processes, concatenated
+        in order, are batch t of a single process with the whole batch size.
+      process_count: number of processes.
 
     Raises:
-      UserError: when there is nothing to train on, or a setting cannot work.
+      UserError: if there is nothing to train on, or a setting cannot work.
     """
     size = as_size(image_size)
     draw = mask_drawer(config, size)
@@ -95,18 +59,18 @@ def train_batches(
         name = element.pop("name")
         return {**element, "mask": draw(rng, name, None)[..., None]}
 
-    length = -(-SHUFFLED // len(source)) * len(source)
+    length = -(-MIN_SHUFFLED // len(source)) * len(source)
     batches = (
         grain.MapDataset.range(length)
         .seed(seed)
         .shuffle()
-        # Endless: without a number, grain cannot count the batches of one image.
+        # Endless; without a number, grain fails to count the batches of one image.
         .repeat(2**62 // length)
         .random_map(read)
         .batch(batch_size)
     )
     threads = thread_count(config)
-    options = grain.ReadOptions(threads, threads + AHEAD)
+    options = grain.ReadOptions(threads, threads + PREFETCHED)
     return iter(batches[process_index::process_count].to_iter_dataset(options))
 
 
@@ -121,12 +85,12 @@ def eval_batches(
 ) -> Iterator[dict[str, Any]]:
     """Up to `num` held-out images in order, each with a mask fixed by seed and index.
 
-    As `train_batches`, and `name` (list of str) and `valid` (bool [b]): the last batch
-    is filled up with copies of its last image, which are not valid. Images that cannot
-    be read are left out.
+    The entries are those of `train_batches`, `name` (list of str) and `valid` (bool
+    [b]): the last batch is padded with copies of its last image, which are not valid.
+    Images that cannot be read are skipped.
 
     Raises:
-      UserError: when there is no held-out image, or a setting cannot work.
+      UserError: if there is no held-out image, or a setting cannot work.
     """
     size = as_size(image_size)
     draw = mask_drawer(config, size)
@@ -157,7 +121,7 @@ def eval_batches(
 
 
 def collate(elements: list[Element], batch_size: int) -> dict[str, Any]:
-    """Stacks elements, the last one repeated up to the batch size."""
+    """Stack elements; the last one is repeated up to the batch size."""
     full = elements + elements[-1:] * (batch_size - len(elements))
     batch: dict[str, Any] = {
         key: np.stack([element[key] for element in full])
@@ -170,91 +134,12 @@ def collate(elements: list[Element], batch_size: int) -> dict[str, Any]:
 
 
 def as_size(image_size: int | tuple[int, int]) -> Size:
-    """Height and width."""
+    """Height and width of `image_size`, which is one number or both."""
     if isinstance(image_size, int):
         return image_size, image_size
     return int(image_size[0]), int(image_size[1])
 
 
 def thread_count(config: DataConfig) -> int:
-    """`config.threads`, but no more than twice the cores: more only wait for them."""
+    """`config.threads`, but at most twice the number of cores, as more only wait."""
     return max(1, min(config.threads, 2 * core_count()))
-
-
-# ---- masks of a config ----
-
-Draw = Callable[
-    [np.random.Generator, str, int | None], UInt8[np.ndarray, "h w"]
-]  # generator, image's name, its index at evaluation (None in training)
-
-
-def mask_drawer(config: DataConfig, size: Size) -> Draw:
-    """One of `config.masks` an image, drawn uniformly.
-
-    `files` takes those at `config.mask_path`: at random in training; at evaluation the
-    one called as the image, or else the one at its index, counted around. Of aligned
-    pairs everything is hidden, and there is no choice.
-
-    Raises:
-      UserError: for unknown names, none, or `files` without files; any, for pairs.
-    """
-    names = list(config.masks)
-    if config.name == "aligned":
-        if names:
-            raise UserError(
-                f"config.data.masks is {', '.join(names)}; leave it empty for aligned "
-                "pairs, of which the whole image is made"
-            )
-        return lambda rng, image, index: np.zeros(size, np.uint8)
-    if not names:
-        raise UserError(
-            f"config.data.masks is empty; give some of {', '.join(masks.NAMES)}, {FILES}"
-        )
-    low, high = config.hole_ratio
-    for name in names:
-        if name != FILES:
-            masks.make(name, size, np.random.default_rng(0), (low, high))
-    files = FileMasks(config.mask_path, size) if FILES in names else None
-
-    def draw(
-        rng: np.random.Generator, image: str, index: int | None
-    ) -> UInt8[np.ndarray, "h w"]:
-        name = names[int(rng.integers(len(names)))] if len(names) > 1 else names[0]
-        if name == FILES and files is not None:
-            return files.draw(rng, image, index)
-        return masks.make(name, size, rng, (low, high))
-
-    return draw
-
-
-class FileMasks:
-    """Mask files; what may not be meant is said once a file.
-
-    Raises:
-      UserError: when there is none.
-    """
-
-    def __init__(self, path: str, size: Size):
-        self.size = size
-        self.paths = list_images(path, "config.data.mask_path")
-        self.places = {path.stem: i for i, path in enumerate(self.paths)}
-        self.said: set[Path] = set()
-        self.load(0)
-
-    def load(self, place: int) -> UInt8[np.ndarray, "h w"]:
-        """The mask at a place of the sorted list."""
-        path = self.paths[place]
-        mask, warnings = masks.load_mask(path, self.size)
-        if path not in self.said:
-            self.said.add(path)
-            for warning in warnings:
-                say(warning)
-        return mask
-
-    def draw(
-        self, rng: np.random.Generator, image: str, index: int | None
-    ) -> UInt8[np.ndarray, "h w"]:
-        """At random where `index` is None, else by the image's name, else by index."""
-        if index is None:
-            return self.load(int(rng.integers(len(self.paths))))
-        return self.load(self.places.get(image, index % len(self.paths)))

@@ -14,18 +14,13 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.completion import Drawn
+from picjax.completion import Completions, check_finite
 from picjax.data import pipeline, sources
 from picjax.data.decode import list_images, say
 from picjax.evaluation.metrics.suite import Group, choose
-from picjax.inputs import (
-    find_images,
-    match_masks,
-    read_image,
-    read_known,
-    refuse_same,
-)
-from picjax.model import Model, fit, paste, refuse_nan
+from picjax.images import check_unique, find_images, fit, paste, read_image
+from picjax.masks import match_masks, resolve
+from picjax.model import Model
 
 BATCH = 8  # images completed at once on a device
 
@@ -76,7 +71,7 @@ def model_groups(
     batches = pipeline.eval_batches(
         model.config.data, model.size, batch_size, images, seed
     )
-    pending: tuple[dict[str, Any], Drawn] | None = None
+    pending: tuple[dict[str, Any], Completions] | None = None
     skip = start
     for batch in batches:
         if skip >= (valid := int(batch["valid"].sum())):
@@ -84,20 +79,20 @@ def model_groups(
             continue
         batch["valid"][np.flatnonzero(batch["valid"])[:skip]] = False
         skip = 0
-        given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
-        pair = batch["image"], batch["mask"]
-        drawn = model.sample(*pair, num, seed, best_of, given, raw)
+        drawn = model.sample(
+            batch, num, seed, num_candidates=best_of, composite=not raw
+        )
         if pending is not None:
             yield from _unpack(*pending)
         if model.has_likelihood:
-            batch |= model.evaluate(*pair, seed, given)
+            batch |= model.evaluate(batch, seed)
         pending = batch, drawn
     if pending is not None:
         yield from _unpack(*pending)
 
 
-def _unpack(batch: dict[str, Any], drawn: Drawn) -> Iterator[Group]:
-    refuse_nan(drawn, [f"'{name}'" for name in batch["name"]])
+def _unpack(batch: dict[str, Any], drawn: Completions) -> Iterator[Group]:
+    check_finite(drawn, [f"'{name}'" for name in batch["name"]])
     yield from batch_groups(batch, np.asarray(drawn.pixels))
 
 
@@ -155,8 +150,11 @@ def own_size_groups(
         # Filled up with the last, so that nothing compiles anew.
         fitted += fitted[-1:] * (batch_size - len(fitted))
         small, known = (np.stack(x) for x in zip(*fitted, strict=True))
-        drawn = model.sample(small, known[..., None], num, seed, best_of, None, raw)
-        refuse_nan(drawn._replace(finite=drawn.finite[: len(names)]), names)
+        small_batch = {"image": small, "mask": known[..., None]}
+        drawn = model.sample(
+            small_batch, num, seed, num_candidates=best_of, composite=not raw
+        )
+        check_finite(drawn._replace(finite=drawn.finite[: len(names)]), names)
         pixels = np.asarray(drawn.pixels)
         for name, truth, known, made in zip(
             names, truths, knowns, pixels, strict=False
@@ -213,7 +211,7 @@ def find_pairs(
     truths = [path for path in reals if path.stem.endswith("_truth")]
     names = {path.stem.removesuffix("_truth"): path for path in truths or reals}
     if len(names) < len(truths or reals):
-        refuse_same([path.stem for path in truths or reals], "--real holds {} images")
+        check_unique([path.stem for path in truths or reals], "--real holds {} images")
     root = Path(fake)
     if not root.is_dir():
         raise UserError(f"--fake '{fake}' does not exist as a folder; give one")
@@ -306,7 +304,7 @@ def folder_groups(
                 )
         mask, stack = None, np.stack(samples)
         if pair.mask is not None:
-            known, warnings = read_known(pair.mask, truth, seed, invert)
+            known, warnings = resolve(pair.mask, truth, seed, invert=invert)
             for warning in dict.fromkeys(warnings):
                 if warning not in said:
                     say(warning)

@@ -12,12 +12,12 @@ import numpy as np
 
 from picjax import sharding
 from picjax.cli import UserError
-from picjax.completion import make_draw, visible
+from picjax.completion import CONDITIONS, check_finite, make_draw, visible_part
 from picjax.data import pipeline
 from picjax.evaluation.examples import BATCH, batch_groups
 from picjax.evaluation.metrics import select, suite
 from picjax.evaluation.metrics.networks import Settings
-from picjax.model import refuse_nan
+from picjax.images import to_float
 from picjax.system import Config, State, System, image_shape, inference_variables
 
 PREFIX = "eval/"
@@ -112,11 +112,12 @@ def make_watcher(
     layout = sharding.batch_sharding(mesh) if even else sharding.replicated(mesh)
     whole = sharding.replicated(mesh)  # every process counts all of it
     key = jax.random.key(0)
-    draw = jax.jit(make_draw(system), static_argnums=(3, 4, 5), out_shardings=whole)
+    static = ("n", "num_candidates", "composite")
+    draw = jax.jit(make_draw(system), static_argnames=static, out_shardings=whole)
     size = image_shape(config)
 
     def evaluate(variables, batch):
-        return system.evaluate(variables, pipeline.to_float(batch), key)
+        return system.evaluate(variables, to_float(batch), key)
 
     score = jax.jit(evaluate, out_shardings=whole)
 
@@ -135,12 +136,12 @@ def make_watcher(
         for metric, nothing in zip(metrics, empty, strict=True):
             metric.restore(nothing)
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
-            given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
-            seen = place(visible(batch["image"], batch["mask"], given))
-            drawn = draw(variables, seen, key, num, num, False)
-            refuse_nan(drawn, [f"'{name}'" for name in batch["name"]])
+            visible = place(visible_part(batch))
+            drawn = draw(variables, visible, key, n=num, num_candidates=num)
+            check_finite(drawn, [f"'{name}'" for name in batch["name"]])
             if "likelihood" in names:
-                shown = {"image": batch["image"], "mask": batch["mask"], **given}
+                names_shown = ("image", "mask", *CONDITIONS)
+                shown = {name: batch[name] for name in names_shown if name in batch}
                 batch |= jax.device_get(score(variables, place(shown)))
             for group in batch_groups(batch, np.asarray(drawn.pixels)):
                 for metric in metrics:

@@ -27,7 +27,7 @@ from picjax.data.decode import say
 from picjax.evaluation.examples import size
 from picjax.evaluation.metrics.suite import Group, Metric, Result
 from picjax.evaluation.report.gallery import Gallery
-from picjax.progress import progress_bar
+from picjax.log import progress_bar
 
 PAUSE = 10.0  # seconds between two saves, at least
 SHARE = 0.05  # of the time that saving may take

@@ -20,7 +20,6 @@ from ml_collections import ConfigDict
 from picjax import __version__, masks
 from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
-from picjax.data import pipeline
 from picjax.data.decode import list_images
 from picjax.evaluation import examples as groups
 from picjax.evaluation import protocols
@@ -28,7 +27,7 @@ from picjax.evaluation.metrics import select, suite
 from picjax.evaluation.metrics.networks import Settings
 from picjax.evaluation.metrics.networks import check as check_settings
 from picjax.evaluation.run import Subject
-from picjax.model import Model, load, refuse_mask, translates
+from picjax.model import Model, check_mask_given, load, translates
 from picjax.system import Config, image_shape
 
 IMAGES = 100  # of a run, where nothing else is said
@@ -52,7 +51,7 @@ def of_run(
     if args.real:
         use_images(model.config, args.real)
     if model.translates:
-        refuse_mask(True, args.mask)
+        check_mask_given(True, args.mask)
     elif args.mask:
         use_masks(model.config, args.mask)
     elif preset is not None and preset.masks and manifest is None:
@@ -142,7 +141,7 @@ def use_masks(config: ConfigDict, mask: str | Sequence[str]) -> None:
       UserError: for a name that there is none of.
     """
     if isinstance(mask, str) and Path(mask).exists():
-        change = {"data.masks": (pipeline.FILES,), "data.mask_path": mask}
+        change = {"data.masks": (masks.FILES,), "data.mask_path": mask}
     else:
         names = (mask,) if isinstance(mask, str) else tuple(mask)
         for name in names:
@@ -306,7 +305,7 @@ def files_of(data: Config) -> list[Path]:
     """The files that a config's held-out images and masks are in."""
     # TFDS: `eval_path` is the name of a part of what is at `path`.
     held_out = [p for p in (data.eval_path, data.path) if p and Path(p).exists()][:1]
-    of_masks = [data.mask_path] if pipeline.FILES in data.masks else []
+    of_masks = [data.mask_path] if masks.FILES in data.masks else []
     found: list[Path] = []
     for place in (*held_out, *of_masks):
         if Path(place).is_dir():

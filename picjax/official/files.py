@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from picjax.cli import UserError
 
@@ -78,7 +79,7 @@ def _load(torch: Any, path: Path) -> Any:
         raise UserError(f"'{path}' {_refusal(error)}") from error
 
 
-def write(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+def write(path: epath.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
     """Writes a state_dict in the legacy format, which every PyTorch since 0.4 reads.
 
     Names that share an array share a tensor in the file, too.

@@ -10,6 +10,7 @@ from PIL import Image
 
 from picjax.cli import UserError
 from picjax.data import pipeline, scenes
+from picjax.images import to_float
 
 SIZE, BATCH = 32, 4
 
@@ -94,7 +95,7 @@ def test_processes_together_see_what_one_sees(folder):
 
 
 def test_an_epoch_has_every_image_as_often(folder, monkeypatch):
-    monkeypatch.setattr(pipeline, "SHUFFLED", 80)
+    monkeypatch.setattr(pipeline, "MIN_SHUFFLED", 80)
     data = config("folder", path=str(folder), eval_path=str(folder))
     seen = np.concatenate([b["image"][:, 0, 0, 0] for b in take(data, 20)])
     assert (np.bincount(seen, minlength=40) == 2).all()
@@ -152,7 +153,7 @@ def test_to_float():
         "mask": image[..., :1] > 99,
         "scene": np.array([3], np.int32),
     }
-    out = jax.jit(pipeline.to_float)(batch)
+    out = jax.jit(to_float)(batch)
     assert out["image"].min() == -1 and out["image"].max() == 1
     assert out["image"].dtype == out["mask"].dtype == np.float32
     np.testing.assert_array_equal(np.round((out["image"] + 1) * 127.5), image)
@@ -184,7 +185,7 @@ def test_pairs_are_augmented_alike_and_hidden_whole(pairs):
         assert batch["condition"][:, 0].mean() < 128 < batch["image"][:, 0].mean()
     assert (batches[0]["condition"][0] != batches[1]["condition"][0]).any()
     same(batches, take(data, 4))
-    floats = jax.jit(pipeline.to_float)(batches[0])
+    floats = jax.jit(to_float)(batches[0])
     np.testing.assert_allclose(floats["condition"], -floats["image"], atol=0.01)
 
 

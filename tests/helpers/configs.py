@@ -22,4 +22,10 @@ def make_batch(size: int, b: int = 2):
     mask = np.ones((b, size, size, 1), np.float32)
     mask[:, size // 4 : -size // 4, size // 4 : -size // 4] = 0
     image = rng.uniform(-1, 1, (b, size, size, 3)).astype(np.float32)
-    return {"image": jnp.asarray(image), "mask": jnp.asarray(mask)}
+    # Two instances of class 0 at the left, one of class 1 at the right.
+    instance = np.zeros((b, size, size), np.int32)
+    instance[:, size // 2 :] = 1
+    instance[:, :, size // 2 :] = 2
+    label = (instance == 2).astype(np.int32)
+    arrays = {"image": image, "mask": mask, "label": label, "instance": instance}
+    return {name: jnp.asarray(array) for name, array in arrays.items()}

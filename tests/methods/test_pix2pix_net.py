@@ -1,4 +1,4 @@
-"""Pix2Pix's networks: where they drop, where they have biases, how far they see."""
+"""Pix2Pix's networks: dropout layers, biases, official names, receptive fields."""
 
 from functools import partial
 from typing import Any
@@ -25,16 +25,16 @@ X = jax.random.uniform(KEY, (2, 32, 32, 3), minval=-1)
         (3, [], [2, 1]),
     ],
 )
-def test_dropping_levels(levels: int, official: list[int], paper: list[int]) -> None:
+def test_dropout_levels(levels: int, official: list[int], paper: list[int]) -> None:
     cases: Any = (("official", official), ("paper", paper), ("none", []))
     for dropout, expected in cases:
         net = pix2pix.UnetGenerator(levels=levels, dropout=dropout)
-        assert net.dropping() == expected
+        assert net.dropout_levels() == expected
         assert len(net.keep_shapes(256, 256)) == len(expected)
 
 
-def test_dropout_halves_or_doubles() -> None:
-    """With every unit kept the image differs from none dropped: what stays is doubled."""
+def test_kept_units_are_doubled() -> None:
+    """Masks of 1/2 undo the factor 2, which masks of 1 leave visible."""
     net: Any = pix2pix.UnetGenerator(width=4, levels=5, norm="none", dropout="paper")
     variables = net.init(KEY, X, (), False)
     keep = [jnp.ones((2, *shape)) for shape in net.keep_shapes(32, 32)]
@@ -48,11 +48,13 @@ def test_dropout_halves_or_doubles() -> None:
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate", "zero"])
 @pytest.mark.parametrize("dropout", ["none", "official"])
-def test_resnet_names_shift_and_come_back(padding: Any, dropout: Any) -> None:
+def test_resnet_names_shift_with_padding_and_dropout(
+    padding: Any, dropout: Any
+) -> None:
     net: Any = pix2pix.ResnetGenerator(
         width=2, blocks=1, padding=padding, dropout=dropout, norm="batch"
     )
-    shapes = jax.eval_shape(partial(net.init, update_stats=False), KEY, X, ())
+    shapes = jax.eval_shape(partial(net.init, train=False), KEY, X, ())
     count = iter(range(1000))
     variables = jax.tree.map(lambda s: np.full(s.shape, next(count), s.dtype), shapes)
     official = to_official(variables, table(net))
@@ -68,7 +70,7 @@ def test_resnet_names_shift_and_come_back(padding: Any, dropout: Any) -> None:
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
-def test_paddings_differ_at_the_border_alone() -> None:
+def test_paddings_differ_only_at_the_border() -> None:
     images = {}
     for padding in ("reflect", "replicate", "zero"):
         net: Any = pix2pix.ResnetGenerator(
@@ -82,33 +84,33 @@ def test_paddings_differ_at_the_border_alone() -> None:
 
 
 @pytest.mark.parametrize("norm", ["batch", "instance", "none"])
-def test_bias_adds_those_that_no_norm_replaces(norm: Any) -> None:
+def test_bias_is_added_where_no_norm_makes_it_redundant(norm: Any) -> None:
     def biased(net: Any) -> set[str]:
-        init = partial(net.init, update_stats=False)
+        init = partial(net.init, train=False)
         params = jax.eval_shape(init, KEY, X)["params"]
         return {name for name, p in params.items() if "bias" in p and "kernel" in p}
 
     shared: Any = {"width": 4, "norm": norm}
     official = biased(pix2pix.PixelDiscriminator(**shared))
-    repaired = biased(pix2pix.PixelDiscriminator(bias=True, **shared))
+    extended = biased(pix2pix.PixelDiscriminator(bias=True, **shared))
     every = {"conv0", "conv1", "conv2"}
     assert official == (every if norm == "instance" else {"conv0"})
-    assert repaired == (every - {"conv1"} if norm == "batch" else every)
+    assert extended == (every - {"conv1"} if norm == "batch" else every)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_patches_are_as_wide_as_published(layers: int) -> None:
-    """The pixels with a slope to the score in the middle."""
+    """Measured by the gradient of the score in the middle."""
     net: Any = pix2pix.PatchDiscriminator(width=2, layers=layers, norm="none")
     x = jnp.zeros((1, 96, 96, 1))
-    variables = jax.jit(partial(net.init, update_stats=False))(KEY, x)
-    scores = jax.eval_shape(partial(net.apply, update_stats=False), variables, x)
+    variables = jax.jit(partial(net.init, train=False))(KEY, x)
+    scores = jax.eval_shape(partial(net.apply, train=False), variables, x)
     assert scores.shape[1] == net.map_side(96)
     middle = scores.shape[1] // 2
 
     def score(x: jax.Array) -> jax.Array:
         return net.apply(variables, x, False)[0, middle, middle, 0]
 
-    slope = jax.jit(jax.grad(score))(x)
-    reached = np.flatnonzero(np.abs(slope).sum((0, 2, 3)))
-    assert np.ptp(reached) + 1 == {1: 16, 2: 34, 3: 70}[layers]
+    gradient = jax.jit(jax.grad(score))(x)
+    rows = np.flatnonzero(np.abs(gradient).sum((0, 2, 3)))
+    assert np.ptp(rows) + 1 == {1: 16, 2: 34, 3: 70}[layers]

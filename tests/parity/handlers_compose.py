@@ -6,8 +6,8 @@ from fixture import Fixture, nchw
 from PIL import Image
 
 from picjax import compose
-from picjax.data.pipeline import to_float, to_uint8
 from picjax.data.transforms import middle_square
+from picjax.images import to_float, to_uint8
 
 
 def cases(fixture: Fixture) -> list[str]:

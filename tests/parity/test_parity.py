@@ -8,7 +8,11 @@ import pytest
 from fixture import Fixture
 
 # `meta["system"]` in lower case -> the module whose CHECKS maps a kind to its check.
-MODULES: dict[str, str] = {}
+MODULES: dict[str, str] = {
+    "pix2pix": "pix2pix",
+    "inade": "inade",
+    "posterior": "posterior",
+}
 # Transitional: by file name.
 BY_FILE = (
     "handlers_networks",
@@ -16,7 +20,6 @@ BY_FILE = (
     "handlers_losses",
     "handlers_masks",
     "handlers_steps",
-    "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_metrics",
     "handlers_compose",

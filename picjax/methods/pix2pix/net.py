@@ -1,11 +1,12 @@
-"""Pix2Pix's networks (Isola et al., CVPR 2017, arXiv 1611.07004; specification, 2, 3).
+"""Pix2Pix's networks (Isola et al., CVPR 2017, arXiv 1611.07004).
 
-Generators take the condition [b h w c] and give an image in [-1, 1]; discriminators take
-condition and image, concatenated in this order, and give a score map without a sigmoid.
+Generators map a condition [b h w c] to an image in [-1, 1]. Discriminators take the
+condition and the image, concatenated in this order along the channels, and return a map
+of scores without a final sigmoid.
 
-The only noise is dropout. It is handed in: `keep` holds a mask of 0 and 1 for each layer
-that drops, in the order in which they run, of the shapes `keep_shapes` says; an empty
-`keep` drops nothing. With `update_stats` batch norm uses the batch's own statistics.
+The only noise is dropout, and its masks are arguments: `keep` holds one 0/1 mask per
+dropout layer, in execution order, of the shapes that `keep_shapes` lists; with an empty
+`keep` nothing is dropped. With `train`, batch norm uses the statistics of the batch.
 """
 
 from collections.abc import Sequence
@@ -23,19 +24,22 @@ Norm = Literal["batch", "instance", "none"]
 Padding = Literal["reflect", "replicate", "zero"]
 Dropout = Literal["none", "official", "paper"]
 Keep = Sequence[Float[Array, "b _h _w _c"]]
-_PAD = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
-PAPER_DROPS = 3  # the innermost decoder levels that drop in the paper's own code
+_PAD_MODES = {"reflect": "reflect", "replicate": "edge", "zero": "constant"}
+PAPER_DROPOUT_LEVELS = 3  # innermost decoder levels with dropout in the Lua original
+MAX_LEVELS = 8
 
 
 class _Net(nn.Module):
-    """What the four have in common.
+    """What the two generators and the two discriminators share.
 
     Attributes:
       width: channels of the first layer (ngf, ndf).
-      norm: `instance` has neither scale nor bias; convolutions have a bias with it only.
-      bias: gives one, too, to convolutions that no norm follows, where the original has
-        none (all under norm `none`, the pixel discriminator's last under `batch`).
-      rule, gain: how weights start.
+      norm: `instance` has neither scale nor bias; convolutions in front of a norm have
+        a bias with `instance` only.
+      bias: adds a bias to the convolutions that no norm follows and that have none in
+        the original (all with norm `none`, the pixel discriminator's last with `batch`).
+      rule, gain: how the weights are initialised.
+      dtype: dtype of computation.
     """
 
     width: int = 64
@@ -58,7 +62,7 @@ class _Net(nn.Module):
         geometry: tuple[int, int, int],
         use_bias: bool,
     ) -> Array:
-        """A convolution of (kernel, stride, padding)."""
+        """A convolution; `geometry` is (kernel, stride, padding)."""
         kernel, stride, padding = geometry
         conv = Conv(
             features,
@@ -71,7 +75,7 @@ class _Net(nn.Module):
             padding=padding,
             name=name,
         )
-        return conv(x, update_stats=False)
+        return conv(x, 0)
 
     def _up(
         self, x: Array, name: str, features: int, kernel: int, use_bias: bool
@@ -86,33 +90,36 @@ class _Net(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-        return conv(x, update_stats=False)
+        return conv(x, 0)
 
-    def _norm(self, x: Array, name: str, update_stats: int) -> Array:
+    def _norm(self, x: Array, name: str, train: bool) -> Array:
         if self.norm == "none":
             return x
         if self.norm == "instance":
             return InstanceNorm(affine=False, dtype=self.dtype, name=name)(x)
-        start = scale_init(self.gain)
-        norm = BatchNorm(scale_init=start, dtype=self.dtype, name=name)
-        return norm(x, update_stats)
+        norm = BatchNorm(scale_init=scale_init(self.gain), dtype=self.dtype, name=name)
+        return norm(x, train)
 
 
 # ---- generators ----
 
 
 def _drop(x: Array, keep: Array) -> Array:
-    """Dropout of rate 1/2."""
+    """Dropout with rate 1/2."""
     return 2 * x * keep.astype(x.dtype)
 
 
 class UnetGenerator(_Net):
     """Halves the image `levels` times and doubles it again, with a skip at each size.
 
-    The innermost level has no norm before its activation. `dropout` says which decoder
-    levels drop: `official` those of the PyTorch code, all with the widest skips but the
-    innermost (none with 5 levels, three with 8); `paper` the three innermost, as in the
-    paper's own code.
+    The innermost level has no norm before its activation.
+
+    Attributes:
+      levels: number of halvings.
+      out: channels of the image.
+      dropout: which decoder levels have dropout. `official`: those of the PyTorch code,
+        the levels of full width except the innermost (none with 5 levels, three with
+        8). `paper`: the three innermost, as in the Lua code of the paper.
     """
 
     levels: int = 8
@@ -123,37 +130,39 @@ class UnetGenerator(_Net):
         """Channels after each halving."""
         return [self.width * min(2**i, 8) for i in range(self.levels)]
 
-    def dropping(self) -> list[int]:
-        """Levels whose decoder drops, innermost first; level 0 is the outermost."""
+    def dropout_levels(self) -> list[int]:
+        """Decoder levels with dropout, innermost first; level 0 is the outermost."""
         last = self.levels - 1
         if self.dropout == "official":
             return list(range(last - 1, 3, -1))
         if self.dropout == "paper":
-            return list(range(last, max(last - PAPER_DROPS, 0), -1))
+            return list(range(last, max(last - PAPER_DROPOUT_LEVELS, 0), -1))
         return []
 
     def keep_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
-        """Height, width, channels of each keep mask for images of a size."""
+        """(height, width, channels) of each dropout mask for images of this size."""
         channels = self.widths()
-        return [(height >> i, width >> i, channels[i - 1]) for i in self.dropping()]
+        return [
+            (height >> i, width >> i, channels[i - 1]) for i in self.dropout_levels()
+        ]
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], keep: Keep, update_stats: int
+        self, x: Float[Array, "b h w c"], keep: Keep, train: bool
     ) -> Float[Array, "b h w d"]:
         last, widths, skips = self.levels - 1, self.widths(), []
         for i, features in enumerate(widths):
             normed = 0 < i < last
             x = nn.leaky_relu(x, 0.2) if i else x
             x = self._conv(x, f"down{i}", features, (4, 2, 1), self._has_bias(normed))
-            x = self._norm(x, f"down{i}_norm", update_stats) if normed else x
+            x = self._norm(x, f"down{i}_norm", train) if normed else x
             skips.append(x)
-        masks = dict(zip(self.dropping(), keep, strict=bool(keep)))
+        masks = dict(zip(self.dropout_levels(), keep, strict=bool(keep)))
         x = skips.pop()
         for i in range(last, 0, -1):
             use_bias = self._has_bias(True)
             x = self._up(nn.relu(x), f"up{i}", widths[i - 1], 4, use_bias)
-            x = self._norm(x, f"up{i}_norm", update_stats)
+            x = self._norm(x, f"up{i}_norm", train)
             x = _drop(x, masks[i]) if i in masks else x
             x = jnp.concatenate([skips.pop(), x], -1)
         x = self._up(nn.relu(x), "up0", self.out, 4, True)
@@ -161,10 +170,13 @@ class UnetGenerator(_Net):
 
 
 class ResnetGenerator(_Net):
-    """Two halvings, residual blocks, two doublings; nothing bypasses the middle.
+    """Two halvings, residual blocks and two doublings, without long skips.
 
-    Any `dropout` but `none` puts one into every block. `padding` is the blocks'; both
-    7 x 7 convolutions always reflect.
+    Attributes:
+      blocks: number of residual blocks.
+      out: channels of the image.
+      dropout: every value except `none` puts dropout into each block.
+      padding: of the blocks; both 7 x 7 convolutions always use reflection.
     """
 
     blocks: int = 9
@@ -173,37 +185,35 @@ class ResnetGenerator(_Net):
     padding: Padding = "reflect"
 
     def keep_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
-        """Height, width, channels of each keep mask for images of a size."""
+        """(height, width, channels) of each dropout mask for images of this size."""
         shape = (height // 4, width // 4, 4 * self.width)
         return [] if self.dropout == "none" else [shape] * self.blocks
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], keep: Keep, update_stats: int
+        self, x: Float[Array, "b h w c"], keep: Keep, train: bool
     ) -> Float[Array, "b h w d"]:
         use_bias, width = self._has_bias(True), self.width
         x = self._conv(_pad(x, 3, "reflect"), "first", width, (7, 1, 0), use_bias)
-        x = nn.relu(self._norm(x, "first_norm", update_stats))
+        x = nn.relu(self._norm(x, "first_norm", train))
         for i in (1, 2):
             x = self._conv(x, f"down{i}", width << i, (3, 2, 1), use_bias)
-            x = nn.relu(self._norm(x, f"down{i}_norm", update_stats))
+            x = nn.relu(self._norm(x, f"down{i}_norm", train))
         masks = dict(enumerate(keep))
         for i in range(self.blocks):
-            x = x + self._block(x, f"block{i}", masks.get(i), update_stats)
+            x = x + self._block(x, f"block{i}", masks.get(i), train)
         for i in (2, 1):
             x = self._up(x, f"up{i}", width << (i - 1), 3, use_bias)
-            x = nn.relu(self._norm(x, f"up{i}_norm", update_stats))
+            x = nn.relu(self._norm(x, f"up{i}_norm", train))
         x = self._conv(_pad(x, 3, "reflect"), "last", self.out, (7, 1, 0), True)
         return jnp.tanh(x.astype(jnp.float32))
 
-    def _block(
-        self, x: Array, name: str, keep: Array | None, update_stats: int
-    ) -> Array:
+    def _block(self, x: Array, name: str, keep: Array | None, train: bool) -> Array:
         features, use_bias = x.shape[-1], self._has_bias(True)
         for i in (1, 2):
             x = _pad(x, 1, self.padding)
             x = self._conv(x, f"{name}_conv{i}", features, (3, 1, 0), use_bias)
-            x = self._norm(x, f"{name}_norm{i}", update_stats)
+            x = self._norm(x, f"{name}_norm{i}", train)
             if i == 1:
                 x = nn.relu(x)
                 x = x if keep is None else _drop(x, keep)
@@ -211,53 +221,61 @@ class ResnetGenerator(_Net):
 
 
 def _pad(x: Array, by: int, padding: Padding) -> Array:
-    return jnp.pad(x, ((0, 0), (by, by), (by, by), (0, 0)), _PAD[padding])
+    return jnp.pad(x, ((0, 0), (by, by), (by, by), (0, 0)), _PAD_MODES[padding])
 
 
 # ---- discriminators ----
 
 
 class PatchDiscriminator(_Net):
-    """Scores overlapping patches: `layers` halvings, 70 pixels wide with the usual 3."""
+    """Scores overlapping patches.
+
+    Attributes:
+      layers: number of halvings; with 3, the default, a patch is 70 pixels wide.
+    """
 
     layers: int = 3
 
     def map_side(self, side: int) -> int:
-        """Scores along a side of the image; below 1 the image is too small."""
+        """Number of scores along a side of the image; 0 or less: it is too small."""
         return (side >> self.layers) - 2
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int
+        self, x: Float[Array, "b h w c"], train: bool
     ) -> Float[Array, "b i j 1"]:
         x = nn.leaky_relu(self._conv(x, "conv0", self.width, (4, 2, 1), True), 0.2)
         for i in range(1, self.layers + 1):
             features, stride = self.width * min(2**i, 8), 2 if i < self.layers else 1
             geometry = (4, stride, 1)
             x = self._conv(x, f"conv{i}", features, geometry, self._has_bias(True))
-            x = nn.leaky_relu(self._norm(x, f"norm{i}", update_stats), 0.2)
+            x = nn.leaky_relu(self._norm(x, f"norm{i}", train), 0.2)
         x = self._conv(x, f"conv{self.layers + 1}", 1, (4, 1, 1), True)
         return x.astype(jnp.float32)
 
 
 class PixelDiscriminator(_Net):
-    """Scores each pixel by itself."""
+    """Scores each pixel independently of the others."""
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int
+        self, x: Float[Array, "b h w c"], train: bool
     ) -> Float[Array, "b h w 1"]:
-        one = (1, 1, 0)
-        x = nn.leaky_relu(self._conv(x, "conv0", self.width, one, True), 0.2)
-        x = self._conv(x, "conv1", 2 * self.width, one, self._has_bias(True))
-        x = nn.leaky_relu(self._norm(x, "norm1", update_stats), 0.2)
-        x = self._conv(x, "conv2", 1, one, self._has_bias(False))
+        pointwise = (1, 1, 0)
+        x = nn.leaky_relu(self._conv(x, "conv0", self.width, pointwise, True), 0.2)
+        x = self._conv(x, "conv1", 2 * self.width, pointwise, self._has_bias(True))
+        x = nn.leaky_relu(self._norm(x, "norm1", train), 0.2)
+        x = self._conv(x, "conv2", 1, pointwise, self._has_bias(False))
         return x.astype(jnp.float32)
 
 
-def halvings(height: int, width: int) -> int:
-    """How often a U-Net may halve an image: while both sides stay even, at most 8."""
+Generator = UnetGenerator | ResnetGenerator
+Discriminator = PatchDiscriminator | PixelDiscriminator
+
+
+def max_levels(height: int, width: int) -> int:
+    """How often a U-Net can halve an image: while both sides stay even, at most 8."""
     count = 0
-    while count < 8 and height % 2 == width % 2 == 0:
+    while count < MAX_LEVELS and height % 2 == width % 2 == 0:
         height, width, count = height // 2, width // 2, count + 1
     return count

@@ -1,13 +1,14 @@
-"""Pix2Pix's official names, made from a network's structure, and its files.
+"""Names of Pix2Pix's parameters in the official PyTorch files.
 
-The U-Net's names nest: each level is inside the one around it. In a ResNet's block, the
-indices shift with what is in front of a layer (padding of its own, dropout).
+They follow from a network's structure. The U-Net's names nest: each level is inside the
+one around it. In a block of the ResNet, the indices shift with the layers in front of a
+convolution (explicit padding, dropout).
 """
 
 from typing import Any
 
 from picjax.cli import UserError
-from picjax.methods.pix2pix import system as pix2pix
+from picjax.methods.pix2pix.build import networks
 from picjax.methods.pix2pix.net import (
     PatchDiscriminator,
     PixelDiscriminator,
@@ -25,30 +26,30 @@ from picjax.official.mapping import (
 from picjax.system import Config, image_shape
 
 FILES = {"G": "generator", "D": "discriminator"}
-FEWEST_LEVELS = 5  # of the original's U-Net
+MIN_LEVELS = 5  # of the original's U-Net
 
 
 def tables(config: Config) -> dict[str, Table]:
-    """The table of each net of a config.
+    """The table of each network of a config.
 
     Raises:
       UserError: for networks that the original does not have.
     """
-    if config.model.norm != "instance":  # with it there are biases everywhere
+    if config.model.norm != "instance":  # which has a bias everywhere
         check_original(config, {"model.bias": False})
-    nets = pix2pix.networks(config.model, image_shape(config))
+    nets = networks(config.model, image_shape(config))
     generator = nets["generator"]
-    if isinstance(generator, UnetGenerator) and generator.levels < FEWEST_LEVELS:
+    if isinstance(generator, UnetGenerator) and generator.levels < MIN_LEVELS:
         raise UserError(
             f"the U-Net of this config has {generator.levels} levels, where the original "
-            f"has at least {FEWEST_LEVELS}; only a run with the original's networks can "
+            f"has at least {MIN_LEVELS}; only a run with the original's networks can "
             "be converted"
         )
     return {name: table(net) for name, net in nets.items()}
 
 
 def table(net: Any) -> Table:
-    """The official names of a network of picjax.models.pix2pix."""
+    """The official names of a network of Pix2Pix."""
     return _TABLES[type(net)](net)
 
 
@@ -73,20 +74,20 @@ def _unet(net: UnetGenerator) -> Table:
 
 
 def _resnet(net: ResnetGenerator) -> Table:
-    ends = 10 + net.blocks  # the index after the last block
+    end = 10 + net.blocks  # the index after the last block
     sites = [
         *_pair("first", "first_norm", "model", 1),
         *_pair("down1", "down1_norm", "model", 4),
         *_pair("down2", "down2_norm", "model", 7),
-        Site("up2", (f"model.{ends}",), CONV_TRANSPOSED),
-        Site("up2_norm", (f"model.{ends + 1}",), NORM),
-        Site("up1", (f"model.{ends + 3}",), CONV_TRANSPOSED),
-        Site("up1_norm", (f"model.{ends + 4}",), NORM),
-        Site("last", (f"model.{ends + 7}",), CONV),
+        Site("up2", (f"model.{end}",), CONV_TRANSPOSED),
+        Site("up2_norm", (f"model.{end + 1}",), NORM),
+        Site("up1", (f"model.{end + 3}",), CONV_TRANSPOSED),
+        Site("up1_norm", (f"model.{end + 4}",), NORM),
+        Site("last", (f"model.{end + 7}",), CONV),
     ]
     pad, drop = net.padding != "zero", net.dropout != "none"
     first = int(pad)
-    second = first + 3 + drop + pad  # after convolution, norm, ReLU
+    second = first + 3 + drop + pad  # 3: convolution, norm, ReLU
     for i in range(net.blocks):
         block = f"model.{10 + i}.conv_block"
         for j, index in ((1, first), (2, second)):
@@ -100,11 +101,11 @@ def _patch(net: PatchDiscriminator) -> Table:
         for i in range(1, net.layers + 1)
         for site in _pair(f"conv{i}", f"norm{i}", "model", 3 * i - 1)
     ]
-    ends = net.layers + 1
+    end = net.layers + 1
     return (
         Site("conv0", ("model.0",), CONV),
         *middle,
-        Site(f"conv{ends}", (f"model.{3 * ends - 1}",), CONV),
+        Site(f"conv{end}", (f"model.{3 * end - 1}",), CONV),
     )
 
 
@@ -116,11 +117,11 @@ def _pixel(net: PixelDiscriminator) -> Table:
     )
 
 
-def _pair(conv: str, norm: str, inside: str, index: int) -> tuple[Site, Site]:
-    """A convolution and the norm right after it."""
+def _pair(conv: str, norm: str, parent: str, index: int) -> tuple[Site, Site]:
+    """A convolution and the norm that follows it."""
     return (
-        Site(conv, (f"{inside}.{index}",), CONV),
-        Site(norm, (f"{inside}.{index + 1}",), NORM),
+        Site(conv, (f"{parent}.{index}",), CONV),
+        Site(norm, (f"{parent}.{index + 1}",), NORM),
     )
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array
 
 from picjax.cli import UserError
-from picjax.methods.pixelcnn.net import LEVELS, down_blocks, effective
+from picjax.methods.pixelcnn.layers import effective
+from picjax.methods.pixelcnn.net import LEVELS, down_blocks
 from picjax.official import files, tf_files
 from picjax.official.mapping import Leaf, Site, Table
 from picjax.system import Config

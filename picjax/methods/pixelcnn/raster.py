@@ -1,8 +1,7 @@
-"""Drawing an image in raster order, and which way to turn it so that this is exact.
+"""Samplers of an image in raster order from given uniforms.
 
-A model of each pixel given those before it completes a hole exactly when no known pixel
-comes after the first missing one: the network cannot look ahead. Of the eight ways to
-turn an image, some may bring the hole to the end.
+`naive` is the definition; `jacobi` reaches the same image by fixed-point iteration, and
+`cached.sample` by computing every feature once.
 """
 
 from collections.abc import Callable
@@ -19,14 +18,14 @@ Logits = Callable[[Array], Array]  # images [b h w c] -> logits [b h w m]
 
 
 class Noise(NamedTuple):
-    """Uniforms in (0, 1) of each pixel: of its component, and of its values."""
+    """Uniforms in (0, 1) for each pixel: for its component, and for its values."""
 
     mixture: Float[Array, "*n h w k"]
     value: Float[Array, "*n h w c"]
 
 
 def draw_noise(key: Array, size: tuple[int, ...], k: int, c: int) -> Noise:
-    """Uniforms as far from 0 and 1 as the official code keeps them."""
+    """Uniforms in [1e-5, 1 - 1e-5], as in the official code."""
     keys = jax.random.split(key)
     sizes = (*size, k), (*size, c)
     draws = (
@@ -38,9 +37,9 @@ def draw_noise(key: Array, size: tuple[int, ...], k: int, c: int) -> Noise:
 
 @jax.custom_batching.custom_vmap
 def anywhere(flags: Array) -> Array:
-    """Flags of one image that are true for any of those completed together.
+    """`flags`, or under `vmap` their logical or over the mapped axis.
 
-    Loops thus have the same bounds for all images of a `vmap`.
+    Loops thus have the same bounds for all images that are completed together.
     """
     return flags
 
@@ -57,14 +56,14 @@ def naive(
     noise: Noise,
     rounded: bool = False,
 ) -> Float[Array, "b h w c"]:
-    """The whole network for each pixel: slow, and what the others are tested against.
+    """Run the whole network for each pixel: slow, the reference of the tests.
 
     Args:
       logits: the network.
-      image: in [-1, 1]; what lies in the hole has no influence.
-      known: what is kept.
+      image: in [-1, 1]; missing pixels have no influence.
+      known: 1 = known pixel, which is kept.
       noise: [b h w ..].
-      rounded: draws are rounded to the 256 values.
+      rounded: whether draws are rounded to the 256 values.
     """
     height, width = image.shape[1:3]
 
@@ -86,9 +85,9 @@ def redraw(
     noise: Noise,
     rounded: bool = False,
 ) -> Float[Array, "b h w c"]:
-    """All missing pixels at once, each given those of `x` before it: a Jacobi step.
+    """One Jacobi step: draw all missing pixels, each given those of `x` before it.
 
-    Arguments as of `naive`.
+    The other arguments are those of `naive`.
     """
     return jnp.where(known, image, logistic.draw(logits(x), *noise, rounded))
 
@@ -100,63 +99,25 @@ def jacobi(
     noise: Noise,
     rounded: bool = False,
 ) -> tuple[Float[Array, "b h w c"], Int[Array, ""]]:
-    """Draws all pixels at once, again and again, until nothing changes.
+    """Repeat `redraw` until nothing changes: `naive`'s image in fewer passes.
 
-    With the same noise this ends at what `naive` gives: after i passes at least the
-    first i missing pixels are final. Arguments as there.
+    After i passes at least the first i missing pixels are final. The arguments are
+    those of `naive`.
 
     Returns:
-      images, and how many passes of the network they took (the last one finds that
-      nothing changes).
+      The images, and the number of passes (the last one changes nothing).
     """
-    most = jnp.logical_not(known).sum((1, 2, 3)).max() + 1
+    max_passes = jnp.logical_not(known).sum((1, 2, 3)).max() + 1
 
-    def going_on(state: tuple[Array, Array, Array]) -> Array:
+    def is_changing(state: tuple[Array, Array, Array]) -> Array:
         return state[1]
 
-    def again(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def iterate(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         x, _, passes = state
         new = redraw(logits, x, image, known, noise, rounded)
-        changed = (new != x).any() & (passes < most)
+        changed = (new != x).any() & (passes < max_passes)
         return new, anywhere(changed), passes + 1
 
-    start = jnp.where(known, image, 0), anywhere(most > 1), jnp.int32(0)
-    x, _, passes = lax.while_loop(going_on, again, start)
+    start = jnp.where(known, image, 0), anywhere(max_passes > 1), jnp.int32(0)
+    x, _, passes = lax.while_loop(is_changing, iterate, start)
     return x, passes
-
-
-# ---- turning ----
-
-# What is done to an image: (transpose, flip rows, flip columns), in this order.
-TURNS: dict[str, tuple[bool, bool, bool]] = {
-    "upright": (False, False, False),
-    "mirrored": (False, False, True),
-    "upside_down": (False, True, False),
-    "half_turn": (False, True, True),
-    "transposed": (True, False, False),
-    "quarter_turn": (True, False, True),
-    "three_quarter_turn": (True, True, False),
-    "antitransposed": (True, True, True),
-}
-
-
-def turn(x: Float[Array, "b h w c"], name: str) -> Float[Array, "b i j c"]:
-    """Images turned by one of TURNS."""
-    transpose, rows, columns = TURNS[name]
-    x = x.swapaxes(1, 2) if transpose else x
-    x = x[:, ::-1] if rows else x
-    return x[:, :, ::-1] if columns else x
-
-
-def turn_back(x: Float[Array, "b h w c"], name: str) -> Float[Array, "b i j c"]:
-    """The inverse of `turn`."""
-    transpose, rows, columns = TURNS[name]
-    x = x[:, :, ::-1] if columns else x
-    x = x[:, ::-1] if rows else x
-    return x.swapaxes(1, 2) if transpose else x
-
-
-def unused(known: Bool[Array, "b h w 1"]) -> Int[Array, " b"]:
-    """How many known pixels come after the first missing one: drawing sees none."""
-    flat = known.reshape(known.shape[0], -1)
-    return (flat & (jnp.cumsum(jnp.logical_not(flat), 1) > 0)).sum(1)

@@ -1,0 +1,126 @@
+"""Masks that users pass: names, files, folders, arrays, matched with their images."""
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from picjax.cli import UserError, check_choice
+from picjax.images import check_image, find_images
+from picjax.masks import shapes
+from picjax.masks.files import load_mask, picture_mask
+from picjax.masks.strokes import Mask
+
+Size = tuple[int, int]
+
+
+def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
+    """Find a mask for each image: the same for all, or the files of a folder.
+
+    The files of a folder are matched by stem (`a.jpg` with `a.png`). If no stem is
+    shared and there are as many masks as images, they are matched in order.
+
+    Args:
+      stems: names of the images without extension.
+      mask: a file, a folder, or one of `shapes.NAMES`.
+
+    Raises:
+      UserError: if the mask is missing, unreadable or unknown, or does not match.
+    """
+    path = Path(mask)
+    if path.is_file():
+        check_image(path)
+        return [path] * len(stems)
+    if not path.is_dir():
+        if path.suffix or len(path.parts) > 1:
+            raise UserError(
+                f"--mask '{mask}' does not exist; use a file, a folder, or one of "
+                f"{', '.join(shapes.NAMES)}"
+            )
+        check_choice("mask", mask, shapes.NAMES)
+        return [mask] * len(stems)
+    files = find_images(path, "--mask")
+    by_stem = {file.stem: file for file in files}
+    unmatched = [stem for stem in stems if stem not in by_stem]
+    if not unmatched:
+        return [by_stem[stem] for stem in stems]
+    if len(unmatched) == len(stems) == len(files):
+        return files
+    if len(unmatched) == len(stems):
+        raise UserError(
+            f"--mask '{path}' holds {len(files)} masks for {len(stems)} images and "
+            "none has an image's name; name each mask as its image"
+        )
+    raise UserError(
+        f"--mask '{path}' holds no mask for {len(unmatched)} of {len(stems)} images "
+        f"(first '{unmatched[0]}'); name each mask as its image"
+    )
+
+
+def resolve(
+    mask: np.ndarray | Image.Image | Path | str,
+    image: UInt8[np.ndarray, "h w 3"],
+    seed: int,
+    size: Size | None = None,
+    invert: bool = False,
+) -> tuple[Mask, list[str]]:
+    """The mask of an image at the image's size, and warnings.
+
+    Args:
+      mask: a name (see `named`), a mask file, a Pillow image, which is read like a mask
+        file (white = hole), or an array [h w] or [h w 1] with 1 = known, 0 = hole.
+      image: the image.
+      seed: seed of random named masks.
+      size: size at which named masks are drawn; None: the image's.
+      invert: for files: black (or opaque) = hole.
+
+    Raises:
+      UserError: if the name is unknown, the file unreadable, or the array has another
+        size than the image or other values.
+    """
+    if isinstance(mask, str):
+        box = (image.shape[1], image.shape[0])
+        drawn = Image.fromarray(named(mask, image, seed, size))
+        return np.asarray(drawn.resize(box, Image.Resampling.NEAREST)), []
+    if isinstance(mask, Path):
+        return load_mask(mask, image.shape[:2], invert)
+    if isinstance(mask, Image.Image):
+        return picture_mask(mask, image.shape[:2], invert)
+    return _check_array(mask, image.shape[:2]), []
+
+
+def named(
+    name: str, image: UInt8[np.ndarray, "H W 3"], seed: int, size: Size | None = None
+) -> Mask:
+    """Draw a mask by name; random ones are a function of the seed and the image.
+
+    Args:
+      name: one of `shapes.NAMES`.
+      image: the image that it is for.
+      seed: another seed gives another random mask.
+      size: height and width of the mask, the model's to have a mask as in training;
+        None: the image's.
+
+    Raises:
+      UserError: if the name is unknown or the size too small for it.
+    """
+    rng = np.random.default_rng([seed % 2**32, zlib.crc32(image.tobytes())])
+    return shapes.make(name, size or image.shape[:2], rng)
+
+
+def _check_array(mask: np.ndarray, size: Size) -> Mask:
+    flat = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+    if flat.shape != size:
+        raise UserError(
+            f"the mask's shape is {mask.shape} but the image is {size[0]} high and "
+            f"{size[1]} wide; use a mask of shape [{size[0]} {size[1]}]"
+        )
+    if not np.isin(flat, (0, 1)).all():
+        raise UserError(
+            "the mask array holds other values than 1 = known and 0 = hole; "
+            "use a Pillow image for a mask with white = hole"
+        )
+    return flat.astype(np.uint8)

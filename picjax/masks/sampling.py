@@ -1,0 +1,93 @@
+"""The masks of a data config: one is drawn per image, in training and in evaluation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from picjax.cli import UserError
+from picjax.data.decode import list_images, say
+from picjax.masks import shapes
+from picjax.masks.files import load_mask
+from picjax.masks.strokes import Mask
+
+Size = tuple[int, int]
+DataConfig = Any  # the `data` part of a config; configs/common.py explains its keys
+FILES = "files"  # in config.data.masks: the files at config.data.mask_path
+# (generator, name of the image, its index in an evaluation or None in training) -> mask
+Draw = Callable[[np.random.Generator, str, int | None], Mask]
+
+
+def mask_drawer(config: DataConfig, size: Size) -> Draw:
+    """Return a function that draws one of `config.masks`, uniformly.
+
+    `files` stands for the files at `config.mask_path`: a random one in training; in
+    evaluation the one with the image's name, or else the one at the image's index,
+    modulo their number. In aligned pairs no pixel is known.
+
+    Raises:
+      UserError: if a name is unknown, there is no mask, or `files` finds no file; if
+        aligned pairs have masks.
+    """
+    names = list(config.masks)
+    if config.name == "aligned":
+        if names:
+            raise UserError(
+                f"config.data.masks is {', '.join(names)}; leave it empty for aligned "
+                "pairs, of which the whole image is generated"
+            )
+        return lambda rng, image, index: np.zeros(size, np.uint8)
+    if not names:
+        raise UserError(
+            "config.data.masks is empty; use some of "
+            f"{', '.join(shapes.NAMES)}, {FILES}"
+        )
+    low, high = config.hole_ratio
+    for name in names:
+        if name != FILES:  # raises for unknown names and unusable sizes
+            shapes.make(name, size, np.random.default_rng(0), (low, high))
+    files = FileMasks(config.mask_path, size) if FILES in names else None
+
+    def draw(rng: np.random.Generator, image: str, index: int | None) -> Mask:
+        name = names[int(rng.integers(len(names)))] if len(names) > 1 else names[0]
+        if name == FILES and files is not None:
+            return files.draw(rng, image, index)
+        return shapes.make(name, size, rng, (low, high))
+
+    return draw
+
+
+class FileMasks:
+    """The mask files at a path; the warnings of each file are printed once.
+
+    Args:
+      path: a folder or a .txt list of mask files.
+      size: height and width of the masks.
+
+    Raises:
+      UserError: if there is no file.
+    """
+
+    def __init__(self, path: str, size: Size):
+        self.size = size
+        self.paths = list_images(path, "config.data.mask_path")
+        self.index_of = {path.stem: i for i, path in enumerate(self.paths)}
+        self.reported: set[Path] = set()
+        self.load(0)
+
+    def load(self, index: int) -> Mask:
+        """The mask at an index of the sorted list."""
+        path = self.paths[index]
+        mask, warnings = load_mask(path, self.size)
+        if path not in self.reported:
+            self.reported.add(path)
+            for warning in warnings:
+                say(warning)
+        return mask
+
+    def draw(self, rng: np.random.Generator, image: str, index: int | None) -> Mask:
+        """A random mask if `index` is None, else that of the image's name or index."""
+        if index is None:
+            return self.load(int(rng.integers(len(self.paths))))
+        return self.load(self.index_of.get(image, index % len(self.paths)))

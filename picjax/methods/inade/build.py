@@ -1,0 +1,122 @@
+"""The networks of a config, checked against the image size."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import flax.linen as nn
+from jaxtyping import Array
+
+from picjax.cli import UserError
+from picjax.methods.inade import official
+from picjax.methods.inade.discriminator import Discriminator
+from picjax.methods.inade.discriminator import Norm as LayerNorm
+from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
+from picjax.methods.inade.losses import GAN
+from picjax.methods.inade.net import DOUBLINGS, Generator
+from picjax.methods.inade.norm import NORMS, Statistics
+from picjax.methods.inade.vgg import CONVS, Vgg19
+from picjax.official import files
+from picjax.official.mapping import from_official
+from picjax.system import Config
+
+CHOICES = {
+    "model.norm": tuple(NORMS),
+    "model.statistics": get_args(Statistics),
+    "model.upsampling": tuple(DOUBLINGS),
+    "model.discriminator_norm": get_args(LayerNorm),
+    "loss.gan_mode": tuple(GAN),
+    "loss.kl_reduction": ("sum", "mean"),
+}
+
+
+def classes_of(model: Config) -> int:
+    """Rows of the class tables."""
+    return model.label_nc + model.dontcare
+
+
+def networks(model: Config, image_size: tuple[int, int]) -> dict[str, nn.Module]:
+    """Generator, discriminator and perhaps encoder, named after their keys.
+
+    Raises:
+      UserError: if the image size or a combination of options does not fit.
+    """
+    doublings = DOUBLINGS[model.upsampling]
+    if any(side % 2**doublings for side in image_size):
+        raise UserError(
+            f"config.image_size {image_size} is not a multiple of {2**doublings}, which "
+            f"config.model.upsampling '{model.upsampling}' needs; choose another size"
+        )
+    if model.norm == "clade" and model.encoder:
+        raise UserError(
+            "config.model.encoder is for INADE and SPADE; set it to False with "
+            "config.model.norm=clade"
+        )
+    options: Any = {"statistics": model.statistics}
+    if model.norm == "inade":
+        options["sketch"] = model.sketch
+    nets: dict[str, nn.Module] = {
+        "generator": Generator(
+            norm=partial(NORMS[model.norm], **options),
+            classes=classes_of(model),
+            base_size=(image_size[0] >> doublings, image_size[1] >> doublings),
+            upsampling=model.upsampling,
+            width=model.ngf,
+            spectral=model.spectral,
+            dtype=model.dtype,
+            name="generator",
+        ),
+        "discriminator": Discriminator(
+            scales=model.scales,
+            layers=model.patch_layers,
+            width=model.ndf,
+            norm=model.discriminator_norm,
+            dtype=model.dtype,
+            name="discriminator",
+        ),
+    }
+    if model.encoder:
+        nets["encoder"] = encoder(model, image_size)
+    return nets
+
+
+def encoder(model: Config, image_size: tuple[int, int]) -> nn.Module:
+    """INADE's instance encoder or SPADE's image encoder."""
+    if model.norm == "inade":
+        return InstanceEncoder(
+            instances=model.instances,
+            channels=model.noise_nc,
+            width=model.ngf,
+            dtype=model.dtype,
+            name="encoder",
+        )
+    return ImageEncoder(
+        latent=model.z_dim,
+        depth=6 if max(image_size) >= 256 else 5,
+        width=model.ngf,
+        dtype=model.dtype,
+        name="encoder",
+    )
+
+
+def read_vgg(path: Path) -> tuple[Vgg19, dict[str, Array]]:
+    """VGG19 with torchvision's parameters, `vgg19-dcbb9e9d.pth`.
+
+    Raises:
+      UserError: if the file is not VGG19's.
+    """
+    stems = {i: f"features.{i}" for i in CONVS}
+    needed = {
+        f"{stem}.{leaf}" for stem in stems.values() for leaf in ("weight", "bias")
+    }
+    tensors = {name: x for name, x in files.read(path).items() if name in needed}
+    if tensors.keys() != needed:
+        raise UserError(
+            f"config.loss.vgg_path '{path}' lacks {min(needed - tensors.keys())}; give "
+            "torchvision's vgg19 file"
+        )
+    width = len(tensors["features.0.bias"])
+    net = Vgg19(width, name="vgg")
+    return net, from_official(tensors, net.shapes(), official.vgg_table(stems))[
+        "params"
+    ]

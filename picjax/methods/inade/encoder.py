@@ -1,0 +1,211 @@
+"""Encoders: style statistics per instance (INADE), a latent per image (SPADE)."""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from picjax.layers.conv import Conv
+from picjax.layers.norm import NORMS, InstanceNorm
+from picjax.methods.inade.layout import resize_nearest
+from picjax.methods.inade.norm import XAVIER, XAVIER_DENSE, Noise
+
+PerInstance = Float[Array, "b i z"]
+Ids = Int[Array, "b h w"]
+HEADS = ("scale_conv_mu", "scale_conv_var", "bias_conv_mu", "bias_conv_var")
+
+
+class StyleStatistics(NamedTuple):
+    """Two diagonal Gaussians per instance: of the noise of scale and that of shift."""
+
+    scale_mu: PerInstance
+    scale_log_var: PerInstance
+    shift_mu: PerInstance
+    shift_log_var: PerInstance
+
+    def remap(self, noise: Noise) -> Noise:
+        """Standard normal noise as noise of these Gaussians."""
+        mu = jnp.stack([self.scale_mu, self.shift_mu], 2)
+        log_var = jnp.stack([self.scale_log_var, self.shift_log_var], 2)
+        return noise * jnp.exp(0.5 * log_var) + mu
+
+    def transfer(self, target: int, reference: "StyleStatistics", source: int):
+        """These statistics with `target` styled as the reference's instance `source`.
+
+        Instances are those of example 0.
+        """
+        pairs = zip(self, reference, strict=True)
+        return StyleStatistics(*(a.at[0, target].set(b[0, source]) for a, b in pairs))
+
+
+def standard_statistics(batch: int, instances: int, channels: int) -> StyleStatistics:
+    """Those of the prior, N(0, 1)."""
+    zeros = jnp.zeros((batch, instances, channels))
+    return StyleStatistics(zeros, zeros, zeros, zeros)
+
+
+# ---- INADE's instance encoder ----
+
+
+class InstanceConv(nn.Module):
+    """A 3 x 3 convolution whose taps count only inside the centre's instance.
+
+    The sum is not divided by the number of such taps. Outside the image is zero.
+    """
+
+    features: int
+    stride: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], instance: Int[Array, "b y x"]
+    ) -> Float[Array, "b h2 w2 d"]:
+        """The ids, at any size, are resized to the input's by nearest neighbour."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", XAVIER, shape).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:])
+        h, w = x.shape[1:3]
+        ids = resize_nearest(instance, (h, w))
+        centre = ids[:, :: self.stride, :: self.stride]
+        rows, columns = centre.shape[1:]
+        ids = jnp.pad(ids, ((0, 0), (1, 1), (1, 1)))
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+        def tap(x: Array, i: int, j: int) -> Array:
+            last = (i + self.stride * (rows - 1), j + self.stride * (columns - 1))
+            return x[:, i : last[0] + 1 : self.stride, j : last[1] + 1 : self.stride]
+
+        y = bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        for i in range(3):
+            for j in range(3):
+                same = (tap(ids, i, j) == centre)[..., None]
+                y = y + (tap(x, i, j) * same) @ kernel[i, j]
+        return y
+
+
+def instance_mean(
+    x: Float[Array, "b h w c"], instance: Ids, instances: int
+) -> Float[Array, "b i c"]:
+    """Mean over each instance's pixels; 0 for an instance without pixels."""
+    b, c = x.shape[0], x.shape[-1]
+    first = instances * jnp.arange(b).reshape(b, 1, 1)
+    segment = (instance + first).reshape(-1)
+    pixels = x.astype(jnp.float32).reshape(-1, c)
+    total = jax.ops.segment_sum(pixels, segment, b * instances)
+    count = jax.ops.segment_sum(jnp.ones(segment.shape), segment, b * instances)
+    return (total / jnp.maximum(count, 1)[:, None]).reshape(b, instances, c)
+
+
+class InstanceEncoder(nn.Module):
+    """Style statistics of every instance of an image.
+
+    Four strided instance-aware convolutions, as many at doubling sizes with skips, and
+    one head for each statistic, averaged over the pixels of each instance. Instances
+    still mix through instance norm and bilinear upsampling, as in the original.
+
+    Attributes:
+      instances: size of the instance axis; rows of absent ids are 0.
+      channels: of the style noise.
+      width: features of the first layer.
+    """
+
+    instances: int
+    channels: int
+    width: int = 64
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b h w 3"], instance: Ids
+    ) -> StyleStatistics:
+        """Height and width are multiples of 16."""
+
+        def layer(name: str, x: Array, factor: int, stride: int) -> Array:
+            conv = InstanceConv(factor * self.width, stride, self.dtype, name=name)
+            norm = InstanceNorm(False, self.dtype, name=f"{name}_norm")
+            return nn.leaky_relu(norm(conv(x, instance)), 0.2)
+
+        x, skips = image, []
+        for i, factor in enumerate((1, 2, 4, 8), 1):
+            x = layer(f"layer{i}", x, factor, 2)
+            skips.append(x)
+        x = _double(layer("middle", skips.pop(), 4, 1))
+        for i, factor in enumerate((2, 1, 1), 1):
+            x = jnp.concatenate([x, skips.pop()], -1)
+            x = _double(layer(f"up{i}", x, factor, 1))
+        maps = [
+            InstanceConv(self.channels, 1, self.dtype, name=name)(x, instance)
+            for name in HEADS
+        ]
+        pooled = instance_mean(jnp.concatenate(maps, -1), instance, self.instances)
+        return StyleStatistics(*jnp.split(pooled, 4, -1))
+
+
+def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Bilinear upsampling by 2."""
+    b, h, w, c = x.shape
+    return jax.image.resize(x, (b, 2 * h, 2 * w, c), "bilinear", antialias=False)
+
+
+# ---- SPADE's image encoder ----
+
+
+class ImageEncoder(nn.Module):
+    """Mean and log-variance of a latent per image, from the image at 256 x 256.
+
+    Attributes:
+      latent: size of the latent.
+      depth: number of strided convolutions: 6, or 5 for crops below 256.
+      width: features of the first layer.
+      norm: one of "instance", "batch", "none"; convolutions have a bias with "none".
+    """
+
+    latent: int = 256
+    depth: int = 6
+    width: int = 64
+    norm: Literal["instance", "batch", "none"] = "instance"
+    spectral: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "b h w 3"], train: bool
+    ) -> tuple[Float[Array, "b z"], Float[Array, "b z"]]:
+        b, h, w, c = image.shape
+        x = image.astype(self.dtype)
+        if (h, w) != (256, 256):
+            x = jax.image.resize(x, (b, 256, 256, c), "bilinear", antialias=False)
+        for i, factor in enumerate((1, 2, 4, 8, 8, 8)[: self.depth], 1):
+            x = self._conv(f"layer{i}", factor * self.width)(x, int(train))
+            x = self._norm(f"layer{i}_norm", x, train)
+            x = nn.leaky_relu(x, 0.2)
+        # The order of the original's columns: features, then height, then width.
+        x = x.transpose(0, 3, 1, 2).reshape(b, -1)
+        mu, log_var = (
+            nn.Dense(
+                self.latent, dtype=self.dtype, kernel_init=XAVIER_DENSE, name=name
+            )(x).astype(jnp.float32)
+            for name in ("fc_mu", "fc_var")
+        )
+        return mu, log_var
+
+    def _conv(self, name: str, features: int) -> Conv:
+        return Conv(
+            features,
+            use_bias=self.norm == "none",
+            spectral=self.spectral,
+            kernel_init=XAVIER,
+            stride=2,
+            padding=1,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _norm(self, name: str, x: Array, train: bool) -> Array:
+        if self.norm == "none":
+            return x
+        affine = {"affine": False} if self.norm == "instance" else {}
+        return NORMS[self.norm](dtype=self.dtype, name=name, **affine)(x, train)

@@ -1,0 +1,435 @@
+"""INADE (Tan et al., CVPR 2021, arXiv 2103.06878), with SPADE and CLADE as options.
+
+Many images from one label map: every instance has style noise of its own, which scales
+and shifts the generator's features where the instance is. In training an encoder
+measures the style's mean and deviation on the real image; a KL term pulls them to the
+prior N(0, 1), from which images are sampled.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.lax import stop_gradient
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from picjax.cli import UserError
+from picjax.losses import adversarial
+from picjax.methods.inade import losses, transforms
+from picjax.methods.inade.build import CHOICES, networks, read_vgg
+from picjax.methods.inade.discriminator import Discriminator, Features
+from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
+from picjax.methods.inade.layout import Layout, edge_map, semantics
+from picjax.methods.inade.net import Generator
+from picjax.methods.inade.norm import Noise
+from picjax.methods.inade.schedule import epoch_schedule, ttur
+from picjax.methods.inade.vgg import Vgg19
+from picjax.optim import accumulate
+from picjax.system import (
+    Batch,
+    Config,
+    Metrics,
+    Opt,
+    State,
+    System,
+    Tree,
+    apply,
+    check_choices,
+    composite,
+    draw_many,
+    image_shape,
+    infer,
+    initial_state,
+    split_keys,
+    update,
+)
+
+
+class Draw(NamedTuple):
+    """The standard normal noise of one image per example.
+
+    Attributes:
+      latent: input of the generator's first layer, or noise of the image encoder.
+      style: noise of every instance.
+    """
+
+    latent: Float[Array, "b d"]
+    style: Noise
+
+
+class Outputs(NamedTuple):
+    """What the losses of the generator's side read.
+
+    Attributes:
+      image: generated images in [-1, 1].
+      kl: divergence of the encoder's statistics from the prior, in nats; 0 without an
+        encoder.
+    """
+
+    image: Float[Array, "b h w 3"]
+    kl: Float[Array, " b"]
+
+
+class LossWeights(NamedTuple):
+    """Weights of the generator's losses beside the adversarial one."""
+
+    feature: float
+    perceptual: float
+    kl: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class INADE(System):
+    """INADE, SPADE or CLADE; configs/inade.py documents the settings.
+
+    Attributes:
+      generator, discriminator, encoder: networks, named after their keys in the state;
+        an instance encoder for INADE, an image encoder for SPADE, or none.
+      opts: one optimiser per player; the generator's owns the encoder, too.
+      gan: the adversarial losses of both players.
+      weights: weights of the other losses.
+      norm: one of `norm.NORMS`.
+      instances: size of the instance axis; ids are below it.
+      noise_nc: channels of the style noise.
+      z_dim: size of the latent.
+      edges: whether discriminator, SPADE and CLADE see the instances' edges.
+      kl_reduction: `sum` over the batch, as the original, or `mean`.
+      vgg: network of the perceptual loss, or none; `vgg_params` are its parameters.
+    """
+
+    generator: Generator
+    discriminator: Discriminator
+    encoder: InstanceEncoder | ImageEncoder | None = None
+    opts: Mapping[str, Opt]
+    gan: adversarial.Gan
+    weights: LossWeights
+    norm: str
+    instances: int
+    noise_nc: int
+    z_dim: int
+    edges: bool
+    kl_reduction: str
+    vgg: Vgg19 | None = None
+    vgg_params: Tree = None
+
+    @classmethod
+    def from_config(cls, config: Config) -> "INADE":
+        """Build the method from a config.
+
+        Raises:
+          UserError: for an unknown option, or an image size that does not fit.
+        """
+        check_choices(config, CHOICES)
+        model, loss = config.model, config.loss
+        nets: Any = networks(model, image_shape(config))
+        if loss.vgg_path:
+            nets["vgg"], nets["vgg_params"] = read_vgg(Path(loss.vgg_path))
+        return cls(
+            **nets,
+            opts=optimisers(config, "encoder" in nets),
+            gan=losses.GAN[loss.gan_mode],
+            weights=LossWeights(loss.feature, loss.perceptual, loss.kl),
+            norm=model.norm,
+            instances=model.instances,
+            noise_nc=model.noise_nc,
+            z_dim=model.z_dim,
+            edges=model.edges,
+            kl_reduction=loss.kl_reduction,
+        )
+
+    # ---- training ----
+
+    def init(self, batch: Batch, key: PRNGKeyArray) -> State:
+        """Parameters as on the original's GPUs; every bias starts at 0."""
+        keys = split_keys(key, "generator", "discriminator", "encoder", "draw")
+        layout, draw = self.layout(batch), self.draw(keys["draw"], len(batch["image"]))
+        inputs = layout, self.latent(draw.latent), draw.style, False
+        pair = self.pair(layout, batch["image"])
+        variables: Any = {
+            "generator": self.generator.init(keys["generator"], *inputs),
+            "discriminator": self.discriminator.init(
+                keys["discriminator"], pair, False
+            ),
+        }
+        if self.encoder is not None:
+            inputs = self.encoder_inputs(batch["image"], layout, False)
+            variables["encoder"] = self.encoder.init(keys["encoder"], *inputs)
+        variables = zero_biases(variables)
+        if self.vgg is not None:
+            params = jax.tree.map(jnp.asarray, self.vgg_params)
+            variables["vgg"] = {"params": params}
+        return initial_state(self.opts, variables)
+
+    def step(
+        self, state: State, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[State, Metrics]:
+        """Update generator and encoder, then the discriminator on fresh images.
+
+        The second images come from the updated generator, in training mode, so its
+        running statistics and spectral vectors move twice per step.
+        """
+        layout = self.layout(batch)
+        draws = self.draw_step(key, len(batch["image"]))
+        state, g_metrics = self.update_generator(
+            state, batch, layout, draws["generator"]
+        )
+        state, d_metrics = self.update_discriminator(
+            state, batch, layout, draws["discriminator"]
+        )
+        return state.replace(step=state.step + 1), g_metrics | d_metrics
+
+    def update_generator(
+        self, state: State, batch: Batch, layout: Layout, draw: Draw
+    ) -> tuple[State, Metrics]:
+        """One forward of encoder and generator, one backward, one Adam step."""
+        owned = {net: state.params[net] for net in self.opts["generator"].nets}
+
+        def forward(owned: Tree) -> tuple[Outputs, Tree]:
+            params = {**state.params, **owned}
+            return self.generate(params, state.stats, batch["image"], layout, draw)
+
+        outputs, pullback, stats = jax.vjp(forward, owned, has_aux=True)
+        state = state.replace(stats=stats)
+        d_outputs, (stats, metrics) = jax.grad(self.generator_loss, has_aux=True)(
+            outputs, state, batch, layout
+        )
+        (grads,) = pullback(d_outputs)
+        state = state.replace(stats=stats)
+        return update(self.opts, "generator", state, grads), metrics
+
+    def update_discriminator(
+        self, state: State, batch: Batch, layout: Layout, draw: Draw
+    ) -> tuple[State, Metrics]:
+        """The discriminator's step on new images of the updated generator."""
+        outputs, stats = self.generate(
+            state.params, state.stats, batch["image"], layout, draw
+        )
+        fake = stop_gradient(outputs.image)
+
+        def loss(params: Tree) -> tuple[Array, tuple[Tree, Metrics]]:
+            nets = {**state.params, "discriminator": params}
+            on_fake, on_real, after = self.discriminate(
+                nets, stats, layout, fake, batch["image"]
+            )
+            metrics = {
+                "d_fake": losses.over_scales(self.gan.fake, on_fake).mean(),
+                "d_real": losses.over_scales(self.gan.real, on_real).mean(),
+            }
+            return metrics["d_fake"] + metrics["d_real"], (after, metrics)
+
+        grads, (stats, metrics) = jax.grad(loss, has_aux=True)(
+            state.params["discriminator"]
+        )
+        state = state.replace(stats=stats)
+        return (
+            update(self.opts, "discriminator", state, {"discriminator": grads}),
+            metrics,
+        )
+
+    def generator_loss(
+        self, outputs: Outputs, state: State, batch: Batch, layout: Layout
+    ) -> tuple[Float[Array, ""], tuple[Tree, Metrics]]:
+        """Adversarial, feature-matching, perceptual and KL losses, already weighted."""
+        real, weights = batch["image"], self.weights
+        on_fake, on_real, stats = self.discriminate(
+            state.params, state.stats, layout, outputs.image, real
+        )
+        # INADE matches the last features before the logits, SPADE all.
+        first = self.discriminator.layers - 1 if self.norm == "inade" else 0
+        matching = losses.feature_matching(on_fake, on_real, first)
+        kl = outputs.kl.sum() if self.kl_reduction == "sum" else outputs.kl.mean()
+        metrics = {
+            "g_gan": losses.over_scales(self.gan.generator, on_fake).mean(),
+            "g_feature": weights.feature * matching.mean(),
+        }
+        if self.encoder is not None:
+            metrics["g_kl"] = weights.kl * kl
+        if self.vgg is not None:
+            variables = {"params": state.params["vgg"]}
+            features = (self.vgg.apply(variables, x) for x in (outputs.image, real))
+            rule = losses.VGG_WEIGHTS["inade" if self.norm == "inade" else "spade"]
+            perceptual = losses.perceptual(*features, rule)
+            metrics["g_perceptual"] = weights.perceptual * perceptual.mean()
+        total = sum(metrics.values(), jnp.zeros(()))
+        return total, (stats, metrics)
+
+    # ---- networks ----
+
+    def generate(
+        self,
+        params: Tree,
+        stats: Tree,
+        image: Float[Array, "b h w 3"],
+        layout: Layout,
+        draw: Draw,
+    ) -> tuple[Outputs, Tree]:
+        """Images in training, styled as the encoder finds `image` to be; new stats."""
+        latent, style = draw
+        kl = jnp.zeros(len(image))
+        if self.encoder is not None:
+            inputs = self.encoder_inputs(image, layout, True)
+            encoded, stats = apply(self.encoder, params, stats, *inputs)
+            if isinstance(self.encoder, InstanceEncoder):
+                style = encoded.remap(style)
+                each = [losses.kl_standard_normal(*encoded[i : i + 2]) for i in (0, 2)]
+                kl = (each[0] + each[1]) / 2
+            else:
+                mu, log_var = encoded
+                latent = mu + jnp.exp(0.5 * log_var) * latent
+                kl = losses.kl_standard_normal(mu, log_var)
+        inputs = layout, self.latent(latent), style, True
+        fake, stats = apply(self.generator, params, stats, *inputs)
+        return Outputs(fake, kl), stats
+
+    def discriminate(
+        self,
+        params: Tree,
+        stats: Tree,
+        layout: Layout,
+        fake: Float[Array, "b h w 3"],
+        real: Float[Array, "b h w 3"],
+    ) -> tuple[list[Features], list[Features], Tree]:
+        """All layers' outputs for fake and real images, in one forward; new stats."""
+        pairs = [self.pair(layout, image) for image in (fake, real)]
+        both = jnp.concatenate(pairs)
+        outputs, stats = apply(self.discriminator, params, stats, both, True)
+        n = len(fake)
+        on_fake = jax.tree.map(lambda x: x[:n], outputs)
+        on_real = jax.tree.map(lambda x: x[n:], outputs)
+        return on_fake, on_real, stats
+
+    def pair(
+        self, layout: Layout, image: Float[Array, "b h w 3"]
+    ) -> Float[Array, "b h w c"]:
+        """The discriminator's input: one-hot classes, edges, image."""
+        return jnp.concatenate([semantics(layout, self.generator.classes), image], -1)
+
+    def layout(self, batch: Batch) -> Layout:
+        """The maps of a batch.
+
+        Raises:
+          UserError: if the data have no label and instance maps.
+        """
+        if "label" not in batch or "instance" not in batch:
+            raise UserError(
+                "config.data.name names a source without label and instance maps, which "
+                f"{type(self).__name__} needs; choose one that has them"
+            )
+        label, instance = (batch[k].astype(jnp.int32) for k in ("label", "instance"))
+        edges = edge_map(instance) if self.edges else None
+        return Layout(label, instance, edges, batch.get("sketch"))
+
+    def latent(self, latent: Float[Array, "b d"]) -> Float[Array, "b d"] | None:
+        """The input of the first layer; without, it is a convolution of the labels."""
+        reads_labels = self.norm != "inade" and self.encoder is None
+        return None if reads_labels else latent
+
+    def encoder_inputs(
+        self, image: Float[Array, "b h w 3"], layout: Layout, train: bool
+    ) -> tuple[Any, Any]:
+        """What either encoder is called with."""
+        if isinstance(self.encoder, InstanceEncoder):
+            return image, layout.instance
+        return image, train
+
+    # ---- noise ----
+
+    def draw_step(self, key: PRNGKeyArray, batch_size: int) -> dict[str, Draw]:
+        """The noise of one training step by player; a test may override it."""
+        keys = split_keys(key, "generator", "discriminator")
+        return {player: self.draw(k, batch_size) for player, k in keys.items()}
+
+    def draw(self, key: PRNGKeyArray, batch_size: int) -> Draw:
+        """Noise with a key per example and per instance.
+
+        So a draw depends neither on the rest of the batch nor on the size of the
+        instance axis.
+        """
+        keys = split_keys(key, "latent", "style")
+
+        def style(example: Array) -> Float[Array, "i 2 z"]:
+            own = jax.random.fold_in(keys["style"], example)
+            return normals(own, self.instances, (2, self.noise_nc))
+
+        return Draw(
+            latent=normals(keys["latent"], batch_size, (self.z_dim,)),
+            style=jax.vmap(style)(jnp.arange(batch_size)),
+        )
+
+    # ---- sampling ----
+
+    def sample(
+        self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int
+    ) -> Float[Array, "b n h w 3"]:
+        """n images per layout, with styles from the prior.
+
+        The i-th depends neither on n nor on the other examples of the batch. The image
+        of the batch is not read.
+        """
+        layout = self.layout(batch)
+
+        def one(i: Array) -> Float[Array, "b h w 3"]:
+            draw = self.draw(jax.random.fold_in(key, i), len(batch["label"]))
+            inputs = layout, self.latent(draw.latent), draw.style, False
+            return infer(self.generator, variables, *inputs)
+
+        return draw_many(one, n)
+
+    def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
+        """L1 of one completion, over the whole image."""
+        image = composite(batch, self.sample(variables, batch, key, 1)[:, 0])
+        return {"l1": jnp.abs(image - batch["image"]).mean((1, 2, 3))}
+
+    def visualize(
+        self, variables: Tree, batch: Batch, key: PRNGKeyArray
+    ) -> dict[str, Float[Array, "b h w 3"]]:
+        """The label map in colours."""
+        del variables, key
+        colours = transforms.palette(self.generator.classes)
+        pixels = jnp.asarray(colours)[self.layout(batch).label]
+        return {"labels": pixels.astype(jnp.float32) / 127.5 - 1}
+
+
+def make(config: Config) -> INADE:
+    """The method of a config."""
+    return INADE.from_config(config)
+
+
+def optimisers(config: Config, encoder: bool) -> dict[str, Opt]:
+    """Adam for both players, at the rates of `ttur`; one for generator and encoder."""
+    opt = config.opt
+    generator, discriminator = ttur(opt.lr, opt.ttur)
+
+    def adam(lr: float) -> optax.GradientTransformation:
+        if opt.epoch_steps:
+            updates = max(1, opt.epoch_steps // opt.accumulate)
+            rate = epoch_schedule(lr, updates, opt.constant_epochs, opt.decay_epochs)
+        else:
+            rate = lr
+        return accumulate(optax.adam(rate, b1=opt.b1, b2=opt.b2), opt.accumulate)
+
+    nets = ("generator", "encoder") if encoder else ("generator",)
+    return {
+        "generator": Opt(adam(generator), nets),
+        "discriminator": Opt(adam(discriminator), ("discriminator",)),
+    }
+
+
+def zero_biases(variables: Tree) -> Tree:
+    """Every `bias` at 0, spectrally normalised layers' too, as the original has it."""
+
+    def zero(path: Any, x: Array) -> Array:
+        return jnp.zeros_like(x) if path[-1].key == "bias" else x
+
+    return jax.tree_util.tree_map_with_path(zero, variables)
+
+
+def normals(key: PRNGKeyArray, n: int, shape: tuple[int, ...]) -> Array:
+    """n standard normal arrays; the i-th does not depend on n."""
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(
+        jnp.arange(n)
+    )
