@@ -67,11 +67,11 @@ def halves_alone(
     import jax
 
     encoder, decoder = halves(setting, config)
-    see = jax.jit(lambda variables: encoder(variables, batch))
-    visible, z = see(variables)
+    encode = jax.jit(lambda variables: encoder(variables, batch))
+    visible, z = encode(variables)
     decode = jax.jit(lambda variables, z: decoder(variables, visible, z))
     return {
-        "encoder": lambda: jax.block_until_ready(see(variables)),
+        "encoder": lambda: jax.block_until_ready(encode(variables)),
         "decoder": lambda: jax.block_until_ready(decode(variables, z)),
     }
 
@@ -95,29 +95,27 @@ def generator_alone(
 
 
 def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
-    """The system's encoder, which also gives a latent, and its decoder."""
+    """The method's encoder, which also returns a latent, and its decoder."""
     import jax
 
-    from picjax.methods.picmm import system as picmm
-    from picjax.methods.picnet import system as picnet
-    from picjax.system import image_shape
+    from picjax.methods.picmm.system import PICMM
+    from picjax.methods.picnet.system import PICNet
 
     if setting.system == "picmm":
-        nets = picmm.networks(config.model, image_shape(config))
-        given, key = config.model.mixture.given, jax.random.key(0)
+        picmm = PICMM.from_config(config)
 
-        def see(variables: Any, batch: Any) -> tuple[Any, Any]:
-            visible = picmm.see(nets, given, variables, batch, key)
+        def encode_picmm(variables: Any, batch: Any) -> tuple[Any, Any]:
+            visible = picmm.encode_visible(variables, batch, jax.random.key(0))
             return visible, visible.z_m
 
-        return see, lambda *inputs: picmm.decode(nets, *inputs)
-    nets = picnet.networks(config.model, image_shape(config))
+        return encode_picmm, picmm.decode
+    picnet = PICNet.from_config(config)
 
-    def see_picnet(variables: Any, batch: Any) -> tuple[Any, Any]:
-        visible = picnet.see(nets, 0.0, variables, batch)
+    def encode_picnet(variables: Any, batch: Any) -> tuple[Any, Any]:
+        visible = picnet.encode_visible(variables, batch)
         return visible, visible.q.mu
 
-    return see_picnet, lambda *inputs: picnet.decode(nets, *inputs)
+    return encode_picnet, picnet.decode
 
 
 def torch_completing(setting: Setting, n: int) -> Callable[[], object]:

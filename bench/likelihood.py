@@ -78,27 +78,27 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
     from picjax.data import pipeline
     from picjax.images import to_float
     from picjax.methods.pixelcnn import logistic
-    from picjax.methods.pixelcnn import system as pixelcnn
+    from picjax.methods.pixelcnn.system import PixelCNNPlusPlus
     from picjax.system import inference_variables
 
-    net = pixelcnn.network(config.model)
-    every = config.loss.get("pixels", "all") == "all"
+    system = PixelCNNPlusPlus.from_config(config)
+    channels = system.net.channels
 
     @jax.jit
     def numbers(params: Any, batch: Any) -> dict[str, Any]:
-        x = pixelcnn.in_channels(net, batch["image"])
-        logits = pixelcnn.look(net, params, x, None)
-        learnt = (batch["mask"][..., 0] < 0.5) | every
+        x = system.in_channels(batch["image"])
+        logits = system.logits({"net": params}, x, None)
+        trained = (batch["mask"][..., 0] < 0.5) | (system.pixels == "all")
 
         def mean(values: Any) -> Any:
-            total = jnp.where(learnt, values, 0).sum((1, 2))
-            return total / jnp.maximum(learnt.sum((1, 2)), 1)
+            total = jnp.where(trained, values, 0).sum((1, 2))
+            return total / jnp.maximum(trained.sum((1, 2)), 1)
 
         def bits(form: str) -> Any:
             nats = -logistic.log_likelihood(x, logits, form)
-            return mean(logistic.bits(nats) / net.channels)
+            return mean(logistic.bits(nats) / channels)
 
-        mixture = logistic.unpack(logits, net.channels)
+        mixture = logistic.unpack(logits, channels)
         small = (mixture.log_scale < -4).mean(-2)
         weight = jax.nn.softmax(mixture.logits)
         return {

@@ -75,14 +75,13 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """
     from picjax import checkpoints
     from picjax.data import pipeline
-    from picjax.images import to_float
-    from picjax.methods.pixelcnn import system as pixelcnn
+    from picjax.methods.pixelcnn.system import PixelCNNPlusPlus
 
     config, variables, _ = checkpoints.restore_variables(workdir)
     batches = pipeline.eval_batches(config.data, config.image_size, 8, 8, 0)
-    image = to_float(next(iter(batches)))["image"]
-    net = pixelcnn.network(config.model)
-    return net, variables["params"]["net"], pixelcnn.in_channels(net, image)
+    image = pipeline.to_float(next(iter(batches)))["image"]
+    system = PixelCNNPlusPlus.from_config(config)
+    return system.net, variables["params"]["net"], system.in_channels(image)
 
 
 def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, int]:
@@ -122,7 +121,8 @@ def make_runs(
 
     @jax.jit
     def fast(params, image, known, noise):
-        return cached.sample(net, params, image, known, noise, rounded=True)[:, 0]
+        inputs = cached.Inputs(image, known, noise)
+        return cached.sample(net, params, inputs, rounded=True)[:, 0]
 
     @jax.jit
     def redraw(params, x, image, known, noise):
@@ -212,7 +212,8 @@ def work(net: Any, params: Any, size: int = SIZE) -> float:
     known = jnp.zeros((1, size, size, 1), bool)
     key = jax.random.key(0)
     noise = raster.draw_noise(key, (1, 1, size, size), net.mixtures, net.channels)
-    sample = jax.make_jaxpr(partial(cached.sample, net))(params, x, known, noise)
+    inputs = cached.Inputs(x, known, noise)
+    sample = jax.make_jaxpr(partial(cached.sample, net))(params, inputs)
     one = jax.make_jaxpr(lambda p: net.apply({"params": p}, x, False))(params)
     loops = size // cached.PERIOD
     return products(sample.jaxpr, loops) / products(one.jaxpr, 1)

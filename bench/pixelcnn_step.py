@@ -105,12 +105,12 @@ def ours(config: Any, tensors: dict[str, Any]) -> Ours:
     import jax.numpy as jnp
     import numpy as np
 
-    from picjax import methods
     from picjax.methods.pixelcnn import logistic, official
-    from picjax.methods.pixelcnn import system as pixelcnn
+    from picjax.methods.pixelcnn.system import PixelCNNPlusPlus
     from picjax.official.mapping import from_official
 
-    system, net = methods.make(config), pixelcnn.network(config.model)
+    system = PixelCNNPlusPlus.from_config(config)
+    net: Any = system.net
     x, key = jnp.asarray(host_images(config)), jax.random.key(0)
     batch = {"image": x, "mask": jnp.zeros_like(x[..., :1])}
     state = jax.eval_shape(system.init, batch, key)

@@ -1,14 +1,17 @@
 """Convolutions with PyTorch's numerics and the spectral norm of the originals.
 
-A kernel that spectral norm divides keeps PyTorch's uniform start; one that it does not
-gets `kernel_init`, by default PICNet's orthogonal with gain 0.02 (which is set for every
-layer, but spectral norm renames the parameter first, so it reaches no other).
-`update_stats` is the number of power iterations of a call; 0 leaves u and v as they are.
+A spectrally normalised kernel starts with PyTorch's uniform initialisation. Any other
+starts with `kernel_init`, by default PICNet's orthogonal one of gain 0.02: the original
+asks for it everywhere, but its spectral norm renames the parameter first, so that it
+only reaches layers without.
+
+The functions are the plain operations; on a CPU they take the form of
+`picjax.layers.conv_cpu`.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,21 +20,81 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-_HIGHEST = lax.Precision.HIGHEST
+from picjax.layers import conv_cpu
+from picjax.layers.backend import on_cpu
+
+Init = Callable[..., Array]
+
+# ---- operations ----
 
 
-def unit(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """x / (|x| + 1e-12)."""
-    return x / (jnp.linalg.norm(x) + 1e-12)
+def convolve(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k l c d"],
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Float[Array, "b _h _w d"]:
+    """A convolution with `padding` zeros beyond both ends of (rows, columns)."""
+    if on_cpu():
+        geometry = (*kernel.shape[:2], stride, *padding)
+        if geometry == (4, 4, 2, 1, 1):
+            return conv_cpu.halve(x, kernel)
+        if geometry == (3, 3, 1, 0, 0) and kernel.shape[-1] <= conv_cpu.FEW_CHANNELS:
+            return conv_cpu.convolve_to_few(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel.astype(x.dtype),
+        (stride, stride),
+        [(zeros, zeros) for zeros in padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
 
 
-def power_iteration(
-    matrix: Float[Array, "r c"], u: Float[Array, " r"]
-) -> tuple[Float[Array, " r"], Float[Array, " c"]]:
-    """One step towards the leading singular pair, without gradient: (u, v)."""
-    matrix = lax.stop_gradient(matrix)
-    v = unit(jnp.dot(matrix.T, u, precision=_HIGHEST))
-    return unit(jnp.dot(matrix, v, precision=_HIGHEST)), v
+def convolve_and_pool(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
+) -> Float[Array, "b h2 w2 d"]:
+    """A convolution that keeps the size, then `average_pool`."""
+    if kernel.shape[0] == 1:  # the two commute
+        return convolve(average_pool(x), kernel)
+    if on_cpu() and kernel.shape[0] == 3:
+        return conv_cpu.convolve_and_pool(x, kernel)
+    half = kernel.shape[0] // 2
+    return average_pool(convolve(x, kernel, padding=(half, half)))
+
+
+def convolve_transposed(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k k c d"]
+) -> Float[Array, "b h2 w2 d"]:
+    """PyTorch's transposed convolution of stride 2 and padding 1 that doubles the size.
+
+    Raises:
+      ValueError: unless the kernel has size 3 (with output padding 1) or 4 (without).
+    """
+    size = kernel.shape[0]
+    if size not in (3, 4):
+        raise ValueError(
+            f"a kernel of size {size} does not double the size; use 3 or 4"
+        )
+    if on_cpu():
+        return conv_cpu.convolve_transposed(x, kernel)
+    padding = (size - 2, 2)
+    return lax.conv_general_dilated(
+        x,
+        kernel[::-1, ::-1].astype(x.dtype),
+        (1, 1),
+        (padding, padding),
+        lhs_dilation=(2, 2),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def upsample_and_convolve(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c d"]
+) -> Float[Array, "b h2 w2 d"]:
+    """`upsample`, then a 3 x 3 convolution that keeps the size."""
+    if on_cpu():
+        return conv_cpu.upsample_and_convolve(x, kernel)
+    return convolve(upsample(x), kernel, padding=(1, 1))
 
 
 def average_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -49,14 +112,42 @@ def upsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def add_coordinates(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c2"]:
-    """Appends the x then the y position of each pixel, from -1 to 1 (CoordConv)."""
+    """Append the x and then the y position of each pixel, from -1 to 1 (CoordConv)."""
     b, h, w, _ = x.shape
     across = jnp.broadcast_to(jnp.linspace(-1, 1, w)[None, None, :, None], (b, h, w, 1))
     down = jnp.broadcast_to(jnp.linspace(-1, 1, h)[None, :, None, None], (b, h, w, 1))
     return jnp.concatenate([x, across.astype(x.dtype), down.astype(x.dtype)], -1)
 
 
-def _uniform(fan_in: int) -> Callable[..., Array]:
+def add_bias(
+    y: Float[Array, "*b d"], bias: Float[Array, " d"] | None
+) -> Float[Array, "*b d"]:
+    """Add a bias to the last axis, if there is one."""
+    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+# ---- spectral norm ----
+
+
+def unit(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """x / (|x| + 1e-12)."""
+    return x / (jnp.linalg.norm(x) + 1e-12)
+
+
+def power_iteration(
+    matrix: Float[Array, "r c"], u: Float[Array, " r"]
+) -> tuple[Float[Array, " r"], Float[Array, " c"]]:
+    """One step towards the leading singular pair, without gradient: (u, v)."""
+    matrix = lax.stop_gradient(matrix)
+    v = unit(jnp.dot(matrix.T, u, precision=lax.Precision.HIGHEST))
+    return unit(jnp.dot(matrix, v, precision=lax.Precision.HIGHEST)), v
+
+
+# ---- layers ----
+
+
+def uniform_init(fan_in: int) -> Init:
+    """PyTorch's default initialiser of kernels and biases: U(-b, b), b = fan_in^-1/2."""
     bound = fan_in**-0.5
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
@@ -68,12 +159,16 @@ def _uniform(fan_in: int) -> Callable[..., Array]:
 
 
 class PlainConv(nn.Module):
-    """PyTorch's convolution or linear layer as it comes; the kernel is [*window in out].
+    """PyTorch's convolution or linear layer with its default initialisation.
 
-    Without a window it is a linear layer, with one of ones a product at each position; a
-    larger one sees half of itself in zeros beyond every edge. Kernel and bias start as
-    PyTorch's do, uniformly, or at `zero`. With `double` a 3 x 3 one sees the input as
-    `upsample` makes it.
+    Attributes:
+      features: channels of the output.
+      window: sizes of the kernel [*window in out]. Empty: a linear layer; all ones: a
+        product at each position; larger: padded with zeros to keep the size.
+      stride: of the window.
+      zero: whether kernel and bias start at 0.
+      double: whether a 3 x 3 convolution follows nearest-neighbour upsampling by 2.
+      dtype: of computation.
     """
 
     features: int
@@ -86,53 +181,47 @@ class PlainConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *i c"]) -> Float[Array, "b *j d"]:
         shape = (*self.window, x.shape[-1], self.features)
-        start = _uniform(math.prod(shape[:-1]))
+        init = uniform_init(math.prod(shape[:-1]))
         if self.zero:
-            start = nn.initializers.zeros_init()
-        whole = self.param("kernel", start, shape)
-        kernel = whole.astype(self.dtype)
-        bias = self.param("bias", start, shape[-1:]).astype(self.dtype)
+            init = nn.initializers.zeros_init()
+        kernel = self.param("kernel", init, shape)
+        bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
         x = x.astype(self.dtype)
         if self.double:
-            y = _doubled(x, whole)
+            y = upsample_and_convolve(x, kernel)
         elif math.prod(self.window) == 1:
-            y = x @ kernel.reshape(shape[-2:])
+            y = x @ kernel.astype(self.dtype).reshape(shape[-2:])
         else:
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                [(side // 2, side // 2) for side in self.window],
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-        return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+            rows, columns = self.window
+            y = convolve(x, kernel, self.stride, (rows // 2, columns // 2))
+        return add_bias(y, bias)
 
 
-class _Kernel(nn.Module):
-    """A kernel [kh kw in out] and a bias; `u`, `v` in "stats" when spectral.
+class _SpectralKernel(nn.Module):
+    """A kernel [kh kw in out] and a bias; `u` and `v` in "stats" if `spectral`.
 
-    The matrix that spectral norm looks at has the axes of the original: a row for each
-    first channel of PyTorch's kernel (out, or in when transposed) and a column for each
-    (other channel, kh, kw).
+    Spectral norm divides the kernel by the largest singular value of the original's
+    matrix: a row for each first channel of PyTorch's kernel (out, or in if transposed)
+    and a column for each (other channel, kh, kw).
     """
 
     features: int
     kernel: int = 3
     use_bias: bool = True
     spectral: bool = True
-    kernel_init: Callable[..., Array] = nn.initializers.orthogonal(0.02)
+    kernel_init: Init = nn.initializers.orthogonal(0.02)
     dtype: Any = jnp.float32
 
     def _weights(
-        self, in_features: int, update_stats: int, transposed: bool = False
+        self, in_features: int, power_iterations: int, transposed: bool = False
     ) -> tuple[Array, Array | None]:
         """The effective kernel and the bias."""
         shape = (self.kernel, self.kernel, in_features, self.features)
         # PyTorch takes the second axis of the kernel for the fan-in, transposed or not.
         fan_in = self.kernel**2 * (self.features if transposed else in_features)
-        uniform = _uniform(fan_in)
-        start = uniform if self.spectral else self.kernel_init
-        kernel = self.param("kernel", start, shape)
+        uniform = uniform_init(fan_in)
+        init = uniform if self.spectral else self.kernel_init
+        kernel = self.param("kernel", init, shape)
         bias = None
         if self.use_bias:
             zeros = nn.initializers.zeros_init()
@@ -140,53 +229,34 @@ class _Kernel(nn.Module):
             bias = self.param("bias", init, (self.features,)).astype(self.dtype)
         if self.spectral:
             axes = (2, 3, 0, 1) if transposed else (3, 2, 0, 1)
-            kernel = self._normalise(kernel, axes, update_stats)
+            kernel = self._normalise(kernel, axes, power_iterations)
         return kernel, bias
 
     def _normalise(
-        self, kernel: Array, axes: tuple[int, ...], update_stats: int
+        self, kernel: Array, axes: tuple[int, ...], power_iterations: int
     ) -> Array:
         matrix = kernel.transpose(axes).reshape(kernel.shape[axes[0]], -1)
         u, v = (
-            self.variable("stats", name, self._first_vector, size)
+            self.variable("stats", name, self._random_unit, size)
             for name, size in zip("uv", matrix.shape, strict=True)
         )
-        # One step at the start as well: with two random vectors sigma is about 0, and a
-        # fresh network could not be used frozen.
-        for _ in range(1 if self.is_initializing() else update_stats):
+        # One iteration at initialisation, too: with two random vectors sigma is about 0,
+        # and a fresh network could not be used frozen.
+        for _ in range(1 if self.is_initializing() else power_iterations):
             u.value, v.value = power_iteration(matrix, u.value)
         row, column = lax.stop_gradient((u.value, v.value))
-        sigma = jnp.dot(row, jnp.dot(matrix, column, precision=_HIGHEST))
+        sigma = jnp.dot(row, jnp.dot(matrix, column, precision=lax.Precision.HIGHEST))
         return kernel / sigma
 
-    def _first_vector(self, size: int) -> Array:
+    def _random_unit(self, size: int) -> Array:
         return unit(jax.random.normal(self.make_rng("params"), (size,)))
 
-    def _convolve(
-        self,
-        x: Array,
-        kernel: Array,
-        bias: Array | None,
-        stride: int,
-        down: tuple[int, int],
-        across: tuple[int, int],
-    ) -> Array:
-        y = lax.conv_general_dilated(
-            x,
-            kernel.astype(self.dtype),
-            (stride, stride),
-            (down, across),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
 
-
-class Conv(_Kernel):
+class Conv(_SpectralKernel):
     """A square convolution, optionally spectral-normalised.
 
-    With `pool` the result is that of a 2 x 2 average pool after it, computed at the
-    small size: a 1 x 1 convolution commutes with the pool, a larger one merges with it
-    into one of stride 2 (16 products a pooled pixel for a 3 x 3 instead of 36).
+    With `coord` it also sees the coordinates of each pixel; with `pool` a 2 x 2 average
+    pool follows.
     """
 
     stride: int = 1
@@ -196,96 +266,35 @@ class Conv(_Kernel):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int
+        self, x: Float[Array, "b h w c"], power_iterations: int = 0
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
         if self.coord:
             x = add_coordinates(x)
-        kernel, bias = self._weights(x.shape[-1], update_stats)
-        stride, padding = self.stride, (self.padding, self.padding)
-        if self.pool and self.kernel == 1:
-            x = average_pool(x)
-        elif self.pool:
-            kernel, stride = _average_taps(kernel), 2
-        if (kernel.shape[0], stride, self.padding) == (4, 2, 1):
-            return self._halve(x, kernel, bias)
-        return self._convolve(x, kernel, bias, stride, padding, padding)
-
-    def _halve(self, x: Array, kernel: Array, bias: Array | None) -> Array:
-        """A 4 x 4 convolution of stride 2 and padding 1.
-
-        The sum of 2 x 2 convolutions of the four input phases (even or odd row and
-        column): XLA's CPU back end takes twice the time for the strided one's gradient.
-        """
-        size = x.shape[1] // 2, x.shape[2] // 2
-
-        def phase(i: int, j: int) -> Array:
-            part, taps = x[:, i::2, j::2], kernel[1 - i :: 2, 1 - j :: 2]
-            down, across = (
-                (low, out + 1 - low - rows)
-                for low, out, rows in zip((i, j), size, part.shape[1:3], strict=True)
-            )
-            return self._convolve(part, taps, None, 1, down, across)
-
-        y = phase(0, 0) + phase(0, 1) + phase(1, 0) + phase(1, 1)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        kernel, bias = self._weights(x.shape[-1], power_iterations)
+        if self.pool:
+            return add_bias(convolve_and_pool(x, kernel), bias)
+        padding = (self.padding, self.padding)
+        return add_bias(convolve(x, kernel, self.stride, padding), bias)
 
 
-def _average_taps(kernel: Array) -> Array:
-    """The kernel, one tap wider, of a convolution followed by a 2 x 2 average."""
-    ends = [(0, 0), (0, 0)]
-    for axis in (0, 1):
-        before, after = [[(0, 0), (0, 0)], [(0, 0), (0, 0)]]
-        before[axis], after[axis] = (1, 0), (0, 1)
-        kernel = jnp.pad(kernel, before + ends) + jnp.pad(kernel, after + ends)
-    return kernel / 4
+class ConvTranspose(_SpectralKernel):
+    """PyTorch's transposed convolution of stride 2 that doubles the size.
 
-
-class ConvTranspose(_Kernel):
-    """PyTorch's transposed convolution of stride 2 and padding 1 that doubles the size.
-
-    Of kernel 3 (with output padding 1) or 4 (without). Each of the four output phases
-    (even or odd row and column) is a convolution of its own with the taps that reach
-    it, interleaved afterwards: no product with a zero, and XLA's weight gradient of the
-    dilated form is many times slower on a CPU.
+    Its kernel has size 3 or 4.
     """
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int
+        self, x: Float[Array, "b h w c"], power_iterations: int = 0
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
-        kernel, bias = self._weights(x.shape[-1], update_stats, transposed=True)
-        if self.kernel not in _PHASES:
-            raise ValueError(f"ConvTranspose needs kernel 3 or 4, not {self.kernel}")
-        phases = _PHASES[self.kernel]
-
-        def phase(rows: _Phase, columns: _Phase) -> Array:
-            taps = kernel[rows.taps, columns.taps]
-            return self._convolve(x, taps, None, 1, rows.padding, columns.padding)
-
-        y = _interleave([[phase(r, c) for c in phases] for r in phases])
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
+        kernel, bias = self._weights(x.shape[-1], power_iterations, transposed=True)
+        return add_bias(convolve_transposed(x, kernel), bias)
 
 
-class _Phase(NamedTuple):
-    """Every second output along one axis: the taps, and the zeros at both ends."""
-
-    taps: slice
-    padding: tuple[int, int]
-
-
-# Outputs 2i, then 2i + 1. Of kernel 3, output 2i reads tap 1 of input i; of kernel 4,
-# taps 3 and 1 of inputs i - 1 and i; output 2i + 1 taps 2 and 0 of inputs i and i + 1.
-_ODD = _Phase(slice(2, None, -2), (0, 1))
-_PHASES = {
-    3: (_Phase(slice(1, 2), (0, 0)), _ODD),
-    4: (_Phase(slice(3, None, -2), (1, 0)), _ODD),
-}
-
-
-class UpsampleConv(_Kernel):
-    """Nearest-neighbour upsampling by 2 and a 3 x 3 convolution with padding 1.
+class UpsampleConv(_SpectralKernel):
+    """Nearest-neighbour upsampling by 2 and a 3 x 3 convolution of padding 1.
 
     Every output pixel has the same number of inputs, so it draws no checkerboard, which
     a transposed convolution does.
@@ -293,48 +302,8 @@ class UpsampleConv(_Kernel):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int
+        self, x: Float[Array, "b h w c"], power_iterations: int = 0
     ) -> Float[Array, "b h2 w2 d"]:
         x = x.astype(self.dtype)
-        kernel, bias = self._weights(x.shape[-1], update_stats)
-        y = _doubled(x, kernel)
-        return y if bias is None else y + bias.reshape(1, 1, 1, -1)
-
-
-def _doubled(x: Array, kernel: Array) -> Array:
-    """A 3 x 3 convolution of x upsampled, computed at the small size.
-
-    Each output phase sees 2 x 2 inputs through the sums of the taps that fall on them:
-    4 products where there would be 9.
-    """
-    if kernel.shape[:2] != (3, 3):
-        raise ValueError(f"upsampled before a kernel of {kernel.shape[:2]}, not 3 x 3")
-
-    def phase(row: int, column: int) -> Array:
-        taps = jnp.einsum(
-            "ar,bs,rsio->abio",
-            _SUMS[row],
-            _SUMS[column],
-            kernel,
-            precision=_HIGHEST,
-        )
-        return lax.conv_general_dilated(
-            x,
-            taps.astype(x.dtype),
-            (1, 1),
-            [(1 - i, i) for i in (row, column)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-
-    return _interleave([[phase(r, c) for c in (0, 1)] for r in (0, 1)])
-
-
-# Output 2i reads inputs i - 1 and i, output 2i + 1 inputs i and i + 1.
-_SUMS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
-
-
-def _interleave(phases: list[list[Array]]) -> Float[Array, "b h2 w2 d"]:
-    """Of phases[i][j] [b h w d] the image whose pixels (2y + i, 2x + j) they hold."""
-    b, h, w, d = phases[0][0].shape
-    y = jnp.stack([jnp.stack(row, 3) for row in phases], 2)
-    return y.reshape(b, 2 * h, 2 * w, d)
+        kernel, bias = self._weights(x.shape[-1], power_iterations)
+        return add_bias(upsample_and_convolve(x, kernel), bias)

@@ -1,7 +1,7 @@
-"""How weights start by Pix2Pix's rules (specification, section 5).
+"""Pix2Pix's rules of initialisation.
 
-Kernels are [kh kw in out], transposed or not. Fans are taken on PyTorch's tensor, whose
-first axis is `out`, but `in` when transposed: the "fan-in" of the latter is out kh kw.
+Kernels are [kh kw in out], transposed or not. Fans are those of PyTorch's tensor, whose
+first axis is `out`, or `in` if transposed: the "fan-in" of the latter is out kh kw.
 """
 
 import math
@@ -20,10 +20,10 @@ Rule = Literal["normal", "xavier", "kaiming", "orthogonal"]
 def kernel_std(
     rule: Rule, shape: Sequence[int], gain: float = 0.02, transposed: bool = False
 ) -> float:
-    """Standard deviation of a kernel's numbers; `kaiming` takes no notice of `gain`.
+    """Standard deviation of a kernel's entries; `kaiming` ignores `gain`.
 
     Raises:
-      KeyError: for `orthogonal`, whose numbers are not drawn one by one.
+      KeyError: for `orthogonal`, whose entries are not independent.
     """
     kh, kw, fan_in, fan_out = shape
     if transposed:
@@ -37,7 +37,7 @@ def kernel_std(
 
 
 def kernel_init(rule: Rule, gain: float = 0.02, transposed: bool = False) -> Init:
-    """An initialiser of kernels by a rule; `orthogonal` is on PyTorch's matrix."""
+    """The initialiser of kernels of a rule; `orthogonal` is on PyTorch's matrix."""
     if rule == "orthogonal":
         return nn.initializers.orthogonal(gain, column_axis=-2 if transposed else -1)
 
@@ -48,7 +48,7 @@ def kernel_init(rule: Rule, gain: float = 0.02, transposed: bool = False) -> Ini
 
 
 def scale_init(gain: float = 0.02) -> Init:
-    """An initialiser of a norm's scale: N(1, gain)."""
+    """The initialiser of a norm's scale: N(1, gain)."""
 
     def init(key: Any, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         return 1 + gain * _normal(key, shape, dtype)

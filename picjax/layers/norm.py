@@ -1,4 +1,8 @@
-"""Normalisation with PyTorch's statistics, always computed in float32."""
+"""Normalisation with PyTorch's statistics: two passes, epsilon 1e-5, always in float32.
+
+All but `BatchNorm` are flax's. Each takes `train`, which only `BatchNorm` reads, so that
+a network can choose its norm by name.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,13 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from picjax.cli import UserError
+from picjax.layers.backend import on_cpu
 
 EPSILON = 1e-5
 _ONES = nn.initializers.ones_init()
 
 
 class InstanceNorm(nn.Module):
-    """Each channel of each image to mean 0, variance 1, then scale and bias.
+    """Each channel of each image to mean 0 and variance 1, then scale and bias.
 
     Without `affine` there are neither scale nor bias.
     """
@@ -22,26 +27,106 @@ class InstanceNorm(nn.Module):
     affine: bool = True
     dtype: Any = jnp.float32
 
+    def setup(self) -> None:
+        self.norm = nn.InstanceNorm(
+            epsilon=EPSILON,
+            dtype=self.dtype,
+            use_bias=self.affine,
+            use_scale=self.affine,
+            use_fast_variance=False,
+        )
+        nn.share_scope(self, self.norm)
+
+    def __call__(
+        self, x: Float[Array, "b h w c"], train: bool = False
+    ) -> Float[Array, "b h w c"]:
+        del train
+        return self.norm(x)
+
+
+class LayerNorm(nn.Module):
+    """Each row to mean 0 and variance 1 over its last axis, then scale and bias."""
+
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.norm = nn.LayerNorm(
+            epsilon=EPSILON, dtype=self.dtype, use_fast_variance=False
+        )
+        nn.share_scope(self, self.norm)
+
+    def __call__(
+        self, x: Float[Array, "... c"], train: bool = False
+    ) -> Float[Array, "... c"]:
+        del train
+        return self.norm(x)
+
+
+class GroupNorm(nn.Module):
+    """Each group of neighbouring channels of an image to mean 0 and variance 1.
+
+    Then scale and bias. The number of channels is a multiple of `groups`.
+    """
+
+    groups: int = 32
+    dtype: Any = jnp.float32
+
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w c"], update_stats: int = False
-    ) -> Float[Array, "b h w c"]:
-        del update_stats  # There are no running statistics.
-        x = x.astype(jnp.float32)
-        mean = x.mean((1, 2), keepdims=True)
-        var = jnp.square(x - mean).mean((1, 2), keepdims=True)
-        y = (x - mean) / jnp.sqrt(var + EPSILON)
-        return _affine(self, y) if self.affine else y.astype(self.dtype)
+        self, x: Float[Array, "b *i c"], train: bool = False
+    ) -> Float[Array, "b *i c"]:
+        del train
+        shape = (x.shape[-1],)
+        scale = self.param("scale", _ONES, shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape)
+        if on_cpu():
+            y = group_norm_on_cpu(x.astype(jnp.float32), scale, bias, self.groups)
+            return y.astype(self.dtype)
+        norm = nn.GroupNorm(
+            num_groups=self.groups,
+            epsilon=EPSILON,
+            dtype=self.dtype,
+            use_fast_variance=False,
+            parent=None,
+        )
+        return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+
+
+def group_norm_on_cpu(
+    x: Float[Array, "b *i c"],
+    scale: Float[Array, " c"],
+    bias: Float[Array, " c"],
+    groups: int,
+) -> Float[Array, "b *i c"]:
+    """Group norm whose means are taken over positions first, then over channels.
+
+    The last axis stays whole, which XLA's CPU back end vectorises, and the division is
+    one per channel: value and gradient at 8 x 32 x 32 x 64 take 3.2 instead of 10.9 ms
+    with flax's (two cores).
+    """
+    mean = _group_mean(x, groups)
+    var = _group_mean(jnp.square(x - mean), groups)
+    scale = _last_axis(scale, x.ndim) / jnp.sqrt(var + EPSILON)
+    return (x - mean) * scale + _last_axis(bias, x.ndim)
+
+
+def _group_mean(x: Array, groups: int) -> Array:
+    """The mean of each channel's group, with an axis of 1 for each position."""
+    b, c = x.shape[0], x.shape[-1]
+    each = x.mean(tuple(range(1, x.ndim - 1))).reshape(b, groups, c // groups)
+    mean = jnp.broadcast_to(each.mean(-1, keepdims=True), each.shape)
+    return mean.reshape((b,) + (1,) * (x.ndim - 2) + (c,))
 
 
 class BatchNorm(nn.Module):
     """PyTorch's batch norm over all axes but the last.
 
-    With `update_stats` the batch's own statistics normalise (biased variance) and move
-    the running ones by 0.1 (unbiased variance); without it the running ones normalise.
+    In training, the batch's own statistics normalise (biased variance) and the running
+    ones move towards them by 0.1 (unbiased variance); otherwise the running ones
+    normalise. Flax's batch norm keeps the biased variance.
 
     Raises:
-      UserError: in training with a single value a channel, which has no variance.
+      UserError: in training with a single value per channel, which has no variance.
     """
 
     scale_init: Callable[..., Array] = _ONES
@@ -49,7 +134,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "... c"], update_stats: int
+        self, x: Float[Array, "... c"], train: bool = False
     ) -> Float[Array, "... c"]:
         features = x.shape[-1]
         mean = self.variable("stats", "mean", jnp.zeros, (features,))
@@ -57,7 +142,7 @@ class BatchNorm(nn.Module):
         count = self.variable("stats", "count", jnp.zeros, (), jnp.int32)
         x = x.astype(jnp.float32)
         m, v = mean.value, var.value
-        if update_stats and not self.is_initializing():
+        if train and not self.is_initializing():
             n = x.size // features
             if n < 2:
                 raise UserError(
@@ -70,68 +155,15 @@ class BatchNorm(nn.Module):
             mean.value = 0.9 * mean.value + 0.1 * m
             var.value = 0.9 * var.value + 0.1 * v * (n / (n - 1))
             count.value = count.value + 1
-        m, v = _last_axis(m, x.ndim), _last_axis(v, x.ndim)
-        return _affine(self, (x - m) / jnp.sqrt(v + EPSILON), self.scale_init)
-
-
-class LayerNorm(nn.Module):
-    """Each row to mean 0, variance 1 over its last axis, then scale and bias."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "... c"], update_stats: int = False
-    ) -> Float[Array, "... c"]:
-        del update_stats  # There are no running statistics.
-        x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        var = jnp.square(x - mean).mean(-1, keepdims=True)
-        return _affine(self, (x - mean) / jnp.sqrt(var + EPSILON))
-
-
-class GroupNorm(nn.Module):
-    """Each group of neighbouring channels of an image to mean 0, variance 1.
-
-    Then scale and bias. The number of channels is a multiple of `groups`.
-    """
-
-    groups: int = 32
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *i c"]) -> Float[Array, "b *i c"]:
-        x = x.astype(jnp.float32)
-        mean = _group_mean(x, self.groups)
-        var = _group_mean(jnp.square(x - mean), self.groups)
-        return _affine(self, x - mean, divisor=jnp.sqrt(var + EPSILON))
+        scale = self.param("scale", self.scale_init, (features,))
+        bias = self.param("bias", nn.initializers.zeros_init(), (features,))
+        x = (x - _last_axis(m, x.ndim)) / _last_axis(jnp.sqrt(v + EPSILON), x.ndim)
+        y = x * _last_axis(scale, x.ndim) + _last_axis(bias, x.ndim)
+        return y.astype(self.dtype)
 
 
 NORMS = {"instance": InstanceNorm, "batch": BatchNorm, "layer": LayerNorm}
 
 
-def _group_mean(x: Array, groups: int) -> Array:
-    """The mean of each channel's group, with an axis of 1 for each position."""
-    b, c = x.shape[0], x.shape[-1]
-    # Channel by channel first: the last axis stays whole, which XLA vectorises.
-    each = x.mean(tuple(range(1, x.ndim - 1))).reshape(b, groups, c // groups)
-    mean = jnp.broadcast_to(each.mean(-1, keepdims=True), each.shape)
-    return mean.reshape((b,) + (1,) * (x.ndim - 2) + (c,))
-
-
 def _last_axis(x: Array, ndim: int) -> Array:
     return x.reshape((1,) * (ndim - 1) + (-1,))
-
-
-def _affine(
-    module: Any,
-    x: Array,
-    scale_init: Callable[..., Array] = _ONES,
-    divisor: Array | float = 1.0,
-) -> Array:
-    shape = (x.shape[-1],)
-    scale = module.param("scale", scale_init, shape)
-    bias = module.param("bias", nn.initializers.zeros_init(), shape)
-    # Divided before it meets x: a division a channel and not one a number.
-    y = x * (_last_axis(scale, x.ndim) / divisor) + _last_axis(bias, x.ndim)
-    return y.astype(module.dtype)

@@ -1,8 +1,7 @@
-"""What a discriminator and a generator minimise, in four modes, one number an example.
+"""Losses of a discriminator and a generator in four modes, one value per example.
 
-`GAN[mode]` holds the three losses of a mode; a discriminator's whole loss is
-`discriminator_loss`. Scores are maps [b h w 1] without a final sigmoid (PICNet
-specification, section 4.3).
+`GAN[mode]` holds the three losses of a mode. Scores are maps [b h w 1] without a final
+sigmoid.
 """
 
 from collections.abc import Callable
@@ -19,9 +18,9 @@ class Gan(NamedTuple):
     """The losses of one mode, each score map [b h w 1] -> [b].
 
     Attributes:
-      real: the discriminator's, on scores of real images.
-      fake: the discriminator's, on scores of generated images.
-      generator: the generator's, on scores of its images.
+      real: the discriminator's loss, from scores of real images.
+      fake: the discriminator's loss, from scores of generated images.
+      generator: the generator's loss, from scores of its images.
       penalty: weight of `gradient_penalty` in the discriminator's loss.
     """
 
@@ -59,17 +58,10 @@ GAN = {
         fake=lambda score: mean(jax.nn.softplus(score)),
         generator=lambda score: mean(jax.nn.softplus(-score)),
     ),
-    # Both spellings: the original's option knows one and its class the other.
+    # Both spellings: the original's option accepts one and its loss class the other.
     "wgangp": WGAN,
     "wgan-gp": WGAN,
 }
-
-
-def discriminator_loss(
-    gan: Gan, real: Float[Array, "b h w 1"], fake: Float[Array, "b h w 1"]
-) -> Float[Array, " b"]:
-    """Half the sum of both losses, from the scores of real and generated images."""
-    return 0.5 * (gan.real(real) + gan.fake(fake))
 
 
 def match_loss(
@@ -77,8 +69,8 @@ def match_loss(
 ) -> Float[Array, " b"]:
     """Mean squared difference of two score maps.
 
-    PICNet's and PICMM's adversarial loss for an image that has a truth to match,
-    whatever the mode.
+    In every mode, PICNet's and PICMM's adversarial loss of an image that has a truth to
+    match.
     """
     return mean(jnp.square(score - target))
 
@@ -95,9 +87,9 @@ def gradient_penalty(
     the factor one half in wgan-gp (Gulrajani et al., 2017).
 
     Args:
-      score_of: images -> score map, each example on its own (no batch statistics).
+      score_of: images -> score maps, without batch statistics.
       real, fake: images in [-1, 1].
-      alpha: uniform in [0, 1), one an example.
+      alpha: uniform in [0, 1), one value per example.
     """
     alpha = alpha[:, None, None, None]
     x = jax.lax.stop_gradient(alpha * real + (1 - alpha) * fake)

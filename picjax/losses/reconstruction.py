@@ -1,4 +1,4 @@
-"""Distance to the truth at several scales (PICNet specification, sections 4.1, 4.3)."""
+"""Distance to the truth at several scales, as PICNet and PICMM measure it."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Float64
 
 
 def interpolation_matrix(source: int, target: int) -> Float64[np.ndarray, "n m"]:
-    """[target, source] weights of linear interpolation that keeps both end points.
+    """Weights [target, source] of linear interpolation that keeps both end points.
 
     Row k reads position k (source - 1) / (target - 1): `align_corners=True` without
     antialiasing, which `jax.image.resize` does not offer.
@@ -37,9 +37,9 @@ def resize(
 
 
 def pyramid(x: Float[Array, "b h w c"], scales: int) -> list[Float[Array, "b _ _ c"]]:
-    """`x` at sizes (h // 2^i, w // 2^i), coarse to fine, the last `x` itself.
+    """`x` at sizes (h // 2^i, w // 2^i), coarse to fine; the last level is `x` itself.
 
-    Each level is resized from the full size. A mask's levels are fractional at edges.
+    Each level is resized from the full size. Levels of a mask are fractional at edges.
     """
     height, width = x.shape[1:3]
     return [resize(x, (height >> i, width >> i)) for i in reversed(range(scales))]
@@ -50,9 +50,9 @@ def multiscale_l1(
     targets: Sequence[Float[Array, "b _ _ c"]],
     masks: Sequence[Float[Array, "b _ _ 1"]] | None = None,
 ) -> Float[Array, " b"]:
-    """Sum over scales of the mean absolute difference, where `masks` says if given.
+    """Sum over scales of the mean absolute difference, times `masks` if present.
 
-    Arguments are pyramids of equal sizes. The mean is over ALL pixels and channels,
+    Arguments are pyramids of equal sizes. The mean is over all pixels and channels,
     masked out or not, as in the originals.
     """
     total = jnp.zeros(images[0].shape[0])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from picjax.cli import UserError
-from picjax.official import files, tf_files
+from picjax.official import files
 from picjax.system import Config
 
 Tensors = Mapping[str, np.ndarray]
@@ -75,10 +75,8 @@ def read_files(
     Raises:
       UserError: when a file is missing, unclear or cannot be read.
     """
-    if not ORIGINALS[config.system].torch:
-        path = tf_files.find(sources)
-        tensors = official(config.system).read(path, config.model.blocks)
-        return {"net": path}, {"net": tensors}
+    if reader := getattr(official(config.system), "read_files", None):
+        return reader(config, sources)
     paths = find_files(sources, config.system)
     return paths, {net: files.read(path) for net, path in paths.items()}
 

@@ -19,6 +19,7 @@ from flax.errors import FlaxError
 from jaxtyping import Array, Float
 
 from picjax.cli import UserError
+from picjax.layers.encoder_decoder import VisibleFeatures
 from picjax.losses.reconstruction import resize
 from picjax.methods.pixelcnn import logistic
 from picjax.system import Config, Tree, image_shape
@@ -93,7 +94,7 @@ def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def picnet(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
-    """PICNet's test (specification, sections 4.2 and 5).
+    """PICNet's test.
 
     Args:
       nets: encoder, generator.
@@ -107,16 +108,16 @@ def picnet(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
     call = stateful(nets, variables, "encoder", "generator")
     image, mask = _image(given)
     (mu, std), _, features = call("encoder", image * mask)
-    f_m, f_e, small = _visible(nets, features, mask)
+    visible = _visible(nets, features, mask)
     out = {"q_mu": nchw(mu), "q_sigma": nchw(std)}
     for i, eps in _numbered(given, "eps"):
-        images = call("generator", mu + nhwc(eps) * std, f_m, f_e, small)
+        images = call("generator", mu + nhwc(eps) * std, visible)
         out[f"sample{i}"] = nchw(_composite(image, mask, images[-1]))
     return out
 
 
 def picmm(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
-    """PICMM's test (specification, section 4); one draw of z_m serves all samples.
+    """PICMM's test; one draw of z_m serves all samples.
 
     Args:
       nets: encoder, generator, mixture.
@@ -132,16 +133,14 @@ def picmm(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
     image, mask = _image(given)
     mu, log_std, features = call("encoder", image * mask)
     z_m = mu + given["eps_encoder"][: len(mu)] * jnp.exp(log_std)
-    logits, mu_hat, log_std_hat = nets["mixture"].apply(
-        variables["mixture"], z_m, update_stats=False
-    )
-    f_m, f_e, small = _visible(nets, features, mask)
+    logits, mu_hat, log_std_hat = nets["mixture"].apply(variables["mixture"], z_m)
+    visible = _visible(nets, features, mask)
     out = {"z_m": z_m, "z_m_mu": mu, "alpha": jax.nn.softmax(logits)}
     for i, eps in _numbered(given, "eps_components"):
         z = mu_hat + eps * jnp.exp(log_std_hat)
         index = jnp.asarray(given[f"index{i}"]).reshape(-1, 1, 1)
         z_c = jnp.take_along_axis(z, index, 1)[:, 0]
-        images = call("generator", z_m, z_c, f_m, f_e, small)
+        images = call("generator", z_m, z_c, visible)
         out[f"sample{i}"] = nchw(_composite(image, mask, images[-1]))
     return out
 
@@ -218,10 +217,10 @@ RESULTS = ("sample", "logits", "eval", "train")
 
 
 def stateful(nets: Nets, variables: Variables, *names: str) -> Callable[..., Any]:
-    """Calls a net by its name; its statistics go on from call to call."""
+    """Calls a net by its name; each call makes one power iteration on its statistics."""
     now = {name: variables[name] for name in names}
     apply = {
-        name: jax.jit(partial(nets[name].apply, update_stats=True, mutable=["stats"]))
+        name: jax.jit(partial(nets[name].apply, power_iterations=1, mutable=["stats"]))
         for name in names
     }
 
@@ -249,10 +248,11 @@ def _image(given: Arrays) -> tuple[Float[Array, "b h w 3"], Float[Array, "b h w 
 
 def _visible(
     nets: Nets, features: list[Array], mask: Float[Array, "b h w 3"]
-) -> tuple[Array, Array, Array]:
-    """What the generator is given of the visible part: two feature maps and the mask."""
+) -> VisibleFeatures:
+    """What the generator reads of the visible part."""
     f_e = features[nets["generator"].layers - 3]
-    return features[-1], f_e, resize(mask, (f_e.shape[1], f_e.shape[2]))[..., :1]
+    small = resize(mask, (f_e.shape[1], f_e.shape[2]))[..., :1]
+    return VisibleFeatures(features[-1], f_e, small)
 
 
 def _composite(image: Array, mask: Array, generated: Array) -> Array:

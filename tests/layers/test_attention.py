@@ -1,6 +1,5 @@
-"""Attention: blocks of rows, and what passes through at the start."""
+"""Attention: blocks of rows, the initial identity, orders of heads."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -33,7 +32,7 @@ def test_blocks_give_the_same_values_and_gradients() -> None:
     )
 
 
-def test_the_whole_map_is_never_made_in_blocks() -> None:
+def test_blocks_never_hold_the_whole_map() -> None:
     query, values = jnp.zeros((2, 4096, 8)), jnp.zeros((2, 4096, 16))
     both = jax.jit(jax.grad(lambda q, v: attend(q, v, 64).sum(), (0, 1)))
     memory: Any = both.lower(query, values).compile().memory_analysis()
@@ -43,9 +42,9 @@ def test_the_whole_map_is_never_made_in_blocks() -> None:
 def test_starts_as_the_identity() -> None:
     x = jax.random.normal(KEY, (2, 4, 3, 8))
     module: Any = AutoAttention()
-    y, variables = jax.jit(partial(module.init_with_output, update_stats=False))(KEY, x)
+    y, variables = jax.jit(module.init_with_output)(KEY, x)
     np.testing.assert_array_equal(y, x)
-    # The merging block exists without encoder features too, as in the originals.
+    # The merging block exists without encoder features, too, as in the original.
     assert variables["params"]["model"]["conv1"]["kernel"].shape == (3, 3, 16, 8)
 
 
@@ -56,11 +55,11 @@ def test_the_hole_sees_the_encoder_only_through_attention() -> None:
     module: Any = AutoAttention()
     init = jax.jit(module.init, static_argnums=2)
     apply = jax.jit(module.apply, static_argnums=2)
-    variables = init(KEY, x, False, encoded, hole)
+    variables = init(KEY, x, 0, encoded, hole)
 
     def change(alpha: float, mask: jax.Array) -> float:
         variables["params"]["alpha"] = jnp.full((1,), alpha)
-        a, b = (apply(variables, x, False, e, mask) for e in (encoded, -encoded))
+        a, b = (apply(variables, x, 0, e, mask) for e in (encoded, -encoded))
         return float(jnp.abs(a - b).max())
 
     assert change(0.0, hole) == 0
@@ -71,6 +70,6 @@ def test_the_hole_sees_the_encoder_only_through_attention() -> None:
 def test_orders_of_heads_are_a_permutation() -> None:
     qkv = jax.random.normal(KEY, (2, 5, 3 * 8))
     legacy = qkv_attention(qkv, 2, "legacy")
-    turned = qkv.reshape(2, 5, 2, 3, 4).swapaxes(2, 3).reshape(qkv.shape)
-    np.testing.assert_allclose(qkv_attention(turned, 2, "new"), legacy, rtol=1e-6)
+    permuted = qkv.reshape(2, 5, 2, 3, 4).swapaxes(2, 3).reshape(qkv.shape)
+    np.testing.assert_allclose(qkv_attention(permuted, 2, "new"), legacy, rtol=1e-6)
     assert jnp.abs(qkv_attention(qkv, 2, "new") - legacy).max() > 0.1

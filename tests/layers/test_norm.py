@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
+from picjax.layers import norm
 from picjax.layers.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm
 
 KEY = jax.random.key(0)
@@ -35,7 +36,7 @@ def test_layer_norm_is_per_row() -> None:
 def test_batch_norm_trains_on_the_batch_and_infers_on_running_values() -> None:
     x = X.reshape(-1, 7)
     module: Any = BatchNorm()
-    variables = module.init(KEY, x, True)
+    variables = module.init(KEY, x)
     np.testing.assert_array_equal(variables["stats"]["mean"], np.zeros(7))
     y, state = module.apply(variables, x, True, mutable=["stats"])
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
@@ -52,7 +53,7 @@ def test_batch_norm_trains_on_the_batch_and_infers_on_running_values() -> None:
 
 def test_batch_norm_of_one_row() -> None:
     module: Any = BatchNorm()
-    variables = module.init(KEY, X[:1, 0, 0], True)
+    variables = module.init(KEY, X[:1, 0, 0])
     assert module.apply(variables, X[:1, 0, 0], False).shape == (1, 7)
     with pytest.raises(UserError, match="batch of 1"):
         module.apply(variables, X[:1, 0, 0], True, mutable=["stats"])
@@ -60,10 +61,10 @@ def test_batch_norm_of_one_row() -> None:
 
 @pytest.mark.parametrize("kind", [InstanceNorm, BatchNorm])
 def test_statistics_are_float32(kind: type[InstanceNorm] | type[BatchNorm]) -> None:
-    """A mean of 4096 numbers near 1 is lost in bfloat16 sums."""
+    """A bfloat16 sum of 4096 values near 1 would lose their mean."""
     x = (1 + 0.1 * jax.random.normal(KEY, (1, 64, 64, 1))).astype(jnp.bfloat16)
     module: Any = kind(dtype=jnp.bfloat16)
-    variables = module.init(KEY, x, True)
+    variables = module.init(KEY, x)
     y, _ = module.apply(variables, x, True, mutable=["stats"])
     assert y.dtype == jnp.bfloat16
     assert abs(y.astype(jnp.float32).mean()) < 1e-2
@@ -78,3 +79,21 @@ def test_group_norm_between_instance_and_layer_norm() -> None:
     whole, _ = module.init_with_output(KEY, x.reshape(2, -1))
     one, _ = GroupNorm(1).init_with_output(KEY, x)
     np.testing.assert_allclose(one, whole.reshape(x.shape), atol=1e-5)
+
+
+def test_both_forms_of_group_norm_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = jax.random.normal(KEY, (2, 3, 4, 6)) * 3 + 1
+    module: Any = GroupNorm(2)
+    variables = {"params": {"scale": jnp.arange(6.0), "bias": jnp.ones(6)}}
+
+    def total(variables: Any, x: jax.Array) -> Any:
+        y = module.apply(variables, x)
+        return (y**3).sum(), y
+
+    forms = []
+    for on_cpu in (True, False):
+        monkeypatch.setattr(norm, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        forms.append(jax.value_and_grad(total, (0, 1), has_aux=True)(variables, x))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-3), *forms
+    )

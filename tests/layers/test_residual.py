@@ -37,7 +37,7 @@ def test_pixel_shuffle_fills_rows_then_columns() -> None:
 def test_sizes_and_types(block: ResBlock, shape: tuple[int, ...], dtype: type) -> None:
     x = jax.random.normal(KEY, (2, 8, 6, 3))
     block = block.clone(dtype=dtype)
-    y, variables = jax.eval_shape(lambda: block.init_with_output(KEY, x, False))
+    y, variables = jax.eval_shape(lambda: block.init_with_output(KEY, x))
     assert y.shape == shape
     assert y.dtype == (jnp.float32 if isinstance(block, Output) else dtype)
     kinds = {leaf.dtype for leaf in jax.tree.leaves(variables)}

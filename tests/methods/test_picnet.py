@@ -1,6 +1,6 @@
-"""What holds of PICNet's step whatever the numbers (specification, section 4)."""
+"""PICNet's step and sampler: both paths, divergences and options."""
 
-from functools import partial
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +10,10 @@ from helpers.configs import load_config, make_batch
 from helpers.trees import differs
 
 from picjax.cli import UserError
-from picjax.legacy import keep_known
-from picjax.losses import gaussian
 from picjax.methods import make
-from picjax.methods.picnet import system as picnet
-from picjax.system import inference_variables
+from picjax.methods.picnet.divergence import divergences, mask_prior_std
+from picjax.methods.picnet.system import PICNet
+from picjax.system import composite, inference_variables
 
 
 def tiny_config(**changes):
@@ -25,25 +24,24 @@ def tiny_config(**changes):
 
 @pytest.fixture(scope="module")
 def tiny():
-    """(nets, state, batch) of the tiny config."""
+    """(system, state, batch) of the tiny config."""
     config = tiny_config()
     batch = make_batch(config.image_size)
-    state = jax.jit(make(config).init)(batch, jax.random.key(0))
-    size = (config.image_size, config.image_size)
-    return picnet.networks(config.model, size), state, batch
+    system = PICNet.from_config(config)
+    return system, jax.jit(system.init)(batch, jax.random.key(0)), batch
 
 
-def run(config, batch, state=None):
-    system = make(config)
-    if state is None:
-        state = jax.jit(system.init)(batch, jax.random.key(0))
-    return (state, *jax.jit(system.step)(state, batch, jax.random.key(1)))
+def encode(tiny):
+    system, state, batch = tiny
+    p, q, _, _ = system.encode(state.params, state.stats, batch)
+    return p, q
 
 
-def test_one_path_learns_nothing_from_the_hole_content(tiny):
-    """The posterior stays as it is; the reconstruction's judge still learns."""
-    _, state, batch = tiny
-    _, after, metrics = run(tiny_config(**{"loss.paths": "one"}), batch, state)
+def test_one_path_learns_nothing_from_the_complement(tiny):
+    """The posterior stays unchanged; the reconstruction's discriminator still learns."""
+    system, state, batch = tiny
+    system = dataclasses.replace(system, two_paths=False)
+    after, metrics = jax.jit(system.step)(state, batch, jax.random.key(1))
     before = state.params["encoder"]
     assert not differs(after.params["encoder"]["posterior"], before["posterior"])
     assert differs(after.params["encoder"]["prior"], before["prior"])
@@ -62,7 +60,9 @@ def test_other_options_stay_finite(tiny):
             "model.remat": True,
         }
     )
-    before, after, metrics = run(config, tiny[2])
+    system = PICNet.from_config(config)
+    before = jax.jit(system.init)(tiny[2], jax.random.key(0))
+    after, metrics = jax.jit(system.step)(before, tiny[2], jax.random.key(1))
     for net in before.params:
         assert differs(after.params[net], before.params[net]), net
     assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after))
@@ -72,50 +72,71 @@ def test_other_options_stay_finite(tiny):
     }
 
 
+def test_prior_narrows_as_more_is_known():
+    share = np.array([1.0, 0.75, 0.5, 0.0], np.float32)
+    mask = jnp.asarray(np.broadcast_to(share[:, None, None, None], (4, 4, 4, 1)))
+    expected = [0.1680, 0.5987, 0.9168, 0.9983]
+    np.testing.assert_allclose(mask_prior_std(mask), expected, atol=1e-4)
+
+
 def test_the_papers_divergence_is_the_codes_with_its_sides_swapped(tiny):
-    nets, state, batch = tiny
-    encoded, _ = picnet.encode(nets, 1e-4, state.params["encoder"], state.stats, batch)
-    hyper = picnet.Hyper(kl_rec="posterior_to_prior")
-    paper, kl_g = picnet.divergences(hyper, batch["mask"], encoded)
-    code, same = picnet.divergences(picnet.Hyper(), batch["mask"], encoded)
-    s = gaussian.mask_prior_std(batch["mask"])[:, None, None, None]
-    mu, std = encoded.p
-    expected = jnp.log(s / std) + (std**2 + mu**2) / (2 * s**2) - 0.5
+    p, q = encode(tiny)
+    mask = tiny[2]["mask"]
+    paper, kl_g = divergences(p, q, mask, "posterior_to_prior", True)
+    code, same = divergences(p, q, mask, "prior_to_posterior", True)
+    s = mask_prior_std(mask)[:, None, None, None]
+    expected = jnp.log(s / p.std) + (p.std**2 + p.mu**2) / (2 * s**2) - 0.5
     np.testing.assert_allclose(paper, expected.mean((1, 2, 3)), rtol=1e-4)
     assert differs(paper, code) and not differs(kl_g, same)
 
 
-def test_posterior_is_not_pulled_to_the_prior_that_follows_it(tiny):
-    """kl_g teaches q alone: no gradient reaches p."""
-    nets, state, batch = tiny
-    encoded, _ = picnet.encode(nets, 1e-4, state.params["encoder"], state.stats, batch)
-    grads = jax.grad(
-        lambda e: picnet.divergences(picnet.Hyper(), batch["mask"], e)[1].sum()
-    )(encoded)
-    assert all((x == 0).all() for x in grads.p)
-    assert all((x != 0).any() for x in grads.q)
+def test_the_posterior_gets_no_gradient_from_the_prior_that_learns_it(tiny):
+    p, q = encode(tiny)
+
+    def kl_g(p, q):
+        mask = tiny[2]["mask"]
+        return divergences(p, q, mask, "prior_to_posterior", True)[1].sum()
+
+    of_p, of_q = jax.grad(kl_g, (0, 1))(p, q)
+    assert all((x == 0).all() for x in of_p)
+    assert all((x != 0).any() for x in of_q)
 
 
 def test_the_floor_keeps_the_divergence_finite(tiny):
-    nets, state, batch = tiny
+    system, state, batch = tiny
     encoder = jax.tree.map(jnp.copy, state.params["encoder"])
     for head in ("posterior", "prior"):  # softplus of -200 is 0 in float32
         encoder[head]["bypass"]["bias"] -= 200.0
+    state = state.replace(params=state.params | {"encoder": encoder})
     for least, finite in ((1e-4, True), (0.0, False)):
-        encoded, _ = picnet.encode(nets, least, encoder, state.stats, batch)
-        kl = picnet.divergences(picnet.Hyper(), batch["mask"], encoded)
+        floored = dataclasses.replace(system, least_std=least)
+        p, q = encode((floored, state, batch))
+        kl = divergences(p, q, batch["mask"], "prior_to_posterior", True)
         assert all(bool(jnp.isfinite(x).all()) for x in kl) == finite
 
 
-def test_no_spread_decodes_to_the_mean(tiny):
-    nets, state, batch = tiny
+def test_a_draw_without_spread_is_the_mean(tiny):
+    system, state, batch = tiny
+    system = dataclasses.replace(system, least_std=0.0)
     variables = inference_variables(state)
-    seen = picnet.see(nets, 0.0, variables, batch)
-    mean = picnet.show_mean(nets, 0.0, variables, batch, jax.random.key(0))["mean"]
-    drawn = picnet.decode(nets, variables, seen, seen.q.mu)
-    np.testing.assert_array_equal(mean, keep_known(batch, drawn))
-    score = jax.jit(partial(picnet.score, nets))(variables, mean)
-    assert score.shape == (2,) and bool(jnp.isfinite(score).all())
+    heads = state.params["encoder"]["prior"]
+    bias = heads["bypass"]["bias"].at[system.encoder.z_nc :].add(-200.0)
+    prior = heads | {"bypass": heads["bypass"] | {"bias": bias}}
+    encoder = state.params["encoder"] | {"prior": prior}
+    variables["params"] = variables["params"] | {"encoder": encoder}
+    key = jax.random.key(0)
+    mean = system.visualize(variables, batch, key)["mean"]
+    draw = composite(batch, system.sample(variables, batch, key, 1)[:, 0])
+    np.testing.assert_allclose(draw, mean, atol=1e-5)
+
+
+def test_the_discriminator_scores_each_image(tiny):
+    system, state, batch = tiny
+    variables = inference_variables(state)
+    scores = jax.jit(system.score)(variables, batch["image"])
+    one = jax.jit(system.score)(variables, batch["image"][1:])
+    assert scores.shape == (2,)
+    np.testing.assert_allclose(one, scores[1:], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Cached sampling and fixed point against naive, and what turning makes of a mask."""
+"""Cached sampling and fixed-point iteration against naive sampling."""
 
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ KEY = jax.random.key(0)
 NET: Any = PixelCNN(features=4, blocks=1, mixtures=2, dropout=0.0)
 
 
-def make(net, b=2, h=12, w=8, condition=None):
+def make_net(net, b=2, h=12, w=8, condition=None):
     x = jax.random.uniform(KEY, (b, h, w, net.channels), minval=-1)
     return x, net.init(KEY, x, False, condition)["params"]
 
@@ -35,17 +35,18 @@ def known_mask(name, h, w):
 
 @pytest.fixture(scope="module")
 def samples():
-    """(images, known, noise) -> cached, naive, fixed point and its passes.
+    """(known, noise) -> images, and cached, naive and fixed-point samples; passes.
 
-    Cached sampling is mapped over the images, as completing does.
+    Cached sampling is mapped over the images, as in completion.
     """
-    image, params = make(NET)
+    image, params = make_net(NET)
 
     @jax.jit
     def run(known, noise):
         def one(image, known, noise):
             each = jax.tree.map(lambda x: x[None], noise)
-            return cached.sample(NET, params, image[None], known[None], each)[0]
+            inputs = cached.Inputs(image[None], known[None], each)
+            return cached.sample(NET, params, inputs)[0]
 
         fast = jax.vmap(one)(image, known, noise)
         first = Noise(noise.mixture[:, 0], noise.value[:, 0])
@@ -81,17 +82,18 @@ def test_cached_is_naive(samples, names):
 
 
 def test_cached_with_every_option():
-    """Grey, elu, two blocks, a condition: a few pixels against the network's logits."""
+    """Grey, elu, two blocks and a condition, against draws from the network's logits."""
     net: Any = PixelCNN(4, 2, 2, channels=1, nonlinearity="elu", dropout=0.0)
     condition = jax.nn.one_hot(jnp.array([0, 2]), 3)
-    image, params = make(net, 2, 8, 8, condition)
+    image, params = make_net(net, 2, 8, 8, condition)
     params = jax.tree.map(lambda x: x + 0.1, params)
     known = jnp.broadcast_to(known_mask("below", 8, 8), (2, 8, 8, 1))
     noise = draw_noise(KEY, (2, 1, 8, 8), 2, 1)
 
     @jax.jit
     def run():
-        drawn = cached.sample(net, params, image, known, noise, condition, True)[:, 0]
+        inputs = cached.Inputs(image, known, noise)
+        drawn = cached.sample(net, params, inputs, condition, True)[:, 0]
         logits = net.apply({"params": params}, drawn, False, condition)
         first = noise.mixture[:, 0], noise.value[:, 0]
         return drawn, logistic.draw(logits, *first, rounded=True)
@@ -100,7 +102,7 @@ def test_cached_with_every_option():
     np.testing.assert_allclose(drawn, jnp.where(known, image, again), atol=1e-6)
 
 
-def test_noise_stays_away_from_the_ends():
+def test_noise_stays_away_from_zero_and_one():
     noise = draw_noise(KEY, (1, 64, 64), 10, 3)
     for u in noise:
         assert float(u.min()) >= 1e-5 and float(u.max()) <= 1 - 1e-5

@@ -1,11 +1,12 @@
-"""PixelCNN++'s checkpoints: averaged variables by their official names, and no others.
+"""PixelCNN++'s checkpoints: averaged variables by official names, and no others.
 
-TensorFlow itself is needed by the last test alone.
+Only the last test needs TensorFlow itself.
 """
 
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,16 +18,18 @@ import picjax
 from picjax import checkpoints, convert
 from picjax.cli import UserError
 from picjax.methods.pixelcnn import official as pixelcnn
-from picjax.methods.pixelcnn.system import network
-from picjax.official import files, mapping, replay, tf_files
+from picjax.methods.pixelcnn import tf_files
+from picjax.methods.pixelcnn.build import network
+from picjax.official import files, mapping, replay
 
 TINY = ["--config.model.dropout=0.0"]
-MEAN = pixelcnn.AVERAGE
+AVERAGE = pixelcnn.AVERAGE
+WORKERS = Path(__file__).parents[1] / "workers"
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    """(config, the network's parameters, the same by official names)."""
+    """(config, parameters of the network, the same by official names)."""
     config = convert.make_config("pixelcnn", "tiny", TINY)
     shapes = checkpoints.abstract_state(config).params["net"]
     rng = np.random.default_rng(0)
@@ -40,9 +43,9 @@ def tiny():
 
 @pytest.fixture
 def checkpoint(tiny):
-    """As training saves it: raw and averaged variables, moments without names."""
+    """As saved in training: raw and averaged variables, and unnamed moments."""
     found = {name: x + 1 for name, x in tiny[2].items()}
-    found |= {f"{name}{MEAN}": x for name, x in tiny[2].items()}
+    found |= {f"{name}{AVERAGE}": x for name, x in tiny[2].items()}
     return found | {"Variable": np.float32(3), "Variable_1": np.zeros((2, 2))}
 
 
@@ -51,12 +54,12 @@ def command(*words: object) -> None:
     convert.main([str(word) for word in (*sizes, *words)])
 
 
-def same(a, b) -> None:
+def assert_same(a, b) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-def pretend(monkeypatch, tensors, read: list[str]) -> None:
-    """A TensorFlow that has read the tensors, and notes which are asked for."""
+def fake_tensorflow(monkeypatch, tensors, read: list[str]) -> None:
+    """Replace TensorFlow by a reader of these tensors that lists those it reads."""
 
     def load(path):
         if "broken" in path:
@@ -78,7 +81,7 @@ def test_a_checkpoint_becomes_a_run(
 ) -> None:
     config, params, named = tiny
     read: list[str] = []
-    pretend(monkeypatch, checkpoint, read)
+    fake_tensorflow(monkeypatch, checkpoint, read)
     (tmp_path / "params.ckpt.index").touch()
     (tmp_path / "params.ckpt.data-00000-of-00001").touch()
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
@@ -92,38 +95,38 @@ def test_a_checkpoint_becomes_a_run(
     np.savez(tmp_path / "check.npz", **arrays)
     words = f"--out={tmp_path / 'run'}", f"--check={tmp_path / 'check.npz'}"
     command(f"--from={tmp_path / 'params.ckpt.index'}", *words)
-    assert sorted(read) == sorted(f"{name}{MEAN}" for name in named)
+    assert sorted(read) == sorted(f"{name}{AVERAGE}" for name in named)
     variables = picjax.load(tmp_path / "run")._variables
-    same(variables["params"]["net"], params)
-    said = capsys.readouterr().out
-    assert "largest difference of logits" in said and "0.00e+00" in said
+    assert_same(variables["params"]["net"], params)
+    out = capsys.readouterr().out
+    assert "largest difference of logits" in out and "0.00e+00" in out
     with pytest.raises(UserError, match="there is no way back"):
         convert.main(["--to=pytorch", f"--from={tmp_path / 'run'}", "--out=x"])
 
 
-def test_raw_variables_where_none_is_averaged(tiny, tmp_path):
+def test_raw_variables_are_read_if_none_is_averaged(tiny, tmp_path):
     config, params, named = tiny
     np.savez(tmp_path / "a.npz", **named, Variable=np.float32(0))
     read = pixelcnn.read(tf_files.find([str(tmp_path)]), config.model.blocks)
-    same(convert.read_nets(config, {"net": read})["net"]["params"], params)
+    assert_same(convert.read_nets(config, {"net": read})["net"]["params"], params)
 
 
-def test_what_does_not_fit_is_listed(tiny, checkpoint):
-    """A variable of another net; one that is averaged in part; another width."""
+def test_variables_that_do_not_fit_are_listed(tiny, checkpoint):
+    """A variable of another network, another width, and one without an average."""
     config, _, named = tiny
-    for change, said in [
+    for change, message in [
         ({"model/dense_99/V": np.zeros(3)}, "dense_99.V.*no place for"),
         ({"model/conv2d_0/g": np.zeros(5)}, r"conv2d_0.g is \(5,\) here"),
     ]:
         tensors = pixelcnn.dotted(named | change)
-        with pytest.raises(UserError, match=f"^net: .*{said}"):
+        with pytest.raises(UserError, match=f"^net: .*{message}"):
             convert.read_nets(config, {"net": tensors})
     names = pixelcnn.averaged([*checkpoint, "model/new/V"])
     assert "model/new/V" not in names and len(names) == len(named)
 
 
 @pytest.mark.parametrize(
-    ("names", "given", "said"),
+    ("names", "path", "message"),
     [
         ([], "", "holds no file that ends in .index, .ckpt"),
         (["a.index", "b.index"], "", "holds a.index, b.index; give one"),
@@ -133,57 +136,38 @@ def test_what_does_not_fit_is_listed(tiny, checkpoint):
         (["else.ckpt"], "", "no variable whose name begins with model/ .but Variable"),
     ],
 )
-def test_files_that_cannot_be_used(names, given, said, tmp_path, monkeypatch):
-    pretend(monkeypatch, {"Variable": np.zeros(1)}, [])
+def test_unusable_files_are_refused(names, path, message, tmp_path, monkeypatch):
+    fake_tensorflow(monkeypatch, {"Variable": np.zeros(1)}, [])
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=said):
-        pixelcnn.read(tf_files.find([str(tmp_path / given)]), 1)
+    with pytest.raises(UserError, match=message):
+        pixelcnn.read(tf_files.find([str(tmp_path / path)]), 1)
     with pytest.raises(UserError, match="2 paths"):
         tf_files.find(["a", "b"])
 
 
-def test_numbers_that_are_not_finite(tiny, tmp_path):
+def test_weights_that_are_not_finite_are_refused(tiny, tmp_path):
     named = tiny[2] | {"model/conv2d_0/g": np.full(4, np.nan)}
     np.savez(tmp_path / "a.npz", **named)
     with pytest.raises(UserError, match="conv2d_0/g is not finite"):
         pixelcnn.read(tmp_path / "a.npz", 1)
 
 
-def test_without_tensorflow(monkeypatch, tmp_path):
+def test_missing_tensorflow_is_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(UserError, match="with its convert extra .* as an .npz"):
         tf_files.open_checkpoint(tmp_path / "a")
 
 
-def test_what_is_no_port(monkeypatch, tmp_path):
-    """Its own files are among the reference files."""
+def test_other_pytorch_files_are_refused(monkeypatch, tmp_path):
+    """The port's own files are among the reference files."""
     monkeypatch.setattr(files, "read", lambda path: {"module.fc.weight": np.zeros(1)})
     with pytest.raises(UserError, match="is no state_dict of the PyTorch port"):
         pixelcnn.read(tmp_path / "a.pth", 5)
 
 
-WRITE = """
-import sys, numpy as np, tensorflow.compat.v1 as tf
-tf.disable_eager_execution()
-arrays = dict(np.load(sys.argv[1]))
-variables = {name: tf.get_variable(name, initializer=x) for name, x in arrays.items()}
-with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    for prefix, version in [(sys.argv[2], "V1"), (sys.argv[3], "V2")]:
-        version = getattr(tf.train.SaverDef, version)
-        tf.train.Saver(variables, write_version=version).save(session, prefix)
-"""
-READ = """
-import sys, numpy as np
-from picjax.official import pixelcnn, tf_files
-for folder in sys.argv[1:]:
-    np.savez(folder + "/read.npz", **pixelcnn.read(tf_files.find([folder]), 1))
-"""
-
-
-def test_tensorflows_own_files(tiny, checkpoint, tmp_path):
-    """The old format, in one file, and the new one; TensorFlow in processes of its own."""
+def test_files_that_tensorflow_wrote(tiny, checkpoint, tmp_path):
+    """The old format, in one file, and the new one; in processes of their own."""
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("TensorFlow is not installed")
     np.savez(tmp_path / "a.npz", **checkpoint)
@@ -191,11 +175,13 @@ def test_tensorflows_own_files(tiny, checkpoint, tmp_path):
     for folder in folders:
         folder.mkdir()
     prefixes = [folder / "params.ckpt" for folder in folders]
-    for script, words in [(WRITE, [tmp_path / "a.npz", *prefixes]), (READ, folders)]:
-        command = [sys.executable, "-c", script, *map(str, words)]
-        subprocess.run(command, check=True, capture_output=True)
+    write, read = "write_tensorflow.py", "read_tensorflow.py"
+    for worker, args in [(write, [tmp_path / "a.npz", *prefixes]), (read, folders)]:
+        program = [sys.executable, str(WORKERS / worker), *map(str, args)]
+        subprocess.run(program, check=True, capture_output=True)
     assert [prefix.is_file() for prefix in prefixes] == [True, False]
     for folder in folders:
         with np.load(folder / "read.npz") as found:
-            read = {name: found[name] for name in found.files}
-        same(convert.read_nets(tiny[0], {"net": read})["net"]["params"], tiny[1])
+            tensors = {name: found[name] for name in found.files}
+        nets = convert.read_nets(tiny[0], {"net": tensors})
+        assert_same(nets["net"]["params"], tiny[1])

@@ -1,6 +1,5 @@
 """Reading and writing official checkpoints: every name once, or both sides listed."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from picjax.methods.picmm.official import TABLE
 from picjax.official import mapping
 
 MODULE = picmm.Encoder(ngf=4, img_f=8, layers=3, poolings=2)
-INIT = jax.jit(partial(MODULE.init, update_stats=False))
+INIT = jax.jit(MODULE.init)
 
 
 @pytest.fixture(scope="module")

@@ -8,39 +8,24 @@ import pytest
 from fixture import Fixture
 
 # `meta["system"]` in lower case -> the module whose CHECKS maps a kind to its check.
-MODULES: dict[str, str] = {
+MODULES = {
+    "picmm": "picmm",
+    "picnet": "picnet",
     "pix2pix": "pix2pix",
-    "inade": "inade",
+    "pixelcnn++": "pixelcnn",
+    "diffusion": "diffusion",
     "posterior": "posterior",
+    "inade": "inade",
+    "metrics": "metrics",
 }
-# Transitional: by file name.
-BY_FILE = (
-    "handlers_networks",
-    "handlers_procedures",
-    "handlers_losses",
-    "handlers_masks",
-    "handlers_steps",
-    "handlers_pixelcnn",
-    "handlers_metrics",
-    "handlers_compose",
-    "handlers_painter",
-    "handlers_diffusion",
-)
 
 
 def test_reference(reference_file: Path) -> None:
     fixture = Fixture.load(reference_file)
-    if fixture.system in MODULES:
-        checks = importlib.import_module(MODULES[fixture.system]).CHECKS
-        if fixture.kind not in checks:
-            pytest.fail(f"no check for kind '{fixture.kind}' of '{fixture.system}'")
-        check = checks[fixture.kind]
-    else:
-        handlers = {}
-        for name in BY_FILE:
-            handlers |= importlib.import_module(name).HANDLERS
-        if fixture.key not in handlers:
-            pytest.fail(f"no handler for {fixture.key}: {fixture.meta.get('network')}")
-        check = handlers[fixture.key]
+    if fixture.system not in MODULES:
+        pytest.fail(f"no checks for system '{fixture.system}'")
+    checks = importlib.import_module(MODULES[fixture.system]).CHECKS
+    if fixture.kind not in checks:
+        pytest.fail(f"no check for kind '{fixture.kind}' of '{fixture.system}'")
     with jax.default_matmul_precision("highest"):
-        check(fixture)
+        checks[fixture.kind](fixture)

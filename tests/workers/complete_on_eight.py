@@ -1,5 +1,8 @@
 """PixelCNN++ completes the same pixels on one device and on eight."""
 
+from dataclasses import replace
+from typing import Any
+
 import jax
 
 jax.config.update("jax_platforms", "cpu")
@@ -8,7 +11,6 @@ import numpy as np
 
 from configs.pixelcnn import get_config
 from picjax import checkpoints, methods, sharding
-from picjax.methods.pixelcnn import system as pixelcnn
 
 config = get_config("tiny")
 rng = np.random.default_rng(0)
@@ -34,9 +36,11 @@ assert (one, many) == (1, 8), (one, many)
 np.testing.assert_array_equal(images, expected)
 assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
 
-net, turns = pixelcnn.network(config.model), ("upright", "half_turn")
-turned = jax.jit(lambda batch, index: pixelcnn.turned(net, turns, batch, index).image)
-images = turned(jax.device_put(batch, split), np.arange(8) % 2)
+_, across = layouts[1]
+system: Any = methods.make(config)
+system = replace(system, orientations=("upright", "half_turn"))
+orient = jax.jit(lambda batch, index: system.orient(batch, index).image)
+images = orient(jax.device_put(batch, across), np.arange(8) % 2)
 np.testing.assert_array_equal(images[1::2], batch["image"][1::2, ::-1, ::-1])
 # Else every device would train on all images.
-assert images.sharding.is_equivalent_to(split, 4), images.sharding
+assert images.sharding.is_equivalent_to(across, 4), images.sharding

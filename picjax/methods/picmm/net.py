@@ -11,12 +11,30 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from picjax.layers.conv import Conv, average_pool
+from picjax.layers.conv import Conv, average_pool, upsample
+from picjax.layers.encoder_decoder import (
+    ResDiscriminator,
+    Size,
+    VisibleFeatures,
+    count_halvings,
+    decode,
+    encode,
+    halvings,
+)
 from picjax.layers.norm import NORMS
-from picjax.methods.picnet import net as picnet
-from picjax.methods.picnet.net import ResDiscriminator as Discriminator
+from picjax.methods.vae_gan import check_widths
+from picjax.system import Config
 
-__all__ = ["Discriminator", "DynamicGMM", "Encoder", "Generator"]
+
+def poolings(size: Size) -> int:
+    """How often the latent average-pools the map that `halvings` leaves.
+
+    While every side is even, at most twice: 256 -> 8 -> a latent grid of 2; 128, 64 and
+    32 -> 4 -> a grid of 1; 192 -> 6 -> a grid of 3.
+    """
+    left = 2 ** halvings(size)
+    h, w = (size, size) if isinstance(size, int) else size
+    return count_halvings((h // left, w // left), smallest=1, most=2)
 
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
@@ -29,7 +47,7 @@ def unflatten(x: Float[Array, "b d"], height: int, width: int) -> Array:
     return x.reshape(x.shape[0], -1, height, width).transpose(0, 2, 3, 1)
 
 
-def _linear(features: int, name: str, dtype: Any) -> nn.Dense:
+def _linear(features: int, name: str, dtype: Any = jnp.float32) -> nn.Dense:
     orthogonal = nn.initializers.orthogonal(0.02)
     return nn.Dense(features, dtype=dtype, kernel_init=orthogonal, name=name)
 
@@ -37,12 +55,12 @@ def _linear(features: int, name: str, dtype: Any) -> nn.Dense:
 class Encoder(nn.Module):
     """Images (a visible part or a complement) to the Gaussian of their latent.
 
-    Returns mu, log_std [n d] in float32 and the features, the finest first; the caller
-    draws z = mu + eps * exp(log_std). d is half of channels * grid * grid, the grid
-    being what `layers` halvings and `poolings` average pools leave of the image.
-    `log_std_start` is added to log_std: the officials start with noise of width 1 around
-    means near 0, which nothing can be read from until the encoder has learnt to shrink
-    it.
+    Returns mu and log_std [n d] in float32, and the features, finest first; the caller
+    draws z = mu + eps * exp(log_std). d is half of channels * grid * grid, where the grid
+    is what `layers` halvings and `poolings` average pools leave of the image.
+    `log_std_start` is added to log_std: the original starts with noise of width 1 around
+    means near 0, from which nothing can be decoded until the encoder has learnt to
+    shrink it.
     """
 
     ngf: int = 32
@@ -55,9 +73,9 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "n h w 3"], update_stats: int
+        self, x: Float[Array, "n h w 3"], power_iterations: int = 0
     ) -> tuple[Float[Array, "n d"], Float[Array, "n d"], list[Array]]:
-        features = picnet.trunk(self, x, update_stats)
+        features = encode(self, x, power_iterations)
         x = features[-1]
         for _ in range(self.poolings):
             x = average_pool(x)
@@ -70,9 +88,8 @@ class Encoder(nn.Module):
 class Generator(nn.Module):
     """Both latents and the visible part's features to images in [-1, 1], coarse to fine.
 
-    Channels of the latent map are z_m's, then z_c's; it is doubled in size `poolings`
-    times, always by the same convolution. `f_m`, `f_e`, `mask` and the number of images
-    are those of `picnet.ResGenerator`.
+    Channels of the latent map are z_m's, then z_c's; the same convolution doubles its
+    size `poolings` times. There are `output_scale` images, the last of full size.
     """
 
     ngf: int = 32
@@ -90,15 +107,13 @@ class Generator(nn.Module):
         self,
         z_m: Float[Array, "b d"],
         z_c: Float[Array, "b d"],
-        f_m: Float[Array, "b i j c"],
-        f_e: Float[Array, "b p q e"],
-        mask: Float[Array, "b p q 1"],
-        update_stats: int,
+        visible: VisibleFeatures,
+        power_iterations: int = 0,
     ) -> list[Float[Array, "b _h _w 3"]]:
-        h, w = (side // 2**self.poolings for side in f_m.shape[1:3])
+        h, w = (side // 2**self.poolings for side in visible.f_m.shape[1:3])
         x = unflatten(jnp.concatenate([z_m, z_c], -1), h, w).astype(self.dtype)
         x = UpConv(self.poolings, dtype=self.dtype, name="up_convfc")(x)
-        return picnet.decode(self, x, f_m, f_e, mask, update_stats)
+        return decode(self, x, visible, power_iterations)
 
 
 class UpConv(nn.Module):
@@ -113,8 +128,7 @@ class UpConv(nn.Module):
             x.shape[-1], padding=1, spectral=False, dtype=self.dtype, name="conv"
         )
         for _ in range(self.times):
-            x = x.repeat(2, 1).repeat(2, 2)
-            x = nn.leaky_relu(conv(x, update_stats=False), 0.2)
+            x = nn.leaky_relu(conv(upsample(x)), 0.2)
         return x
 
 
@@ -124,56 +138,94 @@ class Head(nn.Module):
     hidden: int
     features: int
     norm: Literal["batch", "layer"]
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b d"], update_stats: int
+        self, x: Float[Array, "b d"], train: bool = False
     ) -> Float[Array, "b e"]:
-        x = _linear(self.hidden, "linear1", self.dtype)(x)
-        x = NORMS[self.norm](dtype=self.dtype, name="norm")(x, update_stats)
-        x = _linear(self.features, "linear2", self.dtype)(nn.relu(x))
-        return x.astype(jnp.float32)
+        x = _linear(self.hidden, "linear1")(x)
+        x = NORMS[self.norm](name="norm")(x, train)
+        return _linear(self.features, "linear2")(nn.relu(x))
 
 
 class DynamicGMM(nn.Module):
     """The mixture p(z_c | z_m): `k` diagonal Gaussians of z_m's size.
 
-    Returns the log weights before normalisation [b k], mu and log_std [b k d], float32.
-    `log_std_start` is the encoder's.
+    Returns the log weights before normalisation [b k], mu and log_std [b k d]. All of it
+    is float32, whatever the dtype of the other networks: the heads are small, and their
+    outputs are parameters of densities. `log_std_start` is the encoder's.
     """
 
     k: int = 4
     log_std_start: float = 0.0
     norm: Literal["batch", "layer"] = "batch"
-    dtype: Any = jnp.float32
 
     def __call__(
-        self, z_m: Float[Array, "b d"], update_stats: int
+        self, z_m: Float[Array, "b d"], train: bool = False
     ) -> tuple[Float[Array, "b k"], Float[Array, "b k d"], Float[Array, "b k d"]]:
-        alpha, mu, log_std = self._heads(("alpha", "mu", "log_std"), z_m, update_stats)
-        return alpha, mu, log_std
+        logits, mu, log_std = self._heads(("alpha", "mu", "log_std"), z_m, train)
+        return logits, mu, log_std
 
     def advance(
-        self, z_c: Float[Array, "b d"], update_stats: int
+        self, z_c: Float[Array, "b d"], train: bool = False
     ) -> tuple[Float[Array, "b k d"], Float[Array, "b k d"]]:
-        """mu and log_std of z_c, in training: how the official trainer (only it) mixes
-        the running statistics of those two heads.
+        """mu and log_std of z_c.
+
+        In training, the official code also runs these two heads on z_c, which blends
+        their running statistics.
         """
-        mu, log_std = self._heads(("mu", "log_std"), z_c, update_stats)
+        mu, log_std = self._heads(("mu", "log_std"), z_c, train)
         return mu, log_std
 
     @nn.compact
     def _heads(
-        self, names: tuple[str, ...], z: Float[Array, "b d"], update_stats: int
+        self, names: tuple[str, ...], z: Float[Array, "b d"], train: bool
     ) -> list[Array]:
         b, d = z.shape
         outputs = []
         for name in names:
             sizes = (d // 2, self.k) if name == "alpha" else (2 * d, self.k * d)
-            head = Head(*sizes, norm=self.norm, dtype=self.dtype, name=name)
-            x = head(z, update_stats)
+            x = Head(*sizes, norm=self.norm, name=name)(z, train)
             if name == "log_std":
                 x = x + self.log_std_start
             outputs.append(x if name == "alpha" else x.reshape(b, self.k, d))
         return outputs
+
+
+def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
+    """The four networks, each with its name; the image size gives their depth.
+
+    Raises:
+      UserError: for widths or a size that cannot work.
+    """
+    check_widths(model)
+    layers = halvings(image_size)
+    shared: Any = {"img_f": model.img_f, "layers": layers}
+    shared |= {"dtype": model.dtype, "remat": model.remat}
+    pools = poolings(image_size)
+    return {
+        "encoder": Encoder(
+            ngf=model.ngf,
+            poolings=pools,
+            log_std_start=model.log_std_start,
+            name="encoder",
+            **shared,
+        ),
+        "generator": Generator(
+            ngf=model.ngf,
+            poolings=pools,
+            output_scale=min(model.output_scale, layers),
+            upsample=model.upsample,
+            name="generator",
+            **shared,
+        ),
+        "discriminator": ResDiscriminator(
+            ngf=model.ndf, name="discriminator", **shared
+        ),
+        "mixture": DynamicGMM(
+            k=model.mixture.k,
+            norm=model.mixture.norm,
+            log_std_start=model.log_std_start,
+            name="mixture",
+        ),
+    }

@@ -75,7 +75,7 @@ class _Net(nn.Module):
             padding=padding,
             name=name,
         )
-        return conv(x, 0)
+        return conv(x)
 
     def _up(
         self, x: Array, name: str, features: int, kernel: int, use_bias: bool
@@ -90,7 +90,7 @@ class _Net(nn.Module):
             dtype=self.dtype,
             name=name,
         )
-        return conv(x, 0)
+        return conv(x)
 
     def _norm(self, x: Array, name: str, train: bool) -> Array:
         if self.norm == "none":

@@ -3,11 +3,11 @@
 A pixel value v in 0..255 is x = (v - 127.5) / 127.5; its bin reaches 1/255 to each side
 and the first and last bins to infinity. Logits hold, in this order, K mixture logits
 and then for each channel K means, K log scales and, with three channels, K raw
-coefficients (specification, section 5): 10 K of them for colour, 3 K for grey.
+coefficients: 10 K values for colour, 3 K for grey.
 
-There are two forms of the probability of a bin. `official` is the published one, with
-a difference of sigmoids and, where that is small, density times width: discontinuous
-by up to 2.15 nats and inexact in float32 (section 6). `stable` is exact everywhere.
+There are two forms of the probability of a bin. `official` is that of the published
+code, a difference of sigmoids and, where that is small, density times width:
+discontinuous by up to 2.15 nats, and inexact in float32. `stable` is exact everywhere.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ EDGE = 0.999  # values beyond are the first or the last bin
 
 
 class Mixture(NamedTuple):
-    """What the logits of each pixel say; K components, c channels.
+    """The distribution of each pixel: K components, c channels.
 
     Attributes:
       logits: of the components, shared by the channels.
-      mean: of each channel, before the channels to its left are counted.
+      mean: of each channel, without the contribution of the channels before it.
       log_scale: not clamped.
-      coefficients: in [-1, 1]: red to green, red to blue, green to blue; with one
-        channel there are none.
+      coefficients: in [-1, 1]: red to green, red to blue, green to blue; None with one
+        channel.
     """
 
     logits: Float[Array, "*b k"]
@@ -41,12 +41,12 @@ class Mixture(NamedTuple):
 
 
 def logit_count(mixtures: int, channels: int) -> int:
-    """How many numbers a pixel's mixture takes."""
+    """Number of logits per pixel."""
     return 10 * mixtures if channels == 3 else 3 * mixtures
 
 
 def unpack(logits: Float[Array, "*b m"], channels: int) -> Mixture:
-    """The mixture that a network's outputs stand for; `channels` is 3 or 1."""
+    """The mixture that a network's outputs parameterise; `channels` is 3 or 1."""
     k = logits.shape[-1] // logit_count(1, channels)
     rest = logits[..., k:].reshape(*logits.shape[:-1], channels, -1)
     mean, log_scale = rest[..., :k], rest[..., k : 2 * k]
@@ -60,7 +60,7 @@ def unpack(logits: Float[Array, "*b m"], channels: int) -> Mixture:
 def log_bin_official(
     x: Float[Array, "*b c k"], mean: Float[Array, "*b c k"], log_scale: Array
 ) -> Float[Array, "*b c k"]:
-    """Log probability of each value's bin, nats, as published (section 6)."""
+    """Log probability of each value's bin, nats, as in the published code."""
     inverse = jnp.exp(-log_scale)
     z = x - mean
     upper, lower, middle = (
@@ -70,7 +70,7 @@ def log_bin_official(
     )
     difference = jax.nn.sigmoid(upper) - jax.nn.sigmoid(lower)
     density = middle - log_scale - 2 * jax.nn.softplus(middle) - np.log(127.5)
-    # The maximum keeps the gradient of the branch that is not taken finite.
+    # The maximum keeps the gradient finite where the other branch is taken.
     log_difference = jnp.log(jnp.maximum(difference, 1e-12))
     inner = jnp.where(difference > 1e-5, log_difference, density)
     first, last = upper - jax.nn.softplus(upper), -jax.nn.softplus(lower)
@@ -80,7 +80,7 @@ def log_bin_official(
 def log_bin_stable(
     x: Float[Array, "*b c k"], mean: Float[Array, "*b c k"], log_scale: Array
 ) -> Float[Array, "*b c k"]:
-    """Log probability of each value's bin, nats, exact wherever the bin lies.
+    """Log probability of each value's bin, nats, exact everywhere.
 
     sigmoid(p) - sigmoid(q) = (1 - exp(q - p)) sigmoid(p) sigmoid(-q).
     """
@@ -114,8 +114,8 @@ def component_log_prob(
     if mixture.coefficients is not None:
         red, green = x[..., 0:1], x[..., 1:2]
         r_g, r_b, g_b = (mixture.coefficients[..., i, :] for i in range(3))
-        moved = [jnp.zeros_like(r_g), r_g * red, r_b * red + g_b * green]
-        mean = mean + jnp.stack(moved, -2)
+        shift = [jnp.zeros_like(r_g), r_g * red, r_b * red + g_b * green]
+        mean = mean + jnp.stack(shift, -2)
     log_scale = jnp.maximum(mixture.log_scale, LEAST_LOG_SCALE)
     return LOG_BIN[form](jnp.broadcast_to(x[..., None], mean.shape), mean, log_scale)
 
@@ -153,7 +153,7 @@ def bits(nats: Float[Array, "*b"]) -> Float[Array, "*b"]:
 def component(
     logits: Float[Array, "*b k"], u: Float[Array, "*b k"]
 ) -> Int[Array, "*b"]:
-    """The component that uniforms in (0, 1) choose (the Gumbel trick)."""
+    """The component that uniforms in (0, 1) select (the Gumbel-max trick)."""
     return jnp.argmax(logits - jnp.log(-jnp.log(u)), -1)
 
 
@@ -163,15 +163,15 @@ def draw(
     u_value: Float[Array, "*b c"],
     rounded: bool = False,
 ) -> Float[Array, "*b c"]:
-    """One value a pixel and channel, in [-1, 1], from given uniforms.
+    """Draw one value per pixel and channel, in [-1, 1], from given uniforms.
 
     Args:
       logits: the network's output at each pixel.
-      u_mixture: uniform in (0, 1): chooses the component of all channels.
+      u_mixture: uniform in (0, 1): selects the component, which all channels share.
       u_value: uniform in (0, 1): the logistic noise of each channel.
-      rounded: to the 256 values, each channel before the next one is drawn, which
-        makes the draw's probability exactly the likelihood above. The official
-        sampler does not round.
+      rounded: whether to round to the 256 values, each channel before the next one is
+        drawn, which makes the likelihood above exactly the probability of the draw.
+        The official sampler does not round.
     """
     channels = u_value.shape[-1]
     mixture = unpack(logits, channels)
@@ -183,19 +183,19 @@ def draw(
     scale = jnp.exp(jnp.maximum(take(mixture.log_scale), LEAST_LOG_SCALE))
     y = take(mixture.mean) + scale * (jnp.log(u_value) - jnp.log1p(-u_value))
 
-    def settle(value: Array) -> Array:
+    def discretise(value: Array) -> Array:
         value = jnp.clip(value, -1, 1)
         return to_grid(value) if rounded else value
 
-    red = settle(y[..., 0])
+    red = discretise(y[..., 0])
     if mixture.coefficients is None:
         return red[..., None]
     r_g, r_b, g_b = jnp.unstack(take(mixture.coefficients), axis=-1)
-    green = settle(y[..., 1] + r_g * red)
-    blue = settle(y[..., 2] + r_b * red + g_b * green)
+    green = discretise(y[..., 1] + r_g * red)
+    blue = discretise(y[..., 2] + r_b * red + g_b * green)
     return jnp.stack([red, green, blue], -1)
 
 
 def to_grid(x: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """The nearest of the 256 values, scaled as the data are."""
+    """The nearest of the 256 values, in [-1, 1]."""
     return (2 * jnp.round((x + 1) * 127.5) - 255) / 255

@@ -1,7 +1,7 @@
-"""PixelCNN++'s official names: OpenAI's TensorFlow variables, and a PyTorch port's.
+"""PixelCNN++'s parameters in OpenAI's TensorFlow checkpoints and in a PyTorch port's.
 
-TensorFlow counts its layers by kind in the order of their creation, so the table depends
-on the number of blocks (specification, section 14). `/` in its names is `.` here.
+TensorFlow numbers layers of one kind in the order of their creation, so the table
+depends on the number of blocks. `/` in its names is `.` here.
 """
 
 import re
@@ -15,26 +15,27 @@ import numpy as np
 from jaxtyping import Array
 
 from picjax.cli import UserError
+from picjax.methods.pixelcnn import tf_files
 from picjax.methods.pixelcnn.layers import effective
 from picjax.methods.pixelcnn.net import LEVELS, down_blocks
-from picjax.official import files, tf_files
+from picjax.official import files
 from picjax.official.mapping import Leaf, Site, Table
 from picjax.system import Config
 
-FILES = {"params": "net"}  # what is in a file: the one network
+FILES = {"params": "net"}  # suffix of a file -> its network: there is one
 PREFIX = "model."
-AVERAGE = "/ExponentialMovingAverage"  # what the name of an averaged variable ends with
+AVERAGE = "/ExponentialMovingAverage"  # suffix of an averaged variable's name
 LAYER = {f"params/{name}": Leaf(f".{name}") for name in ("V", "g", "b")}
 CONDITION = {"params/hw": Leaf(".hw")}
 
 
 def tables(config: Config) -> dict[str, Table]:
-    """Net -> its table, for a config of PixelCNN++."""
+    """Network -> its table, for a config of PixelCNN++."""
     return {"net": table(config.model.blocks)}
 
 
 def table(blocks: int, prefix: str = PREFIX) -> Table:
-    """The sites of a network with `blocks` gated blocks a level, in creation order."""
+    """The sites of a network with `blocks` gated blocks per level, as created."""
     counters = {kind: count() for kind in ("conv2d", "dense", "deconv2d", "cond")}
 
     def site(kind: str, path: str) -> Site:
@@ -71,18 +72,30 @@ def table(blocks: int, prefix: str = PREFIX) -> Table:
 
 
 def dotted(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """TensorFlow's names with `.` for `/`, as `official.mapping` has them."""
+    """TensorFlow's names with `.` for `/`, as in `official.mapping`."""
     return {name.replace("/", "."): x for name, x in tensors.items()}
 
 
-def read(path: Path, blocks: int) -> dict[str, Any]:
-    """The weights of a network from a checkpoint, an .npz or the port's .pth.
-
-    Averaged variables if there are any. The optimiser's, of which some have no names,
-    are left out.
+def read_files(
+    config: Config, sources: Sequence[str]
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Network -> its file, and network -> official name -> array.
 
     Raises:
-      UserError: when the file cannot be read or holds something else.
+      UserError: if a file is missing, ambiguous or unreadable.
+    """
+    path = tf_files.find(sources)
+    return {"net": path}, {"net": read(path, config.model.blocks)}
+
+
+def read(path: Path, blocks: int) -> dict[str, Any]:
+    """Read a network's weights from a checkpoint, an .npz or the port's .pth.
+
+    Averaged variables are preferred. Those of the optimiser, some of which have no
+    names, are ignored.
+
+    Raises:
+      UserError: if the file is unreadable or holds something else.
     """
     if path.suffix in (".pth", ".pt"):
         tensors = files.read(path)
@@ -108,9 +121,9 @@ def read(path: Path, blocks: int) -> dict[str, Any]:
 
 
 def averaged(names: Sequence[str]) -> dict[str, str]:
-    """A network's variables -> the names to read: all averaged, or none is."""
-    begin = PREFIX.replace(".", "/")
-    own = [name for name in names if name.startswith(begin)]
+    """Variable -> the name to read it by: the averaged one, if any variable has one."""
+    prefix = PREFIX.replace(".", "/")
+    own = [name for name in names if name.startswith(prefix)]
     means = {n.removesuffix(AVERAGE): n for n in own if n.endswith(AVERAGE)}
     return means or {name: name for name in own}
 
@@ -119,10 +132,10 @@ def averaged(names: Sequence[str]) -> dict[str, str]:
 
 
 def from_port(tensors: Mapping[str, Any], blocks: int) -> dict[str, Array]:
-    """A state_dict of the port under the official names, layouts and norms.
+    """Convert a state_dict of the port to official names, layouts and norms.
 
-    Its transposed convolutions are normalised for each input channel; theirs become
-    the direction and its norm the gain, which is the same kernel (section 15).
+    The port normalises its transposed convolutions per input channel: their kernels
+    become directions, and the norms of these the gains, which gives the same kernel.
     Differentiable.
     """
     layers: dict[str, dict[str, Array]] = {}
@@ -144,7 +157,7 @@ def from_port(tensors: Mapping[str, Any], blocks: int) -> dict[str, Array]:
 
 
 def _port_path(layer: str) -> str:
-    """Our path of a layer of the port."""
+    """The path here of a layer of the port."""
     fixed = {
         "u_init.conv": "stem_u",
         "ul_init.0.conv": "stem_above",

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoints, old and new, and the same as an .npz: variables by name."""
+"""Variables by name from TensorFlow's checkpoints, old and new, or from an .npz."""
 
 # pyright: reportMissingImports=false, reportMissingModuleSource=false
 import re
@@ -12,28 +12,28 @@ import numpy as np
 
 from picjax.cli import UserError
 
-ALONE = (".npz", ".pth", ".pt")  # files that are no part of a checkpoint
+ALONE = (".npz", ".pth", ".pt")  # files that are complete on their own
 
-# What numpy raises for files that are damaged, or no archives.
+# What NumPy raises for files that are damaged or not archives.
 DAMAGED = (OSError, ValueError, EOFError, AttributeError, TypeError)
 DAMAGED += (zipfile.BadZipFile, zlib.error)
 
 
 class Variables(NamedTuple):
-    """What a checkpoint holds; a variable is read when it is asked for."""
+    """The contents of a checkpoint; variables are read on demand."""
 
     names: Sequence[str]
     get: Callable[[str], np.ndarray]
 
 
 def find(sources: Sequence[str]) -> Path:
-    """The one checkpoint that was given: a file, a prefix, or the one in a folder.
+    """Find the one checkpoint: a file, a prefix, or the one in a folder.
 
     A prefix is what `NAME.index` and `NAME.data-00000-of-00001` have in common; the
     older format is one file.
 
     Raises:
-      UserError: when there is none, or more than one.
+      UserError: if there is none, or more than one.
     """
     if len(sources) > 1:
         raise UserError(
@@ -59,7 +59,7 @@ def find(sources: Sequence[str]) -> Path:
 
 
 def _whole(path: Path) -> Path:
-    """The prefix of a checkpoint, any of whose files may be given."""
+    """The prefix of a checkpoint, from the name of any of its files."""
     prefix = path.with_name(re.sub(r"\.(index|meta|data-\d+-of-\d+)$", "", path.name))
     if prefix.with_name(f"{prefix.name}.index").is_file() or prefix.is_file():
         return prefix
@@ -69,12 +69,12 @@ def _whole(path: Path) -> Path:
 
 
 def open_checkpoint(path: Path) -> Variables:
-    """The variables of a checkpoint by its prefix, or of an .npz.
+    """Open a checkpoint by its prefix, or an .npz.
 
-    TensorFlow reads tensors from it and executes nothing.
+    TensorFlow only reads tensors; it executes nothing from the file.
 
     Raises:
-      UserError: when TensorFlow is missing, or the file cannot be read.
+      UserError: if TensorFlow is missing, or the file is unreadable.
     """
     if path.suffix == ".npz":
         try:
@@ -87,7 +87,7 @@ def open_checkpoint(path: Path) -> Variables:
     try:
         reader = tensorflow.train.load_checkpoint(str(path))
         names = sorted(reader.get_variable_to_shape_map())
-    except Exception as error:  # TensorFlow's own kinds
+    except Exception as error:  # TensorFlow has exceptions of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
             f"'{path}' is no checkpoint of TensorFlow's ({reason}); copy it again"

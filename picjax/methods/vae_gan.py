@@ -1,0 +1,132 @@
+"""What PICMM and PICNet have in common besides their layers.
+
+Both encode the visible part and its complement, decode latents of the complement with
+features of the visible part, and train against one discriminator or two.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from picjax.cli import UserError
+from picjax.layers.encoder_decoder import VisibleFeatures
+from picjax.losses import adversarial
+from picjax.losses.reconstruction import resize
+from picjax.system import Config, Opt, System, Tree, apply, infer
+
+
+class Judged(NamedTuple):
+    """Images that a discriminator is trained on.
+
+    Attributes:
+      real: images [b h w 3].
+      fake: generated images [n h w 3], without gradient; n is a multiple of b.
+      alpha: where the gradient penalty interpolates, uniform in [0, 1), one value per
+        generated image.
+    """
+
+    real: Float[Array, "b h w 3"]
+    fake: Float[Array, "n h w 3"]
+    alpha: Float[Array, " n"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VaeGan(System):
+    """An encoder, a generator and a discriminator with the losses of both methods.
+
+    Attributes:
+      encoder, generator, discriminator: the networks, each named after its field.
+      opts: the optimisers and the networks that each owns.
+      gan_mode: the adversarial loss, an entry of `adversarial.GAN`.
+      rec_weight: weight of the multi-scale L1 loss.
+      adversarial_weight: weight of the generator's adversarial losses.
+      kl_weight: weight of the latents' divergences.
+    """
+
+    encoder: Any
+    generator: Any
+    discriminator: Any
+    opts: Mapping[str, Opt]
+    gan_mode: str
+    rec_weight: float
+    adversarial_weight: float
+    kl_weight: float
+
+    @property
+    def can_score(self) -> bool:
+        return True
+
+    def score(
+        self, variables: Tree, images: Float[Array, "n h w 3"]
+    ) -> Float[Array, " n"]:
+        """The discriminator's mean score of each image."""
+        return adversarial.mean(infer(self.discriminator, variables, images))
+
+    def visible_features(
+        self, features: list[Array], mask: Float[Array, "b h w 1"]
+    ) -> VisibleFeatures:
+        """What the generator reads, from features whose first b rows are the visible part.
+
+        The attention's mask is resized to the map attended to, fractional at its edges.
+        """
+        b = mask.shape[0]
+        f_e = features[self.generator.layers - 3][:b]
+        small = resize(mask, (f_e.shape[1], f_e.shape[2]))
+        return VisibleFeatures(features[-1][:b], f_e, small)
+
+    def discriminator_loss(
+        self,
+        net: Any,
+        params: Mapping[str, Tree],
+        stats: Mapping[str, Tree],
+        judged: Judged,
+        power_iterations: int,
+    ) -> tuple[Float[Array, ""], dict[str, Tree]]:
+        """The loss of a discriminator on real and generated images, and its new stats."""
+        gan, b = adversarial.GAN[self.gan_mode], judged.real.shape[0]
+        images = jnp.concatenate([judged.real, judged.fake])
+        scores, new = apply(
+            net, params, stats, images, power_iterations=power_iterations
+        )
+        loss = 0.5 * (gan.real(scores[:b]).mean() + gan.fake(scores[b:]).mean())
+        if gan.penalty:
+            frozen = {"params": params, "stats": stats}
+            penalty = adversarial.gradient_penalty(
+                lambda x: infer(net, frozen, x),
+                jnp.concatenate([judged.real] * (judged.fake.shape[0] // b)),
+                judged.fake,
+                judged.alpha,
+            )
+            loss += gan.penalty * penalty.mean()
+        return loss, new
+
+
+def optimisers(
+    tx: optax.GradientTransformation, **nets: tuple[str, ...]
+) -> dict[str, Opt]:
+    """The same optimiser for each group of networks, by the group's name."""
+    return {name: Opt(tx, group) for name, group in nets.items()}
+
+
+def twice(x: Tree) -> Tree:
+    """Each array of a tree concatenated with itself along the batch."""
+    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), x)
+
+
+def check_widths(model: Config) -> None:
+    """Check that the widest part of each network is no narrower than its first.
+
+    Raises:
+      UserError: naming both keys.
+    """
+    for key in ("ngf", "ndf"):
+        if not 0 < model[key] <= model.img_f:
+            raise UserError(
+                f"config.model.{key} {model[key]} does not lie between 1 and "
+                f"config.model.img_f {model.img_f}; change one of them"
+            )
