@@ -3,10 +3,10 @@
     python -m bench.metrics [--batch 16] [--rounds 5] [--images 64] [--json FILE]
 
 All networks have the same random weights; images are 256 px. Needs the `parity` extra.
-Ours run on all JAX devices, as in `picjax.eval`; JAX_NUM_CPU_DEVICES=2 creates two virtual
-devices on a CPU. A whole FID is timed from uint8 images to the number. Memory is the
-largest resident set of a process that streams the given number of rows of 2,048 features
-through the statistics.
+Ours run on all JAX devices, as in `picjax.eval`; JAX_NUM_CPU_DEVICES=2 makes two of a
+CPU.
+A whole FID is timed from uint8 images to the number. Memory is the largest resident set
+of a process that streams so many rows of 2,048 features through the statistics.
 """
 
 import os
@@ -24,7 +24,7 @@ import numpy as np
 from bench import table
 
 SIZE = 256
-SAMPLES = 10  # samples per image, for the diversity
+SAMPLES = 10  # of an image, for the diversity
 
 
 def pictures(count: int, seed: int = 0) -> np.ndarray:
@@ -50,7 +50,7 @@ def torch_state(tensors) -> dict[str, Any]:
 def our_inception(
     tensors, pipeline: str, batch: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """uint8 images to pool features, as in `picjax.eval`."""
+    """uint8 images to pool features, as `picjax.eval` makes them."""
     import jax
 
     from picjax.evaluation.metrics.inception_suite import InceptionStream
@@ -97,7 +97,7 @@ def torchmetrics_fid(tensors) -> Any:
 def rows(
     seconds: dict[str, list[float]], ours: dict[str, str], count: int, unit: str
 ) -> list[table.Row]:
-    """Rates and our ratio to the peer; `ours` maps our runs to their peers."""
+    """Rates, and ours over the peer's; `ours` names the peer of each of our runs."""
     found = []
     for name, values in seconds.items():
         row: table.Row = {"run": name, unit: count / median(values)}
@@ -140,7 +140,7 @@ def torchmetrics_network(tensors) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def measure_fid(tensors, args) -> list[table.Row]:
-    """FID from images to the number."""
+    """A whole FID, from images to the number."""
     import torch  # pyright: ignore[reportMissingImports]
 
     from picjax.evaluation.metrics import fid
@@ -257,7 +257,7 @@ print(int(status["VmHWM"].split()[0]) / 1024)  # getrusage's has the parent's
 
 
 def measure_memory(counts: list[int]) -> list[table.Row]:
-    """Largest resident set per number of rows, each in a separate process."""
+    """Largest resident set after so many rows, each in a process of its own."""
     found = []
     for count in counts:
         command = [sys.executable, "-c", STREAM, str(count)]
@@ -270,9 +270,7 @@ def main() -> None:
     parser = table.parser(__doc__)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--images", type=int, default=64, help="images per set, for FID"
-    )
+    parser.add_argument("--images", type=int, default=64, help="of either set, for FID")
     args = parser.parse_args()
 
     import jax
@@ -281,7 +279,7 @@ def main() -> None:
     about["JAX devices"] = jax.local_device_count()
     if args.batch % about["JAX devices"]:
         parser.error(f"--batch is no multiple of {about['JAX devices']} devices")
-    warnings.simplefilter("ignore")  # warnings of the peers
+    warnings.simplefilter("ignore")  # the peers' own
 
     import torch  # pyright: ignore[reportMissingImports]
 
