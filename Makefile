@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo docs pictures kill-test test-wheel clean
+.PHONY: help test demo kill-test test-wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -21,6 +21,18 @@ test: .venv/installed  ## ruff, pyright and the test suite
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+.venv/docs-installed: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+.PHONY: docs pictures
+docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open:         site/index.html"
+
+pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
+	$(BIN)/python docs/make_pictures.py
+
 demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 13 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
@@ -31,27 +43,16 @@ ifeq ($(SYSTEM),painter)
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) --compose $(RUN)/scenes/*/*.json --num=6
 endif
 	@echo
-	@echo "report:       $(RUN)/eval/report.html"
+	@echo "to look at:   $(RUN)/eval/report.html"
 	@echo "completions:  $(RUN)/completions/"
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
-.venv/docs-installed: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
-	touch $@
-
-docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
-	@echo "open:         site/index.html"
-
-pictures: .venv/installed  ## the README's pictures, from the runs in runs/
-	$(BIN)/python docs/make_pictures.py
-
-kill-test: .venv/installed  ## resumes from 20 kills at random moments and compares with one undisturbed run
+kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 
 test-wheel: .venv/installed  ## builds the wheel and uses it in a fresh environment
 	$(BIN)/python tests/workers/check_wheel.py
 
-clean:  ## removes the environment; keeps runs/
+clean:  ## removes the environment; runs/ stays
 	rm -rf .venv *.egg-info

@@ -3,9 +3,9 @@
     python -m bench.complete [--system picmm] [--num 1,10,50] [--size 256] [--json FILE]
     python -m bench.complete --batches 1,8 --dtypes float32,bfloat16 --num 50
 
-The encoder runs once: one more completion should cost one run of the decoder. Pix2Pix
+The encoder runs once: each further completion should cost one run of the decoder. Pix2Pix
 is a single network; its completions differ by dropout alone. bfloat16 in PyTorch is
-`torch.autocast`. Memory is XLA's count of what the largest number takes beside its
+`torch.autocast`. Memory is XLA's count for the largest number of completions, without
 weights and results.
 """
 
@@ -20,12 +20,12 @@ from bench.step import Setting
 
 
 class Runs(NamedTuple):
-    """Calls that wait for what they do.
+    """Calls that return when their result is ready.
 
     Attributes:
-      completing: n -> a call that makes n completions of each image.
-      parts: a run of a part of what that takes; the last one is what each draw needs.
-      temporary: MiB that the largest number takes beside weights and results.
+      completing: n -> a call that draws n completions of each image.
+      parts: calls of the parts of a completion; the last one is needed by each draw.
+      temporary: MiB for the largest number, without weights and results.
     """
 
     completing: dict[int, Callable[[], object]]
@@ -119,7 +119,7 @@ def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
 
 
 def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
-    """A call that makes n completions as the official test does."""
+    """A call that draws n completions as the official test does."""
     import torch  # pyright: ignore[reportMissingImports]
 
     peer, given = step.torch_peer(setting)
@@ -135,7 +135,7 @@ def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
 def measure(
     setting: Setting, numbers: list[int], rounds: int
 ) -> tuple[list[table.Row], list[table.Row]]:
-    """The rows of n completions, and of what one more costs beside the last part."""
+    """The rows of n completions, and of the cost of one more beside the last part."""
     ours = jax_runs(setting, numbers)
     runs = {f"ours {n}": ours.completing[n] for n in numbers}
     runs |= {f"peer {n}": torch_completing(setting, n) for n in numbers} | ours.parts
@@ -149,7 +149,7 @@ def measure(
 def summarise(
     numbers: list[int], seconds: dict[str, list[float]], parts: list[str]
 ) -> tuple[list[table.Row], list[table.Row]]:
-    """The rows of ascending numbers of completions, and of what one more costs."""
+    """The rows of ascending numbers of completions, and of the cost of one more."""
     middle = {name: median(found) for name, found in seconds.items()}
     rows: list[table.Row] = [
         {

@@ -42,11 +42,10 @@ assert devices == 8
 np.testing.assert_array_equal(images, expected)
 assert (images[:, 0] != images[:, 1]).any((1, 2, 3)).all()
 
-_, across = layouts[1]
 system: Any = methods.make(config)
 system = replace(system, orientations=("upright", "half_turn"))
 orient = jax.jit(lambda batch, index: system.orient(batch, index).image)
-images = orient(jax.device_put(batch, across), np.arange(8) % 2)
+images = orient(jax.device_put(batch, split), np.arange(8) % 2)
 np.testing.assert_array_equal(images[1::2], batch["image"][1::2, ::-1, ::-1])
 # Else every device would train on all images.
-assert images.sharding.is_equivalent_to(across, 4), images.sharding
+assert images.sharding.is_equivalent_to(split, 4), images.sharding
