@@ -89,7 +89,8 @@ class GroupNorm(nn.Module):
             use_fast_variance=False,
             parent=None,
         )
-        return norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+        y: Any = norm.apply({"params": {"scale": scale, "bias": bias}}, x)
+        return y
 
 
 def group_norm_on_cpu(

@@ -1,10 +1,10 @@
-"""PICMM's official names: PICNet's, the flat latent's layers and the mixture's heads."""
+"""PICMM's official names: the shared blocks, the flat latent and the mixture's heads."""
 
-from picjax.methods.picnet import official as picnet
+from picjax.official import encoder_decoder
 from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table, check_original
 from picjax.system import Config
 
-# What the original ends a file's name with, `20000_net_E.pth`, and our net's name.
+# The end of an official file's name, as in `20000_net_E.pth` -> our net's name.
 FILES = {
     "E": "encoder",
     "G": "generator",
@@ -15,7 +15,7 @@ FILES = {
 _HEADS = {"alpha": "alpha", "mu": "mu", "log_std": "sigma"}
 
 TABLE: Table = (
-    *picnet.TABLE,
+    *encoder_decoder.TABLE,
     Site("down_fc", ("down_fc.0",), LINEAR),
     Site("up_convfc/conv", ("up_convfc.0",), CONV),
     *(
@@ -34,7 +34,7 @@ def tables(config: Config) -> dict[str, Table]:
     """Net -> its table, for a config of PICMM.
 
     Raises:
-      UserError: for networks that the original does not have.
+      UserError: if the original does not have the config's networks.
     """
     check_original(
         config,

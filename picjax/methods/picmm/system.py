@@ -232,7 +232,7 @@ class PICMM(VaeGan):
         """All that the losses read, the assigned components and the new stats."""
         latents, visible, stats = self.encode(params, stats, batch, noise["encoder"])
         # The mixture's loss reaches the encoder with this weight, by default not at all.
-        attached = optax.scale_gradient(latents, self.prior_weight)
+        attached: Any = optax.scale_gradient(latents, self.prior_weight)
         mixture, stats = self.mix(params, stats, attached)
         z_hat, j = self.assign(mixture, latents, noise["components"])
         images, stats = self.generate(
