@@ -3,14 +3,14 @@
     python -m bench.likelihood [--variants digits,scenes] [--steps 300] [--json FILE]
     python -m bench.likelihood --workdir=runs/pixelcnn-scenes --steps 200
 
-Two runs a variant of configs/pixelcnn.py, side by side in one process: same start, same
-batches, same keys, a step of the one after a step of the other. Images/s; bits/dim of
-the last tenth of training, each in its own form; then, of the averaged weights on
-held-out images, bits/dim in both forms, of the pixels that the run learns (all, or with
-`config.loss.pixels=missing` those of the holes). `scales` is the share of
-their mixtures' weight whose log scale is below -4, where the forms differ by 0.008 nats
-and more. With a workdir, both go on from its newest checkpoint, at the full rate: there,
-scales have had time to shrink.
+Two runs per variant of configs/pixelcnn.py in one process, with the same start, batches
+and keys, step by step in turn. The columns: images/s; bits/dim of the last tenth of
+training, each in its own form; then, of the averaged weights on held-out images,
+bits/dim in both forms, of the pixels that are trained (all, or with
+`config.loss.pixels=missing` those of the holes). `scales` is the share of the mixture
+weights whose log scale is below -4, where the forms differ by 0.008 nats and more. With a
+workdir, both continue from its newest checkpoint, at the full rate: there, scales have
+had time to shrink.
 """
 
 import time
@@ -45,7 +45,7 @@ def step_of(config: Any, form: str) -> Any:
 
 
 def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
-    """A state and the batches that go on from it: fresh ones, or a run's."""
+    """A state and the batches that follow: fresh ones, or those of a run."""
     import jax
 
     from picjax import checkpoints, methods, train
@@ -69,7 +69,7 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
 
 
 def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:
-    """What each form's averaged weights make of held-out images, in both forms."""
+    """Bits/dim of each form's averaged weights on held-out images, in both forms."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -125,12 +125,12 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
 
 
 def compare(config: Any, workdir: str, images: int) -> list[table.Row]:
-    """Trains both forms for `config.steps` steps; a row each.
+    """Train both forms for `config.steps` steps: one row each.
 
     Args:
-      config: of PixelCNN++, with one of its turns and no classes.
-      workdir: whose newest checkpoint both go on from; empty: a fresh start.
-      images: held-out ones.
+      config: of PixelCNN++, with one orientation and no classes.
+      workdir: from whose newest checkpoint both continue; empty: a fresh start.
+      images: number of held-out images.
     """
     import jax
 

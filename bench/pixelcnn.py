@@ -2,21 +2,19 @@
 
     python -m bench.pixelcnn [--batch 1,16] [--features 160] [--blocks 5]
     python -m bench.pixelcnn --batch 64,256 --cold
-    python -m bench.pixelcnn --fixed-point 4       # that sampler, too, for 4 passes
+    python -m bench.pixelcnn --fixed-point 4       # also that sampler, for 4 passes
     python -m bench.pixelcnn --workdir=runs/pixelcnn [--batch 1,16]
 
 Whole images and lower halves of 32 x 32 pixels. With a workdir, its network completes
 held-out images; otherwise it is one of the published width with random parameters.
 
-A naive sampler's time is that of one pass of the network, as measured, times the number
-of missing pixels: nobody waits for it. How many passes the fixed point takes is up to
-the network; after as many as --fixed-point allows it is stopped. `>` marks what would
-have been more, and `settled` is the share of the missing values that already were what
-the cached sampler drew.
+The time of the naive sampler is estimated: the measured time of one pass of the network
+times the number of missing pixels. The number of passes of the fixed point depends on
+the network; --fixed-point limits it. `>` marks a lower bound, and `settled` is the share
+of missing values that equal those of the cached sampler by then.
 
-What would take more than --memory of a batch at once is timed over a part of it
-(`at once`: images of a cached draw, and of a pass), and its time is that part's, as
-often as it fits.
+A batch that needs more than --memory is timed on a part of it (`at once`: images of a
+cached draw, and of a pass), and its time is extrapolated.
 """
 
 import sys
@@ -33,14 +31,14 @@ KNOWN = {"image": 0, "half": SIZE // 2}  # rows
 
 
 class Runs(NamedTuple):
-    """Calls that do one thing each and wait for it.
+    """Calls that do one thing each and block until it is done.
 
     Attributes:
       cached: draws `drawn` images.
-      redraw: from `passed` images, all their pixels anew: one pass of the network.
-      start: where a fixed point of that begins.
-      drawn, passed: how many images each has.
-      missing: pixels of an image.
+      redraw: draws all pixels of `passed` images anew: one pass of the network.
+      start: the images from which fixed-point iteration starts.
+      drawn, passed: number of images of each.
+      missing: number of missing pixels per image.
     """
 
     cached: Callable[[], Any]
@@ -73,7 +71,7 @@ def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
 def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """The network of a run, its averaged parameters, and held-out images.
 
-    A network that was told how images are turned is not told here.
+    A network with orientations does not get them here.
     """
     from picjax import checkpoints
     from picjax.data import pipeline
@@ -87,7 +85,7 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
 
 
 def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, int]:
-    """What is compiled for a batch, or for the part of it that takes `most` bytes."""
+    """The program for a batch, or for the part of it that fits in `most` bytes."""
     whole = compiled(batch)
     needed = whole.memory_analysis().temp_size_in_bytes
     if needed <= most:
@@ -99,7 +97,7 @@ def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, i
 def make_runs(
     net: Any, params: Any, image: Any, batch: int, most: float
 ) -> dict[str, Runs]:
-    """The runs of a batch size for each of KNOWN, compiled once for all of them."""
+    """The runs of a batch size for each of KNOWN, which share compiled programs."""
     import jax
     import jax.numpy as jnp
 
@@ -172,11 +170,13 @@ def settle(redraw: Callable[[Any], Any], x: Any, most: int) -> tuple[Any, int, b
 
 
 def products(jaxpr: Any, loops: int) -> int:
-    """Multiplications of a jaxpr's matrix products and convolutions.
+    """Number of multiplications in a jaxpr's matrix products and convolutions.
+
+    Of a `cond`, the branch with the fewest counts.
 
     Args:
-      jaxpr: what `jax.make_jaxpr` gives.
-      loops: how often each `while` runs. Of a `cond`, the branch with least counts.
+      jaxpr: from `jax.make_jaxpr`.
+      loops: number of iterations of each `while`.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -204,7 +204,7 @@ def products(jaxpr: Any, loops: int) -> int:
 
 
 def work(net: Any, params: Any, size: int = SIZE) -> float:
-    """Products of one cached sample over those of one pass of the network."""
+    """Multiplications of one cached sample over those of one pass of the network."""
     import jax
     import jax.numpy as jnp
 
@@ -227,12 +227,12 @@ def row(
     """One line of the table.
 
     Args:
-      what: is drawn.
-      batch: how many images.
-      runs: of it.
-      rounds: that count, after `warmup` others.
-      warmup: rounds thrown away.
-      passes: of the fixed point, at most; 0: it is left out.
+      what: a key of KNOWN.
+      batch: number of images.
+      runs: the calls to time.
+      rounds: number of timed rounds.
+      warmup: number of rounds before those, which do not count.
+      passes: maximum of the fixed point; 0: it is not run.
     """
     kept: dict[str, Any] = {}
 

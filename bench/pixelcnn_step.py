@@ -18,7 +18,7 @@ from bench.unet import Compiled, Setting, compile_call, row, settings
 
 
 class Peer(NamedTuple):
-    """PyTorch's network and what it gives for `host_images`."""
+    """PyTorch's network and its results for `host_images`."""
 
     tensors: dict[str, Any]  # under the port's names
     logits: Any
@@ -91,7 +91,7 @@ def peer(config: Any) -> Peer:
 
 
 class Ours(NamedTuple):
-    """Of one setting."""
+    """Our calls and results for one setting."""
 
     forward: Compiled
     step: Compiled
@@ -100,7 +100,7 @@ class Ours(NamedTuple):
 
 
 def ours(config: Any, tensors: dict[str, Any]) -> Ours:
-    """Compiles what is timed, with the peer's weights."""
+    """Compile the timed calls, with the peer's weights."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -133,7 +133,7 @@ def ours(config: Any, tensors: dict[str, Any]) -> Ours:
 
 
 def compile_step(system: Any, state: Any, batch: Any, key: Any) -> Compiled:
-    """A call that does one step, in the state's own memory, as training does."""
+    """A call that runs one step with a donated state, as in training."""
     import jax
 
     def step(state: Any, batch: Any) -> Any:
@@ -155,7 +155,7 @@ def measure(config: Any, setting: Setting, rounds: int) -> tuple[table.Row, tabl
     """The rows of forward pass and training step.
 
     Raises:
-      AssertionError: when the two networks do not agree.
+      AssertionError: if the two networks do not agree.
     """
     import jax
     import numpy as np

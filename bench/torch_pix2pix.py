@@ -28,7 +28,7 @@ def up(inputs, outputs, bias=False):
 
 
 class Level(nn.Module):
-    """A level of the U-Net around the next one (`inner`); its input comes out, too."""
+    """A level of the U-Net around the next one (`inner`); returns its input as well."""
 
     def __init__(self, inputs, outputs, inner=None, drop=False):
         super().__init__()
@@ -102,7 +102,7 @@ def initialise(*nets):
 
 
 def cost(score, real):
-    """Cross entropy of what is to be taken for real, or for fake."""
+    """Cross entropy of scores with the target real or fake."""
     target = torch.full_like(score, float(real))
     return F.binary_cross_entropy_with_logits(score, target)
 
@@ -150,7 +150,7 @@ def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
     """The losses of each step beside the official ones.
 
     Raises:
-      AssertionError: when one is further off than `tolerance`, relatively.
+      AssertionError: if the relative error of one exceeds `tolerance`.
     """
     arrays = dict(np.load(path))
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]
