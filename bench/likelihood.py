@@ -3,14 +3,14 @@
     python -m bench.likelihood [--variants digits,scenes] [--steps 300] [--json FILE]
     python -m bench.likelihood --workdir=runs/pixelcnn-scenes --steps 200
 
-Two runs per variant of configs/pixelcnn.py alternate step by step in one process, with
-the same start, batches and keys. Columns: images/s; bits/dim of the last tenth of
-training, each in its own form; then, for the averaged weights on held-out images,
-bits/dim in both forms, over the pixels that the run learns (all, or with
-`config.loss.pixels=missing` those of the holes). `scales` is the share of the mixtures'
-weight with a log scale below -4, where the forms differ by 0.008 nats and more. With a
-workdir, both resume from its newest checkpoint at the full rate: there, scales have had
-time to shrink.
+Two runs per variant of configs/pixelcnn.py in one process, with the same start, batches
+and keys, step by step in turn. The columns: images/s; bits/dim of the last tenth of
+training, each in its own form; then, of the averaged weights on held-out images,
+bits/dim in both forms, of the pixels that are trained (all, or with
+`config.loss.pixels=missing` those of the holes). `scales` is the share of the mixture
+weights whose log scale is below -4, where the forms differ by 0.008 nats and more. With a
+workdir, both continue from its newest checkpoint, at the full rate: there, scales have
+had time to shrink.
 """
 
 import time
@@ -45,7 +45,7 @@ def step_of(config: Any, form: str) -> Any:
 
 
 def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
-    """A state and the batches that follow it: fresh ones, or a run's."""
+    """A state and the batches that follow: fresh ones, or those of a run."""
     import jax
 
     from picjax import checkpoints, methods, train
@@ -70,7 +70,7 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
 
 
 def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:
-    """Bits/dim of held-out images under each run's averaged weights, in both forms."""
+    """Bits/dim of each form's averaged weights on held-out images, in both forms."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -127,11 +127,11 @@ def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table
 
 
 def compare(config: Any, workdir: str, images: int) -> list[table.Row]:
-    """Train both forms for `config.steps` steps; one row per form.
+    """Train both forms for `config.steps` steps: one row each.
 
     Args:
-      config: a config of PixelCNN++ with one orientation and no classes.
-      workdir: a run whose newest checkpoint both resume from; empty: a fresh start.
+      config: of PixelCNN++, with one orientation and no classes.
+      workdir: from whose newest checkpoint both continue; empty: a fresh start.
       images: number of held-out images.
     """
     import jax

@@ -2,19 +2,19 @@
 
     python -m bench.pixelcnn [--batch 1,16] [--features 160] [--blocks 5]
     python -m bench.pixelcnn --batch 64,256 --cold
-    python -m bench.pixelcnn --fixed-point 4       # that sampler, too, for 4 passes
+    python -m bench.pixelcnn --fixed-point 4       # also that sampler, for 4 passes
     python -m bench.pixelcnn --workdir=runs/pixelcnn [--batch 1,16]
 
 Whole images and lower halves of 32 x 32 pixels. With a workdir, its network completes
 held-out images; otherwise it is one of the published width with random parameters.
 
-The naive sampler's time is calculated: one measured pass of the network times the number
-of missing pixels. The number of passes of the fixed point depends on the network; it is
-stopped after --fixed-point passes. `>` marks a lower bound, and `settled` is the share of
-the missing values that already equal the cached sampler's.
+The time of the naive sampler is estimated: the measured time of one pass of the network
+times the number of missing pixels. The number of passes of the fixed point depends on
+the network; --fixed-point limits it. `>` marks a lower bound, and `settled` is the share
+of missing values that equal those of the cached sampler by then.
 
-A batch that would take more than --memory is timed over a part of it (`at once`: images
-per cached draw, and per pass) and its time extrapolated.
+A batch that needs more than --memory is timed on a part of it (`at once`: images of a
+cached draw, and of a pass), and its time is extrapolated.
 """
 
 import sys
@@ -31,14 +31,14 @@ KNOWN = {"image": 0, "half": SIZE // 2}  # rows
 
 
 class Runs(NamedTuple):
-    """Calls that return when their result is ready.
+    """Calls that do one thing each and block until it is done.
 
     Attributes:
       cached: draws `drawn` images.
-      redraw: redraws all pixels of `passed` images: one pass of the network.
-      start: the initial images of the fixed-point iteration.
-      drawn, passed: number of images of each call.
-      missing: missing pixels per image.
+      redraw: draws all pixels of `passed` images anew: one pass of the network.
+      start: the images from which fixed-point iteration starts.
+      drawn, passed: number of images of each.
+      missing: number of missing pixels per image.
     """
 
     cached: Callable[[], Any]
@@ -71,7 +71,7 @@ def fresh_network(features: int, blocks: int) -> tuple[Any, Any, Any]:
 def trained_network(workdir: str) -> tuple[Any, Any, Any]:
     """The network of a run, its averaged parameters, and held-out images.
 
-    A network that is conditioned on the orientation is run without that condition.
+    A network with orientations does not get them here.
     """
     from picjax import checkpoints
     from picjax.data import pipeline
@@ -86,7 +86,7 @@ def trained_network(workdir: str) -> tuple[Any, Any, Any]:
 
 
 def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, int]:
-    """Compile for a batch, or for the part of it that fits into `most` bytes."""
+    """The program for a batch, or for the part of it that fits in `most` bytes."""
     whole = compiled(batch)
     needed = whole.memory_analysis().temp_size_in_bytes
     if needed <= most:
@@ -98,7 +98,7 @@ def fit(compiled: Callable[[int], Any], batch: int, most: float) -> tuple[Any, i
 def make_runs(
     net: Any, params: Any, image: Any, batch: int, most: float
 ) -> dict[str, Runs]:
-    """The runs of a batch size for each of KNOWN, compiled once for all."""
+    """The runs of a batch size for each of KNOWN, which share compiled programs."""
     import jax
     import jax.numpy as jnp
 
@@ -171,11 +171,13 @@ def settle(redraw: Callable[[Any], Any], x: Any, most: int) -> tuple[Any, int, b
 
 
 def products(jaxpr: Any, loops: int) -> int:
-    """Multiplications of a jaxpr's matrix products and convolutions.
+    """Number of multiplications in a jaxpr's matrix products and convolutions.
+
+    Of a `cond`, the branch with the fewest counts.
 
     Args:
-      jaxpr: the result of `jax.make_jaxpr`.
-      loops: iterations of each `while`. For a `cond`, the cheapest branch is counted.
+      jaxpr: from `jax.make_jaxpr`.
+      loops: number of iterations of each `while`.
     """
     total = 0
     for eqn in jaxpr.eqns:
@@ -203,7 +205,7 @@ def products(jaxpr: Any, loops: int) -> int:
 
 
 def work(net: Any, params: Any, size: int = SIZE) -> float:
-    """Ratio of the products of one cached sample to those of one pass."""
+    """Multiplications of one cached sample over those of one pass of the network."""
     import jax
     import jax.numpy as jnp
 
@@ -226,12 +228,12 @@ def row(
     """One line of the table.
 
     Args:
-      what: name of the task.
+      what: a key of KNOWN.
       batch: number of images.
       runs: the calls to time.
-      rounds: timed rounds.
-      warmup: earlier rounds, discarded.
-      passes: limit of the fixed point's passes; 0: it is omitted.
+      rounds: number of timed rounds.
+      warmup: number of rounds before those, which do not count.
+      passes: maximum of the fixed point; 0: it is not run.
     """
     kept: dict[str, Any] = {}
 

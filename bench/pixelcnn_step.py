@@ -18,7 +18,7 @@ from bench.unet import Compiled, Setting, compile_call, row, settings
 
 
 class Peer(NamedTuple):
-    """PyTorch's network and its outputs for `host_images`."""
+    """PyTorch's network and its results for `host_images`."""
 
     tensors: dict[str, Any]  # under the port's names
     logits: Any
@@ -91,7 +91,7 @@ def peer(config: Any) -> Peer:
 
 
 class Ours(NamedTuple):
-    """Compiled calls of one setting."""
+    """Our calls and results for one setting."""
 
     forward: Compiled
     step: Compiled
@@ -133,7 +133,7 @@ def ours(config: Any, tensors: dict[str, Any]) -> Ours:
 
 
 def compile_step(system: Any, state: Any, batch: Any, key: Any) -> Compiled:
-    """A call of one step that donates the state, as in training."""
+    """A call that runs one step with a donated state, as in training."""
     import jax
 
     def step(state: Any, batch: Any) -> Any:

@@ -28,7 +28,7 @@ def up(inputs, outputs, bias=False):
 
 
 class Level(nn.Module):
-    """A level of the U-Net around the next one (`inner`), with a skip connection."""
+    """A level of the U-Net around the next one (`inner`); returns its input as well."""
 
     def __init__(self, inputs, outputs, inner=None, drop=False):
         super().__init__()
@@ -102,7 +102,7 @@ def initialise(*nets):
 
 
 def cost(score, real):
-    """Cross entropy with the target real, or fake."""
+    """Cross entropy of scores with the target real or fake."""
     target = torch.full_like(score, float(real))
     return F.binary_cross_entropy_with_logits(score, target)
 
@@ -150,7 +150,7 @@ def check(path: str, tolerance: float = 1e-4) -> dict[str, dict[str, float]]:
     """Compare the losses of each step with the official ones.
 
     Raises:
-      AssertionError: if the relative error of a loss exceeds `tolerance`.
+      AssertionError: if the relative error of one exceeds `tolerance`.
     """
     arrays = dict(np.load(path))
     hyper = json.loads(str(arrays.pop("meta")))["hyper"]

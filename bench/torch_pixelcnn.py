@@ -1,7 +1,7 @@
 """PixelCNN++ and its training step in eager PyTorch, the peer of bench.pixelcnn_step.
 
-Written from the paper and the formulas of the published code, with the module names of the
-PyTorch port, so that its weights can be imported. Dropout acts on single values; the
+Written from the paper and the formulas of the published code, under the module names of
+the PyTorch port, so that its weights can be converted. Dropout is element-wise, and the
 optimiser's rate and moments are the published ones.
 """
 
@@ -29,7 +29,7 @@ def right(x):
 
 
 class Conv(nn.Module):
-    """A causal convolution over its row and those above; `right`: no later column."""
+    """Reads its own row and those above; `right`: and no column to the right."""
 
     def __init__(self, cin, cout, kernel, stride=1, right=False):
         super().__init__()
@@ -43,7 +43,7 @@ class Conv(nn.Module):
 
 
 class Grow(nn.Module):
-    """Doubles the size and crops the excess."""
+    """Doubles the size and crops the rest."""
 
     def __init__(self, features, columns):
         super().__init__()
@@ -69,10 +69,7 @@ class Nin(nn.Module):
 
 
 class Gated(nn.Module):
-    """A gated residual block.
-
-    `aside`: channels of the skip input, in multiples of `features`; 0: none.
-    """
+    """`aside`: channels of the further input, in multiples of `features`."""
 
     def __init__(self, features, right, aside, dropout):
         super().__init__()
@@ -92,7 +89,7 @@ class Gated(nn.Module):
 
 
 class Level(nn.Module):
-    """The gated blocks of one level of one pass; skips as `ul` and `u` see them."""
+    """The gated blocks of one level of one pass, of both streams."""
 
     def __init__(self, features, count, aside, dropout):
         super().__init__()
@@ -150,7 +147,7 @@ class PixelCNN(nn.Module):
 
 
 def port_names(net):
-    """A network's tensors under the names of the port's older PyTorch."""
+    """A network's tensors under the names of the older PyTorch that the port uses."""
     ends = {
         "parametrizations.weight.original0": "weight_g",
         "parametrizations.weight.original1": "weight_v",

@@ -1,6 +1,7 @@
 """PixelCNN++'s initialisation from data, training steps, and sampling of images."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -106,14 +107,12 @@ def make_system(fixture: Fixture) -> PixelCNNPlusPlus:
     )
     config.loss.form = "official"
     h = fixture.inputs.get("h", fixture.inputs.get("h/step1"))
-    tiny = PixelCNNPlusPlus.from_config(config)
-    fields = {name: getattr(tiny, name) for name in tiny.__dataclass_fields__}
-    fields |= {
-        "net": network(fixture, dtype=jnp.float64),
-        "opts": {"adam": Opt(adam(config), ("net",))},
-        "classes": 0 if h is None else h.shape[-1],
-    }
-    return PixelCNNPlusPlus(**fields)
+    return replace(
+        PixelCNNPlusPlus.from_config(config),
+        net=network(fixture, dtype=jnp.float64),
+        opts={"adam": Opt(adam(config), ("net",))},
+        classes=0 if h is None else h.shape[-1],
+    )
 
 
 def batch_of(fixture: Fixture, step: str) -> dict[str, Any]:
