@@ -131,13 +131,13 @@ def make_monitor(
         for metric in metrics:
             metric.reset()
         for batch in pipeline.eval_batches(config.data, size, batch_size, images, 0):
-            given = {name: batch[name] for name in pipeline.GIVEN if name in batch}
-            seen = place(visible(batch["image"], batch["mask"], given))
-            drawn = draw(variables, seen, key, num, num, False)
+            extra = {name: batch[name] for name in pipeline.GIVEN if name in batch}
+            inputs = place(visible(batch["image"], batch["mask"], extra))
+            drawn = draw(variables, inputs, key, num, num, False)
             refuse_nan(drawn, [f"'{name}'" for name in batch["name"]])
             if "likelihood" in names:
-                shown = {"image": batch["image"], "mask": batch["mask"], **given}
-                batch |= jax.device_get(score(variables, place(shown)))
+                whole_batch = {"image": batch["image"], "mask": batch["mask"], **extra}
+                batch |= jax.device_get(score(variables, place(whole_batch)))
             for example in batch_examples(batch, np.asarray(drawn.pixels)):
                 for metric in metrics:
                     metric.add(example)
