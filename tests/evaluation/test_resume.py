@@ -30,9 +30,10 @@ def counted(model):
 def count_drawn(model):
     draw, drawn = model.sample, []
 
-    def sample(images, *args):
-        drawn.append(len(images))
-        return draw(images, *args)
+    def sample(*args, **options):
+        completions = draw(*args, **options)
+        drawn.append(len(completions.pixels))
+        return completions
 
     model.sample, model.drawn = sample, drawn
     return model  # of any type: `drawn` is added

@@ -140,8 +140,8 @@ def test_memory_does_not_grow(model):
     alive = []
     sample = model.sample
 
-    def counted(*args):
-        alive.append(sample(*args))
+    def counted(*args, **options):
+        alive.append(sample(*args, **options))
         return alive[-1]
 
     model.sample = counted
