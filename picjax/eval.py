@@ -9,8 +9,8 @@ completions per image, known pixels pasted (--raw: as the system makes them), ev
 rounded to uint8 first. Writes metrics.json (numbers and the whole protocol), report.md,
 report.html (with pictures), samples.csv (one row per sample), manifest.json (which
 images were measured, to repeat it), panels.json and grid.png. Several runs give a table
-side by side. An interrupted evaluation of a run resumes with the completions that it has
-drawn. See docs/evaluation.md.
+side by side. An interrupted evaluation of a run resumes with the completions that it
+has drawn. See docs/evaluation.md.
 """
 
 import argparse
@@ -20,19 +20,15 @@ from functools import partial
 from pathlib import Path
 
 from picjax import files
-from picjax.cli import Parser, UserError, check_choice, run
+from picjax.cli import Parser, run
 from picjax.data.decode import say
 from picjax.evaluation import compare, protocols
-from picjax.evaluation.metrics import catalog, fid, results
+from picjax.evaluation.metrics import fid, results
 from picjax.evaluation.metrics.features import Fid
+from picjax.evaluation.options import Options, check, resolve
 from picjax.evaluation.report import page, tables
-from picjax.evaluation.run import EvalTask, Evaluation, evaluate, read_manifest
-from picjax.evaluation.tasks import (
-    Options,
-    folder_task,
-    run_task,
-    work_at_different_sizes,
-)
+from picjax.evaluation.run import EvalTask, Evaluation, evaluate
+from picjax.evaluation.tasks import folder_task, run_task, work_at_different_sizes
 
 
 def parse(argv: Sequence[str] | None) -> Options:
@@ -95,84 +91,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")
         print(f"all of it: {outs[0].parent}/report.html")
-
-
-def check(options: Options) -> None:
-    """Refuses options that do not go together.
-
-    Raises:
-      UserError: naming them.
-    """
-    for name in ("num", "images", "best_of"):
-        if getattr(options, name) is not None and getattr(options, name) < 1:
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} is below 1; give 1 or more")
-    if options.checkpoint is not None:
-        check_choice("--checkpoint", options.checkpoint, ("newest", "best"))
-    if bool(options.workdir) == bool(options.fake):
-        raise UserError("give either --workdir, or --real and --fake")
-    if options.fake and not options.real:
-        raise UserError("--real and --fake go together; give both folders")
-    if options.stats and options.save_stats:
-        raise UserError("--stats and --save-stats exclude each other; give one")
-    if options.workdir:
-        refuse(options, ["invert_mask", "pattern"], "goes with --fake; leave it out")
-    else:
-        refuse(
-            options,
-            ["best_of", "sampler", "checkpoint"],
-            "goes with --workdir; leave it out",
-        )
-        if not options.mask:
-            refuse(
-                options, ["invert_mask", "raw"], "is about masks; give them by --mask"
-            )
-    if options.manifest:
-        why = "is stated by --manifest; leave it out"
-        refuse(options, ["num", "images", "seed", "best_of"], why)
-
-
-def refuse(options: Options, names: Sequence[str], why: str) -> None:
-    """Refuses the options of these names.
-
-    Raises:
-      UserError: if one is set.
-    """
-    for name in names:
-        if getattr(options, name) not in (None, False):
-            raise UserError(f"--{name.replace('_', '-')} {why}")
-
-
-def resolve(options: Options) -> None:
-    """Fills options from a manifest and a paper's protocol, then with defaults.
-
-    Raises:
-      UserError: if a metric or a paper is unknown, or an option of networks is of no
-        use.
-    """
-    if options.manifest:
-        options.repeated = read_manifest(options.manifest)
-        previous = options.repeated["protocol"]
-        options.num, options.images = previous["num"], len(options.repeated["images"])
-        options.seed, options.best_of = previous["seed"], previous.get("best_of")
-        options.raw = options.raw or previous.get("raw", False)
-        options.metrics = options.metrics or previous["asked"]
-        options.own_size = previous.get("own_size", False)
-    options.metrics = options.metrics if options.metrics is not None else "basic"
-    options.seed = options.seed or 0
-    if options.metrics.startswith(protocols.PREFIX):
-        preset = options.preset = protocols.find(options.metrics)
-        options.images = options.images or preset.images
-        if options.workdir:
-            options.num = options.num or preset.num
-        names = preset.metrics
-    else:
-        names = catalog.parse_names(options.metrics, "--metrics")
-    if "fid" not in names:
-        refuse(options, ["stats", "save_stats"], "goes with --metrics=fid; name it")
-    if not any(name in catalog.NETWORK_METRICS for name in names):
-        why = "is of metrics with networks, and none is measured; name one by --metrics"
-        refuse(options, ["weights", "feature", "allow_random_features"], why)
 
 
 def out_folders(

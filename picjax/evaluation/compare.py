@@ -198,7 +198,7 @@ def _difference_text(numbers: tuple[float, float, float], better: str | None) ->
 
 
 def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
-    """Writes metrics.json, report.md and report.html of a comparison; returns its table.
+    """Writes metrics.json, report.md and report.html; returns the table.
 
     Args:
       folders: of finished evaluations; differences are from the first.

@@ -359,11 +359,11 @@ def folder_examples(
 
 def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
     """Height and width of images, from their headers."""
-    found = set()
+    shapes = set()
     for path in paths:
         with Image.open(path) as picture:
-            found.add((picture.height, picture.width))
-    return found
+            shapes.add((picture.height, picture.width))
+    return shapes
 
 
 def size_text(image: np.ndarray) -> str:

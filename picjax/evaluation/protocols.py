@@ -1,8 +1,8 @@
 """What each paper measured, as data: `--metrics=paper:NAME` (docs/evaluation.md).
 
 A preset fixes images, samples, masks, metrics, regions and which sample counts. Every
-difference of an evaluation (fewer images, another size, no weights) is reported with its
-numbers.
+difference of an evaluation (fewer images, another size, no weights) is reported with
+its numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,7 +89,7 @@ PRESETS = {
         ),
     ),
     "inade": Preset(
-        source="INADE, CVPR 2021: test images against statistics of the training images",
+        source="INADE, CVPR 2021: test images against the training set's statistics",
         metrics=("fid", "lpips_diversity"),
         num=10,
         images=None,

@@ -46,8 +46,8 @@ class CompletionStore:
         self.enabled = self.size < FREE_SHARE * shutil.disk_usage(folder.parent).free
         if not self.enabled:
             say(
-                f"the completions need {self.size / 1e9:.0f} GB, too much for the disk of "
-                f"'{folder}'; they are not kept, so an interruption starts anew"
+                f"the completions need {self.size / 1e9:.0f} GB, too much for "
+                f"the disk of '{folder}'; they are not kept, so an interruption starts anew"
             )
         elif not path.exists():
             files.write_text(path, json.dumps(self.task, indent=2) + "\n")

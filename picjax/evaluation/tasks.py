@@ -4,7 +4,6 @@ A task follows from the command's options, a manifest that is repeated, and a pa
 protocol.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ from ml_collections import ConfigDict
 from picjax import __version__, masks
 from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
-from picjax.evaluation import examples, protocols
+from picjax.evaluation import examples
 from picjax.evaluation.examples import Sampling
 from picjax.evaluation.metrics import catalog
 from picjax.evaluation.metrics.networks import Settings
 from picjax.evaluation.metrics.results import Accumulator
+from picjax.evaluation.options import Options
 from picjax.evaluation.run import EvalTask
 from picjax.evaluation.store import CompletionStore
 from picjax.model import Model, check_mask_given, load, translates
@@ -32,40 +32,6 @@ from picjax.system import Config, image_shape
 IMAGES, NUM = 100, 10  # of a run, by default
 PACKAGES = ("jax", "flax", "numpy", "pillow")
 FEATURES = ("pipeline", "net", "version", "pairs", "luma")
-
-
-class Options(argparse.Namespace):
-    """The options of `picjax.eval`, then what `eval.resolve` derives from them."""
-
-    workdir: list[str] | None
-    checkpoint: str | None
-    real: str | None
-    fake: list[str] | None
-    pattern: str | None
-    mask: str | None
-    invert_mask: bool
-    raw: bool
-    num: int | None
-    best_of: int | None
-    sampler: str | None
-    images: int | None
-    seed: int
-    metrics: str
-    weights: str | None
-    allow_random_features: bool
-    feature: str | None
-    stats: str | None
-    save_stats: str | None
-    manifest: str | None
-    out: str | None
-    repeated: dict[str, Any] | None = None  # content of the manifest
-    preset: protocols.Preset | None = None
-    own_size: bool = False  # runs of different sizes, at the images' own size
-
-    @property
-    def expected(self) -> list[dict[str, Any]] | None:
-        """The manifest's images."""
-        return self.repeated["images"] if self.repeated else None
 
 
 def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:

@@ -72,7 +72,7 @@ def test_which_sample_counts():
 
 
 def test_composites_obey_the_hole_relation():
-    """L1 over the image = share of the hole x L1 in the hole, only with known pixels."""
+    """L1 over the image = share of the hole x L1 in the hole, if pixels are pasted."""
     metric = BASIC["l1"]()
     metric.add(example(0))
     found = {(r.region, r.samples): r.value for r in metric.results()}

@@ -13,6 +13,7 @@ from helpers.fake_system import SIZE, make_model
 
 from picjax import eval as command
 from picjax.evaluation import run, store, tasks
+from picjax.evaluation.options import resolve
 from picjax.evaluation.store import CompletionStore
 
 
@@ -29,9 +30,10 @@ def counted(model):
 def count_drawn(model):
     draw, drawn = model.sample, []
 
-    def sample(images, *args):
-        drawn.append(len(images))
-        return draw(images, *args)
+    def sample(*args, **options):
+        completions = draw(*args, **options)
+        drawn.append(len(completions.pixels))
+        return completions
 
     model.sample, model.drawn = sample, drawn
     return model  # of any type: `drawn` is added
@@ -180,7 +182,7 @@ def test_an_evaluation_of_a_replaced_checkpoint_is_not_finished(tmp_path, model)
 
     def finished(*more: str) -> bool:
         options = command.parse([str(word) for word in (*words, *more)])
-        command.resolve(options)
+        resolve(options)
         return tasks.run_task(options, str(tmp_path / "run"), "run", out).is_finished()
 
     assert finished() and not finished("--seed=1") and not finished("--metrics=tv")

@@ -123,7 +123,7 @@ def test_a_run_is_measured_raw(tmp_path, model):
 
 
 def test_the_best_are_the_same_raw(model):
-    """Of what is drawn the same are kept, by the score of what is otherwise measured."""
+    """The composites' scores decide in both cases, so the same draws are kept."""
     system = ScoringSystem(lambda x: x.mean((1, 2, 3)))
     ranking = Model(model.config, system, model._variables, 7)
     kept, made = (
@@ -140,8 +140,8 @@ def test_memory_does_not_grow(model):
     alive = []
     sample = model.sample
 
-    def counted(*args):
-        alive.append(sample(*args))
+    def counted(*args, **options):
+        alive.append(sample(*args, **options))
         return alive[-1]
 
     model.sample = counted

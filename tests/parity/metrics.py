@@ -1,4 +1,4 @@
-"""Metrics: pixels, resizing, sets of features, NIQE; networks in metrics_networks.py."""
+"""Metrics: pixels, resizing, features, NIQE; networks are in metrics_networks.py."""
 
 import re
 from collections.abc import Callable

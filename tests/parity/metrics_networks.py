@@ -75,6 +75,13 @@ def relative(fixture: Fixture, name: str, actual: Any, expected: Any, gate: floa
     fixture.assert_close(name, actual, expected, 0.0, atol)
 
 
+def match(pattern: str, text: str) -> tuple[Any, ...]:
+    """The groups of a pattern that the whole text matches."""
+    found = re.fullmatch(pattern, text)
+    assert found is not None, text
+    return found.groups()
+
+
 # ---- Inception ----
 
 
@@ -135,7 +142,7 @@ def check_inception_maps(fixture: Fixture, params: Any) -> None:
         if part == "mean":
             actual = actual.mean((2, 3))
         else:
-            side, count = re.fullmatch(r"(first|last)(\d+)ch", part).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            side, count = match(r"(first|last)(\d+)ch", part)
             actual = (
                 actual[:, : int(count)] if side == "first" else actual[:, -int(count) :]
             )
@@ -200,11 +207,7 @@ def lpips_model(net: str, version: str) -> tuple[lpips.Model, Tensors]:
 def check_lpips(fixture: Fixture) -> None:
     """Every network, version and array that the file has."""
     a, b = (lpips.to_float(jnp.asarray(fixture.inputs[f"img{i}"])) for i in (0, 1))
-    functions = {
-        "layers": jax.jit(lpips.by_layer),
-        "total": jax.jit(lpips.distance),
-        "spatial": jax.jit(lambda *args: lpips.spatial(*args)[:, None]),
-    }
+    by_layer, spatial = jax.jit(lpips.by_layer), jax.jit(lpips.spatial)
     activations = jax.jit(
         lambda model, x: backbones.activations(
             model.params, lpips.scale_input(x), model.net
@@ -217,14 +220,19 @@ def check_lpips(fixture: Fixture) -> None:
             assert listed == backbones.shapes(net)
         model, tensors = lpips_model(net, "0.1")
         check_formula(fixture, {ARCHITECTURES[net]: tensors})
-        taps = activations(model, a)
+        taps, layers = activations(model, a), {}
         for name, value in expected.items():
             label, (head, *rest) = f"{net}/{name}", name.split("/")
             if head.startswith("v"):
                 model, _ = lpips_model(net, head.removeprefix("v"))
-                actual = functions[rest[0]](model, a, b)
-                rtol, atol = (1e-4, 1e-6) if rest[0] == "spatial" else (1e-5, 1e-7)
-                fixture.assert_close(label, actual, value, rtol, atol)
+                if rest[0] == "spatial":
+                    actual = spatial(model, a, b)[:, None]
+                    fixture.assert_close(label, actual, value, 1e-4, 1e-6)
+                    continue
+                if head not in layers:
+                    layers[head] = by_layer(model, a, b)
+                actual = layers[head] if rest[0] == "layers" else layers[head].sum(0)
+                fixture.assert_close(label, actual, value, 1e-5, 1e-7)
             elif head == "feat_mean":
                 relative(fixture, label, taps[int(rest[0])].mean((1, 2)), value, 1e-5)
             else:
@@ -313,7 +321,7 @@ def check_hyperiqa(fixture: Fixture) -> None:
             relative(fixture, name, actual, expected, 1e-4)
         else:
             pattern = r"target_fc(\d)(w|b)(_first(\d+)|_absmean)?"
-            layer, part, form, count = re.fullmatch(pattern, name).groups()  # pyright: ignore[reportOptionalMemberAccess]
+            layer, part, form, count = match(pattern, name)
             weights, bias = layers[int(layer) - 1]
             actual = bias if part == "b" else weights.reshape(len(weights), -1)
             if form == "_absmean":

@@ -126,11 +126,11 @@ def kid(
             f"subsets of {size} need as many images, not {len(a)} and {len(b)}"
         )
     rng = np.random.RandomState(seed)
-    found = []
+    distances = []
     for _ in range(subsets):
         x = a[rng.choice(len(a), size, replace=False)]
-        found.append(mmd(x, b[rng.choice(len(b), size, replace=False)], kernel))
-    return Spread(float(np.mean(found)), float(np.std(found)))
+        distances.append(mmd(x, b[rng.choice(len(b), size, replace=False)], kernel))
+    return Spread(float(np.mean(distances)), float(np.std(distances)))
 
 
 # ---- improved precision and recall ----

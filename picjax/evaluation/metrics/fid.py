@@ -116,7 +116,7 @@ def distance(a: Stats, b: Stats) -> float:
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(
-            f"statistics of {len(a.mean)} and of {len(b.mean)} features do not compare; "
+            f"statistics of {len(a.mean)} and {len(b.mean)} features do not compare; "
             "give those of the same network and layer"
         )
     cross = np.linalg.svd(a.factor @ b.factor.T, compute_uv=False).sum()
@@ -154,8 +154,8 @@ def load(path: Path) -> Stats:
         mean, covariance = (np.asarray(x, np.float64) for x in (mean, covariance))
     except DAMAGED as error:
         raise UserError(
-            f"'{path}' holds no statistics (mu and sigma in an .npz, or m.npy and s.npy "
-            "in a folder); give the file that pytorch-fid or picjax wrote"
+            f"'{path}' holds no statistics (mu and sigma in an .npz, or m.npy and "
+            "s.npy in a folder); give the file that pytorch-fid or picjax wrote"
         ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise UserError(

@@ -1,7 +1,7 @@
 """HyperIQA: quality without a reference image (Su et al., 2020).
 
-From the features of a ResNet-50, a hyper network generates the weights of a small target
-network for every image.
+From the features of a ResNet-50, a hyper network generates the weights of a small
+target network for every image.
 """
 
 import itertools
@@ -101,12 +101,12 @@ def original_names(tensors: Tensors) -> Tensors:
     table |= {f"fc{k}w_conv": f"fc_w_modules.{k - 1}" for k in (1, 2, 3, 4)}
     table["fc5w_fc"] = "fc_w_modules.4.2"
     table |= {f"fc{k}b_fc": f"fc_b_modules.{k - 1}.2" for k in (1, 2, 3, 4, 5)}
-    found = dict(tensors)
+    renamed = dict(tensors)
     for ours, theirs in table.items():
         for name in tensors:
             if name.startswith(f"{theirs}."):
-                found[ours + name.removeprefix(theirs)] = found.pop(name)
-    return found
+                renamed[ours + name.removeprefix(theirs)] = renamed.pop(name)
+    return renamed
 
 
 RELEASED = Released(
@@ -132,17 +132,17 @@ def prepare(tensors: Tensors) -> Params:
 def resnet(params: Params, x: Float[Array, "b 224 224 3"]) -> list[Array]:
     """Feature maps after ResNet-50's four layers; stride in the 3 x 3 convolution."""
     x = max_pool(relu(conv(x, params["res.conv1"], 2, (3, 3))), padding=1)
-    found = []
+    stages = []
     for name, _, _, stride in _blocks():
         if name.endswith(".0") and name != "res.layer1.0":
-            found.append(x)
+            stages.append(x)
         y = relu(conv(x, params[f"{name}.conv1"]))
         y = relu(conv(y, params[f"{name}.conv2"], stride, (1, 1)))
         y = conv(y, params[f"{name}.conv3"])
         if name.endswith(".0"):
             x = conv(x, params[f"{name}.downsample.0"], stride)
         x = relu(x + y)
-    return [*found, x]
+    return [*stages, x]
 
 
 def target_network(
@@ -156,8 +156,8 @@ def target_network(
     """
     *maps, last = resnet(params, x)
     parts = []
-    for i, found in enumerate(maps, 1):
-        pooled = mean_pool(conv(found, params[f"res.lda{i}_pool.0"]), 7, 7)
+    for i, stage in enumerate(maps, 1):
+        pooled = mean_pool(conv(stage, params[f"res.lda{i}_pool.0"]), 7, 7)
         flat = pooled.transpose(0, 3, 1, 2).reshape(len(x), -1)
         parts.append(linear(flat, params[f"res.lda{i}_fc"]))
     parts.append(linear(last.mean((1, 2)), params["res.lda4_fc"]))

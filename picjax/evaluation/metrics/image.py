@@ -87,8 +87,8 @@ def ssim(
     """Structural similarity, mean over channels (Wang et al., 2004); 1 when equal.
 
     11x11 Gaussian window of sigma 1.5, whole windows only, population covariance, as
-    scikit-image computes with `gaussian_weights=True, use_sample_covariance=False`. With
-    a mask: over the windows whose centre lies in the hole. Sides must be 11 or more.
+    scikit-image computes with `gaussian_weights=True, use_sample_covariance=False`.
+    With a mask: over the windows whose centre lies in the hole. Needs sides of 11.
     """
     luminance, structure = ssim_maps(image, truth)
     centre = None if mask is None else mask[..., 5:-5, 5:-5, :]
@@ -214,8 +214,8 @@ def pixel_diversity(
 ) -> Float[np.ndarray, "*b"]:
     """Mean L1 distance over all pairs of the n samples, in grey levels of 255.
 
-    0 if n is 1 or all are equal. Diversity alone proves nothing (noise is diverse): read
-    it beside a distance to the truth. Over the whole image it shrinks with the share of
+    0 if n is 1 or all are equal. Diversity alone proves nothing (noise is diverse):
+    read it beside a distance to the truth. Over the whole image it shrinks with the share of
     the hole, so values of different masks do not compare.
     """
     n = images.shape[-4]

@@ -107,13 +107,13 @@ def _block_e(name: str, inputs: int) -> Iterator[Layer]:
 
 def shapes(variant: str = "fid") -> Shapes:
     """Names and shapes of the released state_dict."""
-    found: dict[str, tuple[int, ...]] = {}
+    table: dict[str, tuple[int, ...]] = {}
     for name, inputs, outputs, kernel in convolutions():
-        found[f"{name}.conv.weight"] = outputs, inputs, *kernel
+        table[f"{name}.conv.weight"] = outputs, inputs, *kernel
         for kind in ("weight", "bias", "running_mean", "running_var"):
-            found[f"{name}.bn.{kind}"] = (outputs,)
+            table[f"{name}.bn.{kind}"] = (outputs,)
     classes = CLASSES[variant]
-    return found | {"fc.weight": (classes, 2048), "fc.bias": (classes,)}
+    return table | {"fc.weight": (classes, 2048), "fc.bias": (classes,)}
 
 
 def prepare(tensors: Tensors) -> Params:
@@ -192,22 +192,22 @@ def maps(
         last = unit(max_pool(x, 3, 1, 1), pool) if largest else pooled(x, pool)
         return jnp.concatenate([*branches, last], -1)
 
-    found: dict[str, Array] = {}
+    stages: dict[str, Array] = {}
     x = unit(x, "Conv2d_1a_3x3", 2, False)
     x = unit(unit(x, "Conv2d_2a_3x3", pad=False), "Conv2d_2b_3x3")
-    found["64"] = x = max_pool(x)
+    stages["64"] = x = max_pool(x)
     x = unit(unit(x, "Conv2d_3b_1x1"), "Conv2d_4a_3x3", pad=False)
-    found["192"] = x = max_pool(x)
+    stages["192"] = x = max_pool(x)
     for name in ("Mixed_5b", "Mixed_5c", "Mixed_5d"):
-        found[name] = x = block_a(x, name)
-    found["Mixed_6a"] = x = block_b(x, "Mixed_6a")
+        stages[name] = x = block_a(x, name)
+    stages["Mixed_6a"] = x = block_b(x, "Mixed_6a")
     for name in ("Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e"):
-        found[name] = x = block_c(x, name)
-    found["768"] = x
-    found["Mixed_7a"] = x = block_d(x, "Mixed_7a")
-    found["Mixed_7b"] = x = block_e(x, "Mixed_7b", largest=False)
-    found["Mixed_7c"] = block_e(x, "Mixed_7c", largest=not counted)
-    return found
+        stages[name] = x = block_c(x, name)
+    stages["768"] = x
+    stages["Mixed_7a"] = x = block_d(x, "Mixed_7a")
+    stages["Mixed_7b"] = x = block_e(x, "Mixed_7b", largest=False)
+    stages["Mixed_7c"] = block_e(x, "Mixed_7c", largest=not counted)
+    return stages
 
 
 def features(
@@ -220,9 +220,9 @@ def features(
     kernel, bias = params["fc"]
 
     def network(x: Array) -> dict[str, Array]:
-        found = maps(params, x, variant)
-        out = {name: found[name].mean((1, 2)) for name in ("64", "192", "768")}
-        out["2048"] = pool = found["Mixed_7c"].mean((1, 2))
+        stages = maps(params, x, variant)
+        out = {name: stages[name].mean((1, 2)) for name in ("64", "192", "768")}
+        out["2048"] = pool = stages["Mixed_7c"].mean((1, 2))
         out["logits_unbiased"] = jnp.dot(pool, kernel, precision=layers.HIGHEST)
         out["logits"] = out["logits_unbiased"] + bias.reshape(1, -1)
         return {name: out[name] for name in taps}

@@ -183,7 +183,7 @@ def mean_pool(
 def _windows(x: Array, window: int, stride: int, axis: int) -> list[Array]:
     """The i-th element of every window along an axis, for each i.
 
-    XLA's CPU back end is five times slower at reducing windows than at combining slices.
+    XLA's CPU back end reduces windows five times slower than it combines slices.
     """
     count = (x.shape[axis] - window) // stride + 1
     last = stride * (count - 1) + 1
@@ -227,14 +227,14 @@ def everywhere(tree: Any) -> Any:
 
 
 def on_all_devices(network: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """`network(shared, rows)`, compiled, with the rows split over this process's devices.
+    """`network(shared, rows)`, compiled, its rows split over this process's devices.
 
     XLA runs most of a convolution on one CPU core, so a CPU gains from being several
     devices (JAX_NUM_CPU_DEVICES=2).
 
     Args:
-      network: function of what all devices need and of arrays whose first axis is split;
-        the number of rows is a multiple of `jax.local_device_count()`, in the output too.
+      network: function of what all devices need and of arrays whose first axis is
+        split. Rows are a multiple of `jax.local_device_count()`, in the output too.
     """
     split = P("rows")
     return jax.jit(

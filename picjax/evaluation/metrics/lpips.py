@@ -122,7 +122,7 @@ def spatial(
 def _sum_maps(
     maps: Sequence[Float[Array, "b _ _"]], size: tuple[int, int]
 ) -> Float[Array, "b y x"]:
-    """The sum of the maps of `compare`, each resized to the image (torch's bilinear)."""
+    """The sum of the maps of `compare`, resized to the image (torch's bilinear)."""
     resized = [resize(m[..., None], size, "torch_bilinear")[..., 0] for m in maps]
     return jnp.stack(resized).sum(0)
 
@@ -273,8 +273,8 @@ class LpipsDiversity(MeanAccumulator):
             "lpips_diversity",
             brand("distance", self.embedder.source),
             f"{self.embedder.description}, {kind} of an image's samples; hole: mean of "
-            "the map over it; hole box: of the crop, if the hole is one rectangle of the "
-            "size of the first such hole",
+            "the map over it; hole box: of the crop, if the hole is one rectangle of "
+            "the size of the first such hole",
         )
 
         def distances(shared: Any, pairs: Any) -> Any:
@@ -321,7 +321,7 @@ class LpipsDiversity(MeanAccumulator):
         return random_pairs(n, int(self.pairs), rng)
 
     def _box_mean(self, example: Example, pairs: Pairs, hole: np.ndarray) -> float:
-        """LPIPS of the crop around the hole; NaN if there is none of the first's size."""
+        """LPIPS of the crop around the hole; NaN if there is none of that size."""
         box = None if example.mask is None else hole_box(example.mask)
         if box is None:
             return math.nan

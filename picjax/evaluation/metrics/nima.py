@@ -89,7 +89,7 @@ class Nima(MeanAccumulator):
         super().__init__(
             "nima",
             brand("1..10", loaded.source),
-            f"{loaded.source}, mean rating of the centre, shorter side 224, of sample 0",
+            f"{loaded.source}, mean rating of sample 0's centre, shorter side 224",
         )
 
     def add(self, example: Example) -> Columns:

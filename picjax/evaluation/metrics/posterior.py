@@ -1,8 +1,8 @@
 """How close n completions of a scene come to its known posterior (docs/scenes.md).
 
-`count_modes` assigns each completion of one image to the valid completion that it shows;
-`summarise` turns the counts of many images into numbers with intervals. Masks must be
-the centre hole, which hides the whole figure and nothing else.
+`count_modes` assigns each completion of one image to the valid completion that it
+shows; `summarise` turns the counts of many images into numbers with intervals. Masks
+must be the centre hole, which hides the whole figure and nothing else.
 """
 
 import math
@@ -65,9 +65,9 @@ def summarise(
     Returns:
       `protocol` and, for each of these names, {"value", "low", "high"}:
       valid: share of completions that are valid.
-      modes_found: distinct modes found, divided by the number that n draws from the true
-        posterior find on average (sum over modes of 1 - (1 - p)^n), both summed over
-        images.
+      modes_found: distinct modes found, divided by the number that n draws from the
+        true posterior find on average (sum over modes of 1 - (1 - p)^n), both summed
+        over images.
       modes_found_raw: distinct modes found / existing modes, mean over images.
       total_variation: distance of the frequencies pooled by class (with an invalid bin
         of true probability 0) from the true probabilities, mean over classes.
@@ -129,9 +129,9 @@ Means = dict[int, np.ndarray]  # class -> means of features [*r k+2]
 def _features(scene: int, counts: np.ndarray) -> np.ndarray:
     """Frequencies, modes found and total variation of each image: [*r b k+2]."""
     frequency = counts / counts.sum(-1, keepdims=True)
-    found = (counts[..., :MODES] > 0).sum(-1)
+    modes = (counts[..., :MODES] > 0).sum(-1)
     distance = np.abs(frequency - true_probabilities(scene)).sum(-1) / 2
-    return np.concatenate([frequency, found[..., None], distance[..., None]], -1)
+    return np.concatenate([frequency, modes[..., None], distance[..., None]], -1)
 
 
 def _statistics(means: Means, share: dict[int, float], n: int) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def _statistics(means: Means, share: dict[int, float], n: int) -> dict[str, Any]
         np.abs(x[..., : MODES + 1] - true_probabilities(scene)).sum(-1) / 2
         for scene, x in means.items()
     ]
-    found = over_images(lambda scene, x: x[..., -2])
+    modes = over_images(lambda scene, x: x[..., -2])
     return {
         "valid": 1 - over_images(lambda scene, x: x[..., INVALID]),
-        "modes_found": found / over_images(lambda scene, x: expected(scene)),
+        "modes_found": modes / over_images(lambda scene, x: expected(scene)),
         "modes_found_raw": over_images(
             lambda scene, x: x[..., -2] / len(scenes.probabilities(scene))
         ),

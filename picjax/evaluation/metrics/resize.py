@@ -1,7 +1,7 @@
 """Resizing by the rules of the programs that published numbers come from.
 
-A rule is a matrix [target, source] per axis, computed in float64, so one rule serves the
-host and the device. `jax.image.scale_and_translate` computes coordinates in float32,
+A rule is a matrix [target, source] per axis, computed in float64, so one rule serves
+the host and the device. `jax.image.scale_and_translate` computes coordinates in float32,
 which is off by up to 5e-3 grey levels; the reference features need 1e-4.
 """
 

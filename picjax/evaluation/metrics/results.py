@@ -1,8 +1,8 @@
 """What every metric shares: examples in, results out, running means between them.
 
 A metric is an `Accumulator`, so memory does not grow with the number of images. To add
-one, implement its three functions, enter it in `catalog` and, if one end of its scale is
-better, in `BETTER`.
+one, implement its three functions, enter it in `catalog` and, if one end of its scale
+is better, in `BETTER`.
 """
 
 import math

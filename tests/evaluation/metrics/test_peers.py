@@ -60,7 +60,7 @@ def test_every_tap_is_pytorch_fids(tensors, monkeypatch):
 
 
 def test_fid_is_torchmetrics(tensors, tmp_path):
-    """Of the first tap: enough images for a full covariance, and TensorFlow's resize."""
+    """Of the first tap, whose covariance has full rank, with TensorFlow's resize."""
     path = tmp_path / "weights.pth"
     torch.save({name: tensor(x) for name, x in tensors.items()}, path)
     peer = torchmetrics_fid.FrechetInceptionDistance(
