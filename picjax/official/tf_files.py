@@ -49,7 +49,7 @@ def find(sources: Sequence[str]) -> Path:
         matching = [path for path in files if path.suffix == kind]
         if len(matching) > 1:
             names = ", ".join(path.name for path in matching)
-            raise UserError(f"--from '{source}' holds {names}; pass one of them")
+            raise UserError(f"--from '{source}' holds {names}; give one of them")
         if matching:
             return _prefix(matching[0])
     raise UserError(
