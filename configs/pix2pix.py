@@ -73,7 +73,7 @@ def published() -> ConfigDict:
         # in a U-Net of 5 levels), or paper (the three innermost decoder levels).
         "dropout": "official",
         "dropout_at_test": True,  # otherwise all completions of an image are the same
-        "norm_at_test": "image",  # batch norm by each image's own statistics, or running
+        "norm_at_test": "image",  # batch norm by each image's statistics, or running
         "mask_channel": False,  # the mask as an input; otherwise a hole is grey
         "init": "normal",  # normal, xavier, kaiming or orthogonal
         "init_gain": 0.02,

@@ -63,7 +63,8 @@ def published() -> ConfigDict:
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
         # Orientations of the image (docs/pixelcnn.md) that are learnt and that a
-        # completion chooses from; the network is conditioned on it if there are several.
+        # completion chooses from; the network is conditioned on it if there are
+        # several.
         "turns": ("upright",),
         "label": 0,  # class of a completion if the image's is unknown
         "sampler": "cached",  # or fixed_point
@@ -142,8 +143,9 @@ def imagenet32(config: Any) -> None:
     """ImageNet at 32 px on one GPU; a report states 3.93 bits/dim after two days.
 
     State the version with every result: the images of van den Oord et al. (2016) and
-    those of the ImageNet site (Chrabaszcz et al., 2017) are resized differently. 17 rows
-    are known, as in the report; --config.data.masks="('top',)" makes it half of them.
+    those of the ImageNet site (Chrabaszcz et al., 2017) are resized differently. 17
+    rows are known, as in the report; --config.data.masks="('top',)" makes it half of
+    them.
     """
     config.data.masks = ("top_17_of_32",)
     config.batch_size = 12

@@ -1,8 +1,8 @@
 """Checkpoints: state and data iterator together, so that a run resumes bit-exactly.
 
-A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's folder
-gets its final name when it is complete, so that a kill at any moment only loses the steps
-since the last save.
+A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's
+folder gets its final name when it is complete, so that a kill at any moment only loses
+the steps since the last save.
 """
 
 import json
@@ -245,8 +245,8 @@ def badness(best: str, metrics: Mapping[str, float]) -> float:
     """The rank of a checkpoint: lower is better; without the metric it is infinite.
 
     Args:
-      best: the metric that checkpoints are ranked by; lower values are better unless the
-        evaluation defines the opposite.
+      best: the metric that checkpoints are ranked by; lower values are better unless
+        the evaluation defines the opposite.
       metrics: of the checkpoint.
     """
     metric = best.removeprefix("eval/").removesuffix("_hole")
@@ -261,7 +261,8 @@ def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
     scored = {step: m for step, m in scored.items() if m and best in m}
     if not scored:
         raise UserError(
-            f"no checkpoint of this run has the metric '{best}'; train it with --config.best"
+            f"no checkpoint of this run has the metric '{best}'; train it with "
+            "--config.best"
         )
     return min(scored, key=lambda step: badness(best, scored[step]))
 

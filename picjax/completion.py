@@ -1,7 +1,7 @@
 """Completions of a batch: the one path of grids, `complete`, evaluation and Python.
 
-The completions of an image depend on the seed, its visible part and its mask: not on its
-name, its place in a folder or batch, or what its hole hides.
+The completions of an image depend on the seed, its visible part and its mask: not on
+its name, its place in a folder or batch, or what its hole hides.
 """
 
 import zlib

@@ -103,8 +103,8 @@ def to_pytorch(args: argparse.Namespace) -> None:
     official(config.system)
     if not ORIGINALS[config.system].torch:
         raise UserError(
-            f"the original of {config.system} does not use PyTorch, so it cannot be "
-            "exported; a run of picjax itself can be copied as it is"
+            f"the original of {config.system} does not use PyTorch and there is no way "
+            "back; a run of picjax can be copied as it is"
         )
     config, restored, step = ckpt.restore_variables(source)
     variables = regroup_by_net(restored)

@@ -116,8 +116,8 @@ def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Convert a picture to RGB pixels.
 
     Args:
-      image: uint8 [h w 3], [h w 4], [h w 1] or [h w], or a Pillow image of any mode: its
-        EXIF orientation is applied, transparency dropped, 16 bits reduced to 8.
+      image: uint8 [h w 3], [h w 4], [h w 1] or [h w], or a Pillow image of any mode:
+        its EXIF orientation is applied, transparency dropped, 16 bits reduced to 8.
 
     Raises:
       UserError: if it is any other array.

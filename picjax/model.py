@@ -5,8 +5,8 @@
 
 An image of any size is resized to the model's (without keeping the aspect, as in
 training), its hole completed, and the result resized back and pasted: known pixels are
-the input's, bit-exactly. A run on `aligned` pairs translates whole pictures: its image is
-the input picture, and there is no mask.
+the input's, bit-exactly. A run on `aligned` pairs translates whole pictures: its image
+is the input picture, and there is no mask.
 """
 
 import ast

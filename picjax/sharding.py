@@ -101,7 +101,7 @@ def state_shardings(
 
 
 def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Combine the batches of all processes to a global batch, split over the devices."""
+    """Combine the batches of all processes to one, split over the devices."""
     sharding = batch_sharding(mesh)
     return {
         name: jax.make_array_from_process_local_data(sharding, array)
@@ -126,8 +126,9 @@ def local_batch_size(mesh: Mesh, batch_size: int) -> int:
 def join_cluster() -> None:
     """Join the other processes of a run if a launcher started several.
 
-    Under `srun` and on a Cloud TPU slice JAX finds the other processes itself; elsewhere
-    set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Under `srun` and on a Cloud TPU slice JAX finds the other processes itself;
+    elsewhere set JAX_COORDINATOR_ADDRESS=HOST:PORT, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
 
     Raises:
       UserError: if only some of the three are set.

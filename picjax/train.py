@@ -4,8 +4,10 @@
   --config.KEY=VALUE                 changes one setting, such as --config.batch_size=8
   --workdir=DIR                      output folder; default runs/NAME-VARIANT
 
-Without a checkout, --config=picmm:scenes finds the installed config. If the workdir holds
-a checkpoint, training resumes from it bit-exactly. SIGTERM saves a checkpoint and stops.
+Without a checkout, --config=picmm:scenes finds the installed config. If the workdir
+holds a checkpoint, training resumes from it bit-exactly. SIGTERM saves a checkpoint and
+stops.
+
 Example: python -m picjax.train --config=configs/picmm.py --config.steps=2000
 """
 
@@ -310,7 +312,7 @@ def stop_on_sigterm() -> Iterator[Callable[[int], bool]]:
 
 
 def describe(state: State, mesh: jax.sharding.Mesh) -> str:
-    """Describe a run: `encoder 1.05 M, generator 2.52 M parameters on 8 cpu devices`."""
+    """Describe a run, such as `encoder 1.05 M parameters on 8 cpu device(s)`."""
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(params))
         for name, params in state.params.items()

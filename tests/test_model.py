@@ -41,7 +41,7 @@ def test_samples_differ_and_the_seed_fixes_them(fake):
 
 
 def test_best_of_keeps_what_the_system_scores_highest(fake):
-    """A system that likes dark images: its best 2 of 6 are the darkest, darkest first."""
+    """Scored by darkness, the best 2 of 6 are the darkest ones, darkest first."""
     system = ScoringSystem(lambda x: -x.mean((1, 2, 3)))
     ranking = Model(fake.config, system, {"scale": jnp.float32(0.3)}, 7)
     image, known = picture(0, SIZE, SIZE), half_mask(SIZE, SIZE)
@@ -85,7 +85,7 @@ def test_named_mask(fake):
 
 
 def test_one_encoder_pass_and_one_compilation(fake):
-    """`complete` is traced once, with batch 1 and n samples, for images of all sizes."""
+    """`complete` is traced once, with batch 1, for images of all sizes."""
     seen = []
 
     class Spy(FakeSystem):

@@ -26,8 +26,8 @@ def decode(path: str | Path, target: int = 0) -> Image.Image:
 
     Args:
       path: the file.
-      target: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is much
-        faster, but with no side below this. 0: at its full size.
+      target: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is
+        much faster, but with no side below this. 0: at its full size.
 
     Raises:
       BadImage: if it is empty, damaged, not an image, too small or too large.
@@ -73,8 +73,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 def say(line: str) -> None:
     """Print one line to standard error, such as the name of a skipped file.
 
-    Printed instead of logged, so that it passes through a progress bar on the screen and
-    does not depend on the root logger, which other packages configure.
+    Printed instead of logged, so that it passes through a progress bar on the screen
+    and does not depend on the root logger, which other packages configure.
     """
     print(f"picjax: {line}", file=sys.stderr)
 

@@ -1,9 +1,9 @@
 """Scenes: procedural images whose posterior is known (docs/scenes.md).
 
-Four coloured markers in the border show the class of a scene; the class determines which
-figures the centre hole may hide, with which probabilities. Everything else that varies
-(background, gradient, positions of the markers) is visible and independent of the figure.
-So all valid completions of the official centre hole are known exactly.
+Four coloured markers in the border show the class of a scene; the class determines
+which figures the centre hole may hide, with which probabilities. Everything else that
+varies (background, gradient, positions of the markers) is visible and independent of
+the figure. So all valid completions of the official centre hole are known exactly.
 """
 
 from functools import lru_cache
@@ -16,9 +16,10 @@ Size = int | tuple[int, int]
 
 TRAIN = range(2**20)  # indices of the training images
 EVAL = range(2**20, 2**21)  # indices of the held-out images
-# A completion is valid if its RMS distance to a mode over the hole is below this, in grey
-# levels of 255. Two modes of a class are at least 70 apart, figures of different classes
-# 32, and the mean of a class with several modes is at least 32 from each of them.
+# A completion is valid if its RMS distance to a mode over the hole is below this, in
+# grey levels of 255. Two modes of a class are at least 70 apart, figures of different
+# classes 32, and the mean of a class with several modes is at least 32 from each of
+# them.
 THRESHOLD = 20.0
 
 COLOURS = {
@@ -89,9 +90,9 @@ CLASSES: tuple[SceneClass, ...] = (
     ),
 )
 
-# Length of a scene's visible attributes: mean colour (3, in 0..255), its change from the
-# centre to the right and to the lower edge (2), and (dy, dx) of the four markers (8, in
-# image sides).
+# Length of a scene's visible attributes: mean colour (3, in 0..255), its change from
+# the centre to the right and to the lower edge (2), and (dy, dx) of the four markers
+# (8, in image sides).
 ATTRIBUTES = 13
 JITTER = 0.025
 MARKER_RADIUS = 0.08

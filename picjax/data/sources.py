@@ -1,7 +1,7 @@
 """The sources of a data config: photos, digits, folders, pairs, TFDS, shards, scenes.
 
-A source has a length and `read(index, rng)`, which returns an image at its final size, a
-name and perhaps more. The generator is used for augmentation only, so an element is a
+A source has a length and `read(index, rng)`, which returns an image at its final size,
+a name and perhaps more. The generator is used for augmentation only, so an element is a
 function of index and generator.
 """
 
@@ -178,8 +178,8 @@ def training(config: DataConfig, size: Size) -> Usable:
 def evaluation(config: DataConfig, size: Size) -> Usable:
     """The held-out images of a data config, resized, or cropped if `crop` is `aspect`.
 
-    Without `eval_path` they are one in 20 of the images at `path`, which training leaves
-    out, chosen by a hash of their names.
+    Without `eval_path` they are one in 20 of the images at `path`, which training
+    leaves out, chosen by a hash of their names.
 
     Raises:
       UserError: if there is none.
@@ -220,7 +220,8 @@ def _stored(
         return Pairs(folder(path, key, size, how), direction)
     if config.name == "arrayrecord":
         return packed(path, key, size, how)
-    # TFDS keeps all splits in one folder; `eval_path` is the name of the held-out split.
+    # TFDS keeps all splits in one folder; `eval_path` is the name of the held-out
+    # split.
     split = path if held_out else config.get("split", "train")
     return tfds(config.path, "config.data.path", split, size, how, classes)
 

@@ -19,8 +19,8 @@ class Pictures:
     """Pictures by index, augmented, or only resized.
 
     Args:
-      load: index -> (picture or pixels, `name` and other entries of the element); raises
-        BadImage.
+      load: index -> (picture or pixels, `name` and other entries of the element);
+        raises BadImage.
       names: a string per index; held-out images are chosen by its hash.
       size: height and width of the images.
       how: augmentation, or None in evaluation.

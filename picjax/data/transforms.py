@@ -39,12 +39,12 @@ class Augment(NamedTuple):
 def augmentation(config: Any, size: Size) -> Augment:
     """The augmentation of a data config.
 
-    `config.load_size` is that of the longer side; 0: 266/256 of the image size, the ratio
-    of the original.
+    `config.load_size` is that of the longer side; 0: 266/256 of the image size, the
+    ratio of the original.
 
     Raises:
-      UserError: if load_size is smaller than the image, the crop unknown, or `aspect` is
-        used for images that are not square.
+      UserError: if load_size is smaller than the image, the crop unknown, or `aspect`
+        is used for images that are not square.
     """
     longer = max(size)
     load = config.load_size or round(longer * 266 / 256)

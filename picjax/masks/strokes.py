@@ -145,7 +145,7 @@ def draw_stroke(
     thickness: int,
     value: int,
 ) -> None:
-    """Draw a polyline with round joints and ends; odd thicknesses are one pixel wider."""
+    """Draw a polyline with round ends; odd thicknesses are one pixel wider."""
     radius = (thickness + 1) // 2
     for (x1, y1), (x2, y2) in pairwise(points):
         length = max(np.hypot(x2 - x1, y2 - y1), 1e-6)

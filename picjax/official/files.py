@@ -15,8 +15,8 @@ from picjax.cli import UserError
 
 # Keys under which trainers keep a state_dict.
 WRAPPERS = ("state_dict", "model", "params")
-# A hostile file could execute code despite `weights_only` before 2.6 (CVE-2025-32434), and
-# corrupt memory before 2.10 (CVE-2026-24747).
+# A hostile file could execute code despite `weights_only` before 2.6 (CVE-2025-32434),
+# and corrupt memory before 2.10 (CVE-2026-24747).
 SAFE_VERSION = (2, 10)
 
 

@@ -206,6 +206,6 @@ def _listed(names: Any, most: int = 8) -> str:
 
 
 def regroup_by_net(variables: Tree) -> dict[str, Tree]:
-    """Regroup {"params": {net: ..}, "stats": {net: ..}} to {net: {"params", "stats"}}."""
+    """Regroup {"params": {net: ..}, ..} to {net: {"params": .., "stats": ..}}."""
     params, stats = variables["params"], variables["stats"]
     return {n: {"params": params[n], "stats": stats.get(n, {})} for n in params}

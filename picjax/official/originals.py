@@ -22,7 +22,8 @@ class Original(NamedTuple):
       variant: variant of configs/SYSTEM.py with the settings of the published weights.
       prefix: prefix of every name in its files, if saved from DataParallel.
       torch: whether its files are PyTorch's, so that runs can be exported.
-      file: pattern of its file names, filled with a key of the official module's `FILES`.
+      file: pattern of its file names, filled with a key of the official module's
+        `FILES`.
     """
 
     variant: str

@@ -1,8 +1,8 @@
 """The official test procedures with recorded noise, to verify imported weights.
 
-Images and masks have the originals' layout, PyTorch's [b 3 h w]; `img` lies in [0, 1] and
-the mask is 1 where the image is known. Spectral norm makes one power iteration per call,
-as it does in the originals also at test time.
+Images and masks have the originals' layout, PyTorch's [b 3 h w]; `img` lies in [0, 1]
+and the mask is 1 where the image is known. Spectral norm makes one power iteration per
+call, as it does in the originals also at test time.
 """
 
 import importlib
@@ -155,7 +155,8 @@ def pixelcnn(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array
       nets: net.
       variables: its.
       given: `x_uint8` [b h w 3], TensorFlow's layout; optionally uniform numbers for a
-        draw of each pixel from its logits, `u_mix` [b h w k] and `u_logistic` [b h w 3].
+        draw of each pixel from its logits, `u_mix` [b h w k] and `u_logistic` [b h w
+        3].
 
     Returns:
       `logits` [b h w 10k]; `bits_per_dim` [b]; with uniforms `sample` [b h w 3].
@@ -181,8 +182,8 @@ def pix2pix(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]
 
     Returns:
       `eval` [b 3 h w]: running statistics and no dropout, the original's `--eval`;
-      `train`: the batch's own statistics and dropout, its usual test, if there is a mask
-      for every dropout layer.
+      `train`: the batch's own statistics and dropout, its usual test, if there is a
+      mask for every dropout layer.
     """
     net, own = nets["generator"], variables["generator"]
     x = nhwc(given["x"])

@@ -1,4 +1,4 @@
-"""Official tensors to a run of picjax, and a run's networks back to official tensors."""
+"""Conversion of official tensors to a run of picjax and back."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,8 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
 
 
 def first_state(config: Config, variables: Mapping[str, Tree]) -> State:
-    """Step 0 of a run: these variables of its nets, all else as initialised by training.
+    """Step 0 of a run: these variables of its nets, all else as initialised by
+    training.
 
     Args:
       config: the config of the run.

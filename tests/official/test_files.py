@@ -174,7 +174,7 @@ def test_from_files_to_completions_and_back(tmp_path, capsys):
     words = ["--system=picnet", f"--from={official}", f"--check={reference}"]
     command(*words, *settings, "--config.image_size=128", f"--out={run}")
     imported = capsys.readouterr().out
-    assert "no file holds the discriminator_rec, which training alone" in imported
+    assert "no file holds the discriminator_rec, which only training" in imported
     differences = re.findall(r"largest difference of (\w+) .*: (\S+)", imported)
     assert {"q_mu", "sample0", "sample1", "sample2"} <= dict(differences).keys()
     assert all(float(value) < 2e-5 for _, value in differences)
