@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Network = Callable[[jax.Array, jax.Array], jax.Array]
+
 
 def mixture_network(
     templates: np.ndarray, probs: np.ndarray, width: float, alphas_cumprod: np.ndarray
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The expected noise of a mixture of templates, and variance values.
+) -> Network:
+    """The expected noise in an image drawn from a mixture of templates.
 
     Args:
       templates: [k h w c].
@@ -19,10 +21,10 @@ def mixture_network(
       alphas_cumprod: of the original chain.
 
     Returns:
-      (x [b h w c], original steps [b]) -> [b h w 2c].
+      (x [b h w c], original steps [b]) -> [b h w c].
     """
-    flat = jnp.asarray(templates.reshape(len(templates), -1))
-    log_probs = jnp.log(jnp.asarray(probs))
+    flat = jnp.asarray(templates.reshape(len(templates), -1), float)
+    log_probs = jnp.log(jnp.asarray(probs, float))
     power = jnp.asarray(alphas_cumprod, float)
     rest = jnp.asarray(1 - alphas_cumprod, float)
 
@@ -34,8 +36,16 @@ def mixture_network(
         logits = log_probs[None] - jnp.square(off).sum(-1) / (2 * spread)
         mean = jax.nn.softmax(logits) @ flat
         x0 = mean + jnp.sqrt(a) * width**2 / spread * (pixels - jnp.sqrt(a) * mean)
-        epsilon = ((pixels - jnp.sqrt(a) * x0) / jnp.sqrt(b)).reshape(x.shape)
-        time = jnp.cos(jnp.asarray(t, a.dtype) / 300)[:, None, None, None]
-        return jnp.concatenate([epsilon, 0.5 * jnp.tanh(x) + 0.2 * time], -1)
+        return ((pixels - jnp.sqrt(a) * x0) / jnp.sqrt(b)).reshape(x.shape)
 
     return network
+
+
+def with_variance(network: Network) -> Network:
+    """The network with variance values beside the noise, as the reference files'."""
+
+    def both(x: jax.Array, t: jax.Array) -> jax.Array:
+        time = jnp.cos(jnp.asarray(t, x.dtype) / 300)[:, None, None, None]
+        return jnp.concatenate([network(x, t), 0.5 * jnp.tanh(x) + 0.2 * time], -1)
+
+    return both

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fixture import Fixture, below
-from helpers.mixture import mixture_network
+from helpers.mixture import mixture_network, with_variance
 
 from picjax.methods.painter import process
 from picjax.methods.painter.samplers.chain import (
@@ -52,15 +52,13 @@ class Case:
 
     def denoiser(self, chain: Chain) -> Denoiser:
         params = below(self.fixture.params, f"{self.name}.")
-        return epsilon_denoiser(
-            mixture_network(
-                channels_last(params["templates"]),
-                params["probs"],
-                float(self.options["width"]),
-                self.alphas_cumprod,
-            ),
-            chain,
+        network = mixture_network(
+            channels_last(params["templates"]),
+            params["probs"],
+            float(self.options["width"]),
+            self.alphas_cumprod,
         )
+        return epsilon_denoiser(with_variance(network), chain)
 
     def measurement(self, b: int, sigma: float = 0.0) -> Measurement:
         """The file's y, or the truth's known pixels, for b images."""
