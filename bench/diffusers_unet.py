@@ -1,8 +1,8 @@
-"""diffusers' network and RePaint scheduler, the peer of `bench.unet --peer diffusers`.
+"""diffusers' network and RePaint scheduler: the peer of `bench.unet --peer diffusers`.
 
-What a user of PyTorch would take today. With residual blocks that change the size and
-a time that scales and shifts, `UNet2DModel` is guided-diffusion's network under other
-names: it takes our exported weights, and outputs can be compared.
+This is what a user of PyTorch would use today. With residual blocks that change the size
+and a time embedding that scales and shifts, `UNet2DModel` is guided-diffusion's network
+under other names: our exported weights load, and outputs can be compared.
 """
 
 # pyright: reportMissingImports=false
@@ -13,7 +13,7 @@ from torch import nn
 
 
 class UNet(nn.Module):
-    """Noise and variance of images [b 3 h w] at times t [b]: [b 6 h w]."""
+    """Images [b 3 h w] and steps t [b] -> noise and variance [b 6 h w]."""
 
     def __init__(self, size, width, mult, blocks, attention, head_width):
         super().__init__()
@@ -33,14 +33,14 @@ class UNet(nn.Module):
             resnet_time_scale_shift="scale_shift",
             attention_head_dim=head_width,
             norm_num_groups=32,
-            attn_norm_num_groups=32,  # else the middle's attention has no norm
+            attn_norm_num_groups=32,  # otherwise the middle's attention has no norm
         )
 
     def forward(self, x, t):
         return self.net(x, t).sample
 
 
-# Of a residual block's and of an attention's parts: official name -> diffusers'.
+# Parts of a residual block and of attention: official name -> diffusers' name.
 RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -63,7 +63,7 @@ WHOLE = {
 
 
 def places(mult, blocks, attention):
-    """Official name of every block -> diffusers'."""
+    """Official name of every block -> diffusers' name."""
     found = dict(WHOLE)
     levels = range(len(mult))
     i = 1
@@ -87,7 +87,7 @@ def places(mult, blocks, attention):
 
 
 def renamed(tensors, mult, blocks, attention, head_width):
-    """Official name -> tensor, under diffusers' names; rows of qkv are head by head."""
+    """Tensors by official name -> by diffusers' name; rows of qkv are head-major."""
     parts = RESIDUAL | ATTENTION
     found = {}
     for block, to in places(mult, blocks, attention).items():
@@ -108,11 +108,11 @@ def renamed(tensors, mult, blocks, attention, head_width):
     return found
 
 
-def complete(net, image, known, steps, jump_length, jump_times):
-    """A completion as RePaintPipeline makes it, by the noise half of the output.
+def complete(net, image, mask, steps, jump_length, jump_times):
+    """Completions as in RePaintPipeline, from the noise half of the output.
 
     Returns:
-      the images, and how often the network was called.
+      The images, and the number of evaluations of the network.
     """
     scheduler = RePaintScheduler(eta=1.0)
     scheduler.set_timesteps(steps, jump_length, jump_times, image.device)
@@ -123,7 +123,7 @@ def complete(net, image, known, steps, jump_length, jump_times):
         if t < last:
             at = torch.full((len(x),), t, device=x.device)
             epsilon = net(x, at)[:, :3].float()
-            x = scheduler.step(epsilon, t, x, image, known).prev_sample
+            x = scheduler.step(epsilon, t, x, image, mask).prev_sample
             calls += 1
         else:
             x = scheduler.undo_step(x, last)

@@ -1,17 +1,16 @@
-"""What the painter's calls buy: how near each preset comes to `scenes`' posterior.
+"""What the painter's samplers buy: distance of presets from `scenes`' posterior.
 
     python -m picjax.train --config=configs/painter.py:scenes
     python -m bench.painter --workdir runs/painter-scenes --walks draft,fast
     python -m bench.painter --exact --walks painter/4,painter --json FILE
     python -m bench.painter --draw PICTURE.png FILE [FILE ...]
 
-One network, several ways of walking (picjax/sampling/walk.py): a row each, with the
-calls of the network that a completion takes, the share of modes found, total variation
-from the true probabilities, and the share of valid completions (docs/scenes.md). A walk
-is a preset; `painter/4` walks each of its stretches 4 times. With `--exact` no network
-is trained: the noise expected from one scene a class is computed, so that what is wrong
-is the walk's fault alone. `--draw` measures nothing: it draws total variation over
-calls from what `--json` wrote before.
+One network, several samplers, one row each: evaluations of the network per completion,
+share of modes found, total variation from the true probabilities, and share of valid
+completions (docs/scenes.md). A sampler is a preset; `painter/4` passes each of its
+stretches 4 times. `--exact` replaces the trained network by the expected noise of one
+scene per class, so that all error is the sampler's. `--draw` plots total variation over
+evaluations from files that `--json` wrote.
 """
 
 import itertools
@@ -34,22 +33,27 @@ from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.evaluation.examples import BATCH, model_groups
 from picjax.evaluation.metrics import posterior
-from picjax.methods.painter import process as diffusion
-from picjax.methods.painter import resampling as walk
-from picjax.methods.painter.process import Kind
-from picjax.methods.painter.resampling import PRESETS, Preset
-from picjax.methods.painter.system import make_sampler
+from picjax.methods.painter import process
+from picjax.methods.painter.process import Denoiser, Parameterization
+from picjax.methods.painter.resampling import (
+    PRESETS,
+    Preset,
+    make_noise,
+    make_plan,
+    repaint,
+)
+from picjax.methods.painter.settings import make_sampler
 from picjax.model import Model
-from picjax.system import Config, Tree
+from picjax.system import Config, Tree, composite
 
-NUMBERS = ("modes_found", "total_variation", "total_variation_floor", "valid")
+METRICS = ("modes_found", "total_variation", "total_variation_floor", "valid")
 
 
-def find(name: str) -> Preset:
-    """A preset, or one whose jumps are taken another number of times.
+def find_preset(name: str) -> Preset:
+    """A preset, or one with another `jump_n_sample` such as "painter/4".
 
     Raises:
-      UserError: for a name that is none.
+      UserError: if the name is unknown.
     """
     base, _, times = name.partition("/")
     check_choice("--walks", base, PRESETS)
@@ -57,25 +61,26 @@ def find(name: str) -> Preset:
     if not times:
         return preset
     if not times.isdecimal() or not int(times):
-        raise UserError(f"--walks '{name}' has no number of times; write {base}/4")
-    return preset._replace(jumps=preset.jumps._replace(times=int(times)))
+        raise UserError(f"--walks '{name}' has no number of passes; write {base}/4")
+    resampling = preset.resampling._replace(jump_n_sample=int(times))
+    return preset._replace(resampling=resampling)
 
 
-def use(config: Config, preset: Preset) -> None:
-    """Makes a config's sampler walk so."""
-    jumps, eta = preset.jumps, -1.0 if preset.eta is None else preset.eta
+def set_sampler(config: Config, preset: Preset) -> None:
+    """Set a config's sampler to a preset."""
+    own, eta = preset.resampling, -1.0 if preset.eta is None else preset.eta
     config.sampler.update(preset="own", spacing=preset.spacing, eta=eta)
-    config.sampler.update(jump_length=jumps.length, jump_times=jumps.times)
-    config.sampler.update(start=jumps.start, stop=jumps.stop)
+    config.sampler.update(jump_length=own.jump_length, jump_times=own.jump_n_sample)
+    config.sampler.update(start=own.start_resampling, stop=own.stop_resampling)
 
 
 def measure(
     config: Config, variables: Tree, preset: Preset, images: int, num: int
 ) -> table.Row:
     """One row: held-out images, `num` completions each."""
-    use(config, preset)
+    set_sampler(config, preset)
     model = Model(config, methods.make(config), variables, 0)
-    began = time.perf_counter()
+    start = time.perf_counter()
     counts, classes = [], []
     batch = min(BATCH * jax.device_count(), images)
     for group in model_groups(model, num, images, 0, batch):
@@ -83,45 +88,46 @@ def measure(
         attributes = group.extra["scene_attributes"]
         counts.append(posterior.count_modes(group.samples, scene, attributes))
         classes.append(scene)
-    calls = make_sampler(config).walk.calls
-    return made_row(calls, counts, classes, began)
+    evaluations = make_sampler(config).plan.evaluations
+    return make_row(evaluations, counts, classes, start)
 
 
-def made_row(
-    calls: int, counts: list[np.ndarray], classes: list[int], began: float
+def make_row(
+    evaluations: int, counts: list[np.ndarray], classes: list[int], start: float
 ) -> table.Row:
-    """The numbers of docs/scenes.md."""
-    found: dict[str, Any] = posterior.summarise(counts, classes)
-    row: table.Row = {"calls": calls, "images": len(counts)}
+    """The metrics of docs/scenes.md, and the minutes since `start`."""
+    summary: dict[str, Any] = posterior.summarise(counts, classes)
+    row: table.Row = {"calls": evaluations, "images": len(counts)}
     row |= {"completions": int(counts[0].sum())}
-    row |= {name: round(found[name]["value"], 3) for name in NUMBERS}
-    return row | {"minutes": round((time.perf_counter() - began) / 60, 1)}
+    row |= {name: round(summary[name]["value"], 3) for name in METRICS}
+    return row | {"minutes": round((time.perf_counter() - start) / 60, 1)}
 
 
-# ---- without a network ----
+# ---- the exact network ----
 
 SIZE = (32, 32)
-WIDTH = 0.02  # of the noise that each template is given, of 2
+WIDTH = 0.02  # standard deviation around each template, for pixels in [-1, 1]
 
 
 def exact_network(
-    templates: Float[Array, "k h w 3"], chances: Float[Array, " k"]
+    templates: Float[Array, "k h w 3"], p: Float[Array, " k"]
 ) -> Callable[[Array, Array], Array]:
-    """The expected noise of an image that is one of the templates."""
+    """The expected noise of images that are template k with probability p[k]."""
     flat = templates.reshape(len(templates), -1)
-    whole = jnp.asarray(diffusion.tables("linear", 1000).abar, jnp.float32)
+    trained = process.make_schedule("linear", 1000)
+    alphas_cumprod = jnp.asarray(trained.alphas_cumprod, jnp.float32)
 
     def network(x: Array, t: Array) -> Array:
-        abar = whole[t][:, None]
-        root, spread = jnp.sqrt(abar), 1 - abar + abar * WIDTH**2
+        alphas = alphas_cumprod[t][:, None]
+        root, variance = jnp.sqrt(alphas), 1 - alphas + alphas * WIDTH**2
         pixels = x.reshape(len(x), -1)
         square = jnp.square(pixels).sum(1, keepdims=True)
         distance = square - 2 * root * (pixels @ flat.T)
-        distance = distance + abar * jnp.square(flat).sum(1)[None]
-        weights = jax.nn.softmax(jnp.log(chances)[None] - distance / (2 * spread))
+        distance = distance + alphas * jnp.square(flat).sum(1)[None]
+        weights = jax.nn.softmax(jnp.log(p)[None] - distance / (2 * variance))
         centre = root * (weights @ flat)
-        x0 = centre / root + root * WIDTH**2 / spread * (pixels - centre)
-        epsilon = (pixels - root * x0) / jnp.sqrt(1 - abar)
+        x0 = centre / root + root * WIDTH**2 / variance * (pixels - centre)
+        epsilon = (pixels - root * x0) / jnp.sqrt(1 - alphas)
         # -1: the lower bound of the variance.
         return jnp.concatenate([epsilon.reshape(x.shape), -jnp.ones_like(x)], -1)
 
@@ -133,45 +139,49 @@ def measure_exact(preset: Preset, num: int) -> table.Row:
     attributes = scenes.sample(0, 0, SIZE)["attributes"]
     classes = list(range(len(scenes.CLASSES)))
     valid = [scenes.modes(c, attributes, SIZE) for c in classes]
-    chances = np.concatenate([scenes.probabilities(c) for c in classes])
+    p = np.concatenate([scenes.probabilities(c) for c in classes]) / len(classes)
     templates = jnp.asarray(np.concatenate(valid), jnp.float32) / 127.5 - 1
-    network = exact_network(templates, jnp.asarray(chances / len(classes), jnp.float32))
-    tables = diffusion.tables("linear", 1000, preset.spacing)
-    plan = walk.plan(tables.steps, preset.jumps)
-    known = np.ones((*SIZE, 1), np.float32)
-    known[scenes.hole(SIZE)] = 0
+    denoiser = Denoiser(
+        exact_network(templates, jnp.asarray(p, jnp.float32)),
+        process.make_schedule("linear", 1000, preset.spacing),
+        Parameterization("epsilon", "learned_range"),
+    )
+    plan = make_plan(denoiser.schedule.steps, preset.resampling)
+    mask = np.ones((*SIZE, 1), np.float32)
+    mask[scenes.hole(SIZE)] = 0
     first = np.stack([modes[0] for modes in valid]).astype(np.float32) / 127.5 - 1
-    image = jnp.asarray(np.repeat(first * known, num, 0))
+    image = jnp.asarray(np.repeat(first * mask, num, 0))
 
     @jax.jit
     def complete(keys: Array) -> Array:
-        start, draw = walk.draw_noise(keys, SIZE)
-        masks = jnp.broadcast_to(jnp.asarray(known), (len(keys), *known.shape))
-        given = tables, plan, Kind(), start, image, masks, draw
-        return to_uint8(walk.run(network, *given, eta=preset.eta)[0])
+        masks = jnp.broadcast_to(jnp.asarray(mask), (len(keys), *mask.shape))
+        noise = make_noise(keys, SIZE)
+        images, _ = repaint(denoiser, plan, image, masks, noise, eta=preset.eta)
+        return to_uint8(composite({"image": image, "mask": masks}, images))
 
-    began = time.perf_counter()
-    made = np.asarray(complete(jax.random.split(jax.random.key(0), len(image))))
+    start = time.perf_counter()
+    drawn = np.asarray(complete(jax.random.split(jax.random.key(0), len(image))))
     counts = [
         posterior.count_modes(own, c, attributes)
-        for c, own in zip(classes, np.split(made, len(classes)), strict=True)
+        for c, own in zip(classes, np.split(drawn, len(classes)), strict=True)
     ]
-    return made_row(plan.calls, counts, classes, began)
+    return make_row(plan.evaluations, counts, classes, start)
 
 
 # ---- the curve ----
 
-COLORS = ("tab:purple", "tab:green", "tab:orange", "tab:blue", "tab:red")  # of PRESETS
+# In the order of PRESETS.
+COLORS = ("tab:purple", "tab:green", "tab:orange", "tab:blue", "tab:red")
 
 
 def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
-    """Total variation over calls: a line a network and a family of walks.
+    """Plot total variation over evaluations, one line per network and preset.
 
-    A table's floor, what as many draws from the true probabilities would have, is
-    dashed.
+    The horizontal line is a table's floor: the total variation of as many draws from the
+    true probabilities.
 
     Raises:
-      UserError: when matplotlib is not installed.
+      UserError: if matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -191,7 +201,7 @@ def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
                 continue
             calls = [row["calls"] for row in own]
             shares = [row["total_variation"] for row in own]
-            # A larger dot for the preset itself.
+            # A larger dot marks the preset itself.
             sizes = [70 if row["walk"] == preset else 15 for row in own]
             axes.plot(calls, shares, style, color=color, label=f"{preset}, {network}")
             axes.scatter(calls, shares, sizes, color)
@@ -199,7 +209,9 @@ def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
         draws = f"{rows[0]['images']} x {rows[0]['completions']}"
         axes.axhline(floor, color="grey", ls=style, lw=1)
         axes.text(22, floor, f"floor, {network}: {draws} draws", size=8, va="bottom")
-    axes.set(xscale="log", xlabel="calls of the network", ylabel="total variation")
+    axes.set(
+        xscale="log", xlabel="evaluations of the network", ylabel="total variation"
+    )
     ticks = [20, 50, 100, 200, 500, 1000, 2000]
     axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
     axes.minorticks_off()
@@ -210,20 +222,20 @@ def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
 
 
 def read_tables(files: Sequence[str]) -> dict[str, list[table.Row]]:
-    """The tables in files that `--json` wrote; rows under one title are put together.
+    """The tables in files that `--json` wrote; rows of one title are concatenated.
 
     Raises:
-      UserError: for a file that is none.
+      UserError: if a file holds no tables.
     """
     tables: dict[str, list[table.Row]] = {}
     for file in files:
         try:
-            found = json.loads(Path(file).read_text())["tables"]
+            content = json.loads(Path(file).read_text())["tables"]
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"'{file}' holds no tables; give what bench.painter --json wrote"
+                f"'{file}' holds no tables; give a file that bench.painter --json wrote"
             ) from error
-        for title, rows in found.items():
+        for title, rows in content.items():
             tables.setdefault(title, []).extend(rows)
     return tables
 
@@ -232,14 +244,16 @@ def main() -> None:
     """The command; see the module's docstring.
 
     Raises:
-      UserError: for anything the user can mend.
+      UserError: for anything that the user can fix.
     """
     parser = table.parser(__doc__)
     parser.add_argument("--workdir", default="runs/painter-scenes")
     parser.add_argument("--walks", default="draft,fast,painter,repaint")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--num", type=int, default=10)
-    parser.add_argument("--exact", action="store_true", help="without a network")
+    parser.add_argument(
+        "--exact", action="store_true", help="replace the trained network"
+    )
     parser.add_argument(
         "--draw", nargs="+", metavar="FILE", help="PNG, then JSON files"
     )
@@ -248,14 +262,14 @@ def main() -> None:
         draw(Path(args.draw[0]), read_tables(args.draw[1:]))
         return
     names = args.walks.split(",")
-    walks = [find(name) for name in names]
+    presets = [find_preset(name) for name in names]
     if args.exact:
-        rows = [measure_exact(preset, args.num) for preset in walks]
+        rows = [measure_exact(preset, args.num) for preset in presets]
         network = "the exact network"
     else:
         config, variables, step = checkpoints.restore_variables(args.workdir)
         each = args.images, args.num
-        rows = [measure(config, variables, preset, *each) for preset in walks]
+        rows = [measure(config, variables, preset, *each) for preset in presets]
         network = f"{step:,} steps of training"
     rows = [{"walk": n} | row for n, row in zip(names, rows, strict=True)]
     table.report({f"scenes, {network}": rows}, table.machine(), args.json)

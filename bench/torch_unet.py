@@ -1,7 +1,7 @@
-"""guided-diffusion's UNet and its training step in eager PyTorch, the peer of bench.unet.
+"""guided-diffusion's UNet and training step in eager PyTorch: a peer of bench.unet.
 
-The official names of modules, so that our exported weights load and outputs can be
-compared; residual blocks change the size, the time scales and shifts.
+Modules have the official names, so that our exported weights load and outputs can be
+compared. Residual blocks change the size; the time embedding scales and shifts.
 """
 
 # pyright: reportMissingImports=false
@@ -49,7 +49,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """PyTorch's own fused attention; rows in the legacy order."""
+    """PyTorch's fused attention, with rows in the legacy order."""
 
     def __init__(self, channels, head_width):
         super().__init__()
@@ -74,7 +74,7 @@ def run(modules, x, emb):
 
 
 class UNet(nn.Module):
-    """Noise and variance of images [b 3 h w] at times t [b]: [b 6 h w]."""
+    """Images [b 3 h w] and steps t [b] -> noise and variance [b 6 h w]."""
 
     def __init__(self, width, mult, blocks, attention, head_width):
         super().__init__()
@@ -127,10 +127,9 @@ class UNet(nn.Module):
 
 
 class Trainer:
-    """AdamW and an average, on the squared error of the noise.
+    """AdamW and averaged weights, on the squared error of the noise.
 
-    Our step also weighs the variance (half of the published loss); beside the network
-    that is nothing.
+    Our step also trains the variance; beside the network its cost is negligible.
     """
 
     def __init__(self, net):
@@ -138,13 +137,13 @@ class Trainer:
         self.opt = torch.optim.AdamW(net.parameters(), 1e-4, weight_decay=0.0)
         self.average = [p.detach().clone() for p in net.parameters()]
         beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
-        self.abar = (1 - beta).cumprod(0).float().to(self.average[0].device)
+        self.alphas_cumprod = (1 - beta).cumprod(0).float().to(self.average[0].device)
 
     def step(self, x):
         t = torch.randint(0, 1000, (len(x),), device=x.device)
         noise = torch.randn_like(x)
-        abar = self.abar[t][:, None, None, None]
-        y = self.net(abar.sqrt() * x + (1 - abar).sqrt() * noise, t)
+        alphas = self.alphas_cumprod[t][:, None, None, None]
+        y = self.net(alphas.sqrt() * x + (1 - alphas).sqrt() * noise, t)
         loss = F.mse_loss(y[:, :3].float(), noise)
         self.opt.zero_grad()
         loss.backward()

@@ -1,16 +1,17 @@
-"""The painter's network: a forward pass, a training step, a walk, beside PyTorch.
+"""The painter's network beside PyTorch: forward pass, training step and completion.
 
     python -m bench.unet [--width 64] [--size 64] [--batches 1,4] [--json FILE]
     python -m bench.unet --dtypes float32,bfloat16 --remat
     python -m bench.unet --published            # 256 px, 553 million parameters: a GPU
     python -m bench.unet --peer diffusers       # and whole completions
-    JAX_NUM_CPU_DEVICES=2 python -m bench.unet  # ours on two virtual devices
+    JAX_NUM_CPU_DEVICES=2 python -m bench.unet  # picjax on two virtual devices
 
-Images/s in turn with guided-diffusion's network in eager PyTorch (bench/torch_unet.py)
-or with diffusers' and its RePaint scheduler (bench/diffusers_unet.py): the same widths
-and weights, its outputs compared with ours first. FLOP/s as XLA counts them, memory of
-a step, and what a walk takes beyond the network's calls. Ours runs on all devices over
-which the batch can be split, as in picjax.train. bfloat16 in PyTorch is
+Images/s, alternating with guided-diffusion's network in eager PyTorch
+(bench/torch_unet.py) or with diffusers' and its RePaint scheduler
+(bench/diffusers_unet.py). The peer has the same widths and weights, and its outputs are
+compared with ours first. Also FLOP/s as XLA counts them, memory of a step, and what a
+completion takes beyond the evaluations of the network. picjax uses all devices over
+which the batch can be split, as picjax.train does. bfloat16 in PyTorch is
 `torch.autocast`.
 """
 
@@ -24,12 +25,12 @@ from bench import table
 from bench.train import PEAKS, matmul_rate
 from picjax.cli import UserError, run
 
-STEPS, JUMP, TIMES = 10, 5, 2  # of a walk: one jump from step 0 back to 5
-PEERS = {"guided": "torch", "diffusers": "diffusers"}  # and what has to be installed
+STEPS, JUMP, TIMES = 10, 5, 2  # of a completion: one jump from step 0 back to 5
+PEERS = {"guided": "torch", "diffusers": "diffusers"}  # peer -> required package
 
 
 class Setting(NamedTuple):
-    """What is timed."""
+    """One configuration that is timed."""
 
     dtype: str
     batch: int
@@ -40,7 +41,7 @@ class Setting(NamedTuple):
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
-    """Every dtype with every batch, with and without remat if asked."""
+    """Every dtype with every batch, with and without remat if requested."""
     return [
         Setting(dtype, int(batch), remat)
         for dtype in args.dtypes.split(",")
@@ -50,7 +51,7 @@ def settings(args: argparse.Namespace) -> list[Setting]:
 
 
 def make_config(args: argparse.Namespace, setting: Setting) -> Any:
-    """The published config; its network narrower and its images smaller, if asked."""
+    """The published config, with a narrower network and smaller images on request."""
     from configs import painter
 
     config: Any = painter.get_config("places2_256")
@@ -67,7 +68,7 @@ def make_config(args: argparse.Namespace, setting: Setting) -> Any:
 
 
 class Compiled(NamedTuple):
-    """A call that returns when it is done, its FLOPs and XLA's temporary memory."""
+    """A blocking call, its FLOPs and XLA's temporary memory."""
 
     run: Callable[[], object]
     flops: float
@@ -75,7 +76,7 @@ class Compiled(NamedTuple):
 
 
 def compile_call(function: Any, *arguments: Any, **options: Any) -> Compiled:
-    """A pure function and its arguments as a call."""
+    """A pure function, compiled and applied to its arguments."""
     import jax
 
     lowered = jax.jit(function, **options).lower(*arguments)
@@ -90,18 +91,27 @@ def compile_call(function: Any, *arguments: Any, **options: Any) -> Compiled:
 
 
 class Ours(NamedTuple):
-    """Of one setting."""
+    """picjax in one setting.
+
+    Attributes:
+      forward: pass of the network.
+      step: of training.
+      walk: a completion.
+      exported: the weights under their official names.
+      output: of the network for `host_inputs`.
+      devices: number of devices used.
+    """
 
     forward: Compiled
     step: Compiled
     walk: Compiled
-    exported: dict[str, Any]  # the weights under their official names
-    output: Any  # of `host_inputs`
+    exported: dict[str, Any]
+    output: Any
     devices: int
 
 
 def host_inputs(config: Any) -> tuple[Any, Any]:
-    """Images of noise and times."""
+    """Random images and time steps."""
     import numpy as np
 
     size, b = config.image_size, config.batch_size
@@ -111,19 +121,19 @@ def host_inputs(config: Any) -> tuple[Any, Any]:
 
 
 def ours(config: Any) -> Ours:
-    """Compiles what is timed, with weights at random: fresh ones would give zeros."""
+    """Compile with random weights, since initial weights give an output of zeros."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from picjax import methods, sharding
     from picjax.methods.painter.official import UNET
-    from picjax.methods.painter.system import networks
+    from picjax.methods.painter.settings import make_unet
     from picjax.official.mapping import to_official
-    from picjax.system import image_shape, inference_variables
+    from picjax.system import inference_variables
 
     system = methods.make(config)
-    net: Any = networks(config.model, image_shape(config))["unet"]
+    net: Any = make_unet(config)
     x, t = map(jnp.asarray, host_inputs(config))
     batch = {"image": x, "mask": jnp.asarray(centre_mask(config))}
     key = jax.random.key(0)
@@ -146,7 +156,7 @@ def ours(config: Any) -> Ours:
     walk = compile_call(
         lambda variables, batch: system.complete(variables, batch, key, 1),
         inference_variables(state),
-        batch,  # an argument: a constant would be whole on every device
+        batch,  # an argument, since a constant would be replicated
     )
     exported = to_official({"params": params}, UNET)
     step = compile_call(system.step, state, batch, key)
@@ -154,23 +164,24 @@ def ours(config: Any) -> Ours:
 
 
 def centre_mask(config: Any) -> Any:
-    """1 = known, for every image."""
+    """The same central hole for every image; 1 = known."""
     import numpy as np
 
     from picjax import masks
 
     size = config.image_size
-    known = masks.center(np.random.default_rng(0), size, size)
-    return np.repeat(known[None, ..., None], config.batch_size, 0).astype(np.float32)
+    mask = masks.center(np.random.default_rng(0), size, size)
+    return np.repeat(mask[None, ..., None], config.batch_size, 0).astype(np.float32)
 
 
 class Peer(NamedTuple):
-    """PyTorch's calls.
+    """The peer in PyTorch.
 
     Attributes:
-      forward: of the network.
+      forward: pass of the network.
       step: of training.
-      complete: a walk of as many calls as ours; None where the peer has none.
+      complete: a completion with as many evaluations as ours; None if the peer has no
+        sampler.
       flops: of a forward pass, as PyTorch counts them.
     """
 
@@ -181,10 +192,10 @@ class Peer(NamedTuple):
 
 
 def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
-    """The same network in PyTorch: of PEERS.
+    """The same network in PyTorch; `name` is one of PEERS.
 
     Raises:
-      AssertionError: when it gives other numbers than `expected`.
+      AssertionError: if its output differs from `expected`.
     """
     import numpy as np
     import torch  # pyright: ignore[reportMissingImports]
@@ -235,25 +246,25 @@ def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer
             trainer.step(x)
         wait()
 
-    known = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
+    mask = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
 
     def complete() -> None:
         from bench import diffusers_unet
 
         with torch.no_grad(), cast:
-            _, calls = diffusers_unet.complete(net, x, known, STEPS, JUMP, TIMES)
+            _, calls = diffusers_unet.complete(net, x, mask, STEPS, JUMP, TIMES)
         wait()
-        assert calls == walk_calls(config), "another walk than ours"
+        assert calls == evaluations(config), "the peer takes other steps"
 
-    whole = complete if name == "diffusers" else None
-    return Peer(forward, step, whole, counter.get_total_flops())
+    sampler = complete if name == "diffusers" else None
+    return Peer(forward, step, sampler, counter.get_total_flops())
 
 
-def walk_calls(config: Any) -> int:
-    """Of the network, in a completion."""
-    from picjax.methods.painter.system import make_sampler
+def evaluations(config: Any) -> int:
+    """Evaluations of the network in a completion."""
+    from picjax.methods.painter.settings import make_sampler
 
-    return make_sampler(config).walk.calls
+    return make_sampler(config).plan.evaluations
 
 
 def measure(
@@ -273,7 +284,7 @@ def measure(
         runs["peer walk"] = theirs.complete
     seconds = table.interleave(runs, rounds, warmup=1)
     each = setting, PEERS[name], seconds
-    calls = walk_calls(config)
+    calls = evaluations(config)
     walk: table.Row = {"completion": f"{setting}, {calls} calls"}
     walk |= speeds("walk", *each)
     walk["walk / calls"] = median(
@@ -297,13 +308,13 @@ def measure(
 def speeds(
     what: str, setting: Setting, other: str, seconds: dict[str, list[float]]
 ) -> table.Row:
-    """Images/s, beside the peer's where it has such a thing."""
-    mine, theirs = seconds[what], seconds.get(f"peer {what}")
-    found: table.Row = {"picjax images/s": setting.batch / median(mine)}
+    """Images/s, beside the peer's if it was timed."""
+    ours, theirs = seconds[what], seconds.get(f"peer {what}")
+    entry: table.Row = {"picjax images/s": setting.batch / median(ours)}
     if theirs:
-        found[f"{other} images/s"] = setting.batch / median(theirs)
-        found[f"x {other}"] = table.ratio(mine, theirs)
-    return found
+        entry[f"{other} images/s"] = setting.batch / median(theirs)
+        entry[f"x {other}"] = table.ratio(ours, theirs)
+    return entry
 
 
 def row(
@@ -314,7 +325,7 @@ def row(
     compiled: Compiled,
     devices: int,
 ) -> table.Row:
-    """Speed beside the peer's, and how near the devices' own."""
+    """Speed beside the peer's, and as a share of what the devices can do."""
     import jax
 
     rate = compiled.flops / median(seconds[what])
@@ -336,7 +347,7 @@ def main() -> None:
     """The command; see the module's docstring.
 
     Raises:
-      UserError: when the peer is not installed.
+      UserError: if the peer is not installed.
     """
     parser = table.parser(__doc__)
     parser.add_argument("--width", type=int, default=64)
@@ -359,8 +370,8 @@ def main() -> None:
     tables: dict[str, list[table.Row]] = {}
     for setting in settings(args):
         config = make_config(args, setting)
-        for what, found in measure(args.peer, config, setting, args.rounds).items():
-            tables.setdefault(f"{what}, {title}", []).append(found)
+        for what, entry in measure(args.peer, config, setting, args.rounds).items():
+            tables.setdefault(f"{what}, {title}", []).append(entry)
     table.report(tables, about, args.json)
 
 

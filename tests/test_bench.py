@@ -18,8 +18,7 @@ from bench import complete, data, painter, pixelcnn, step, table
 from picjax import convert, methods
 from picjax.cli import UserError
 from picjax.data.pipeline import to_float
-from picjax.methods.painter import resampling as walk
-from picjax.methods.painter.resampling import PRESETS
+from picjax.methods.painter.resampling import PRESETS, make_plan
 from picjax.methods.pixelcnn.net import PixelCNN
 from picjax.official.mapping import regroup_by_net
 from picjax.system import inference_variables
@@ -194,16 +193,16 @@ def test_a_fixed_point_is_reached_or_stopped():
     assert (x == 2).all() and passes == 2 and not reached
 
 
-def test_walks_with_another_number_of_jumps():
-    assert painter.find("painter") == PRESETS["painter"]
-    calls = {
-        name: walk.plan(250, painter.find(name).jumps).calls
+def test_presets_with_another_number_of_passes():
+    assert painter.find_preset("painter") == PRESETS["painter"]
+    evaluations = {
+        name: make_plan(250, painter.find_preset(name).resampling).evaluations
         for name in ("painter/1", "painter/10", "repaint/4")
     }
-    assert calls == {"painter/1": 250, "painter/10": 1510, "repaint/4": 970}
+    assert evaluations == {"painter/1": 250, "painter/10": 1510, "repaint/4": 970}
     for name in ("painter/0", "painter/x", "quick"):
         with pytest.raises(UserError, match="--walks"):
-            painter.find(name)
+            painter.find_preset(name)
 
 
 def test_tables_of_several_files_are_put_together(tmp_path):

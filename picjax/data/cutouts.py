@@ -1,6 +1,6 @@
-"""Example scenes: cut-outs of photographs that scikit-image and scikit-learn carry.
+"""Example scenes: cut-outs of photographs in scikit-image and scikit-learn.
 
-The outlines were drawn by hand, so edges are soft and not everywhere exact.
+The outlines were drawn by hand; their edges are soft and not exact everywhere.
 """
 
 import json
@@ -19,7 +19,7 @@ SOFT = 1.5  # pixels: radius of the blur that softens an outline
 
 
 class Outline(NamedTuple):
-    """A part of a photograph: ellipses (boxes) and polygons, put together; pixels."""
+    """A part of a photograph: the union of ellipses (boxes) and polygons; pixels."""
 
     file: str
     ellipses: Sequence[tuple[float, float, float, float]] = ()
@@ -65,7 +65,7 @@ CUTOUTS = {
     "rocket": Outline("rocket.jpg", polygons=[_ROCKET]),
 }
 
-# Scene -> its objects, on 256 x 256 pixels, from the lowest to the uppermost.
+# Scene -> its objects, on 256 x 256 pixels, from back to front.
 EXAMPLES: dict[str, list[dict[str, Any]]] = {
     "visit": [
         {"file": "rocket.png", "position": [217, 110], "scale": 0.5},
@@ -91,16 +91,16 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
 
 
 def cut(outline: Outline) -> Image.Image:
-    """What an outline surrounds, RGBA, its edge soft; cropped.
+    """The cut-out inside an outline, RGBA, cropped, with a soft edge.
 
     Raises:
-      UserError: when the packages here do not carry the photograph.
+      UserError: if the installed packages do not contain the photograph.
     """
     photo = photograph(outline.file)
     if photo is None:
         raise UserError(
-            f"scikit-image and scikit-learn carry no {outline.file} here; install "
-            "picjax again"
+            f"scikit-image and scikit-learn do not contain {outline.file}; reinstall "
+            "picjax"
         )
     alpha = Image.new("L", photo.size)
     brush = ImageDraw.Draw(alpha)
@@ -113,10 +113,13 @@ def cut(outline: Outline) -> Image.Image:
 
 
 def write_examples(folder: Path) -> list[Path]:
-    """Writes FOLDER/NAME/NAME.json with its cut-outs for each of EXAMPLES; their paths.
+    """Write FOLDER/NAME/NAME.json and its cut-outs for each of EXAMPLES.
+
+    Returns:
+      The paths of the JSON files.
 
     Raises:
-      UserError: when there is no photograph to cut from.
+      UserError: if a photograph is missing.
     """
     paths = []
     for name, objects in EXAMPLES.items():

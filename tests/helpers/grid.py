@@ -19,7 +19,7 @@ TEMPLATES = np.tile(
     np.stack(np.meshgrid(VALUES, VALUES, indexing="ij"), -1), 4
 )  # [a b 8]
 SHAPE = (1, 8, 1)
-ALPHAS_CUMPROD = process.tables("linear", 1000).abar
+ALPHAS_CUMPROD = process.make_schedule("linear", 1000).alphas_cumprod
 INVALID_RMS = 0.2
 
 

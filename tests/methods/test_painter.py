@@ -1,16 +1,17 @@
-"""The painter as a system: settings, averages, classes, guidance, histories."""
+"""The painter: validation of settings, training, classes and guidance."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers.configs import load_config, make_batch
 
 from picjax import methods
 from picjax.cli import UserError
-from picjax.methods.painter import system as painter
+from picjax.methods.painter import settings
 from picjax.methods.painter.resampling import PRESETS
 from picjax.system import inference_variables
 
@@ -18,21 +19,24 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"sampler.preset": "quick"}, "config.sampler.preset 'quick' is none of"),
         ({"sampler.spacing": "2000"}, "asks for 2000 steps of a section of 1000"),
-        ({"sampler.stop": 9}, "leave no jump on 3 steps, which is what they count"),
+        (
+            {"sampler.stop": 9},
+            "leave no jump on 3 steps, the scale on which they count",
+        ),
         ({"sampler.jump_length": 0}, "give 1 or more"),
         ({"sampler.label": 0}, "config.sampler.label 0 is none of the 0 classes"),
         ({"diffusion.steps": 20}, "a beta of 1 or more"),
         ({"loss.kind": "l1"}, "config.loss.kind 'l1' is none of mse"),
-        ({"model.width": 48}, "makes 48 channels"),
+        ({"model.width": 48}, "gives 48 channels"),
         ({"model.attention": (3,)}, "config.model.attention holds 3"),
         ({"model.mult": (1, 1), "image_size": 9}, "does not halve"),
         (
             {"model.classifier_classes": 2, "model.classifier_width": 32},
-            "config.model.classifier_width 32 makes levels that are no multiple of 64",
+            "config.model.classifier_width 32 gives levels whose channels are not",
         ),
         ({"model.qkv_order": "mixed"}, "config.model.qkv_order 'mixed'"),
         ({"model.dtype": "bf16"}, "config.model.dtype 'bf16'"),
@@ -47,51 +51,60 @@ KEY = jax.random.key(0)
             {"model.classes": 3, "data.classes": 2},
             "config.data.classes is 2, config.model.classes is 3; make them equal",
         ),
-        ({"diffusion.predicts": "previous_x"}, "needs every step of the chain"),
+        ({"diffusion.predicts": "previous_x"}, "needs every step of the process"),
         ({"sampler.eta": 2.0}, "config.sampler.eta 2.0 is above 1"),
         ({"sampler.jump_times": 0}, "config.sampler.jump_times is 0"),
         ({"sampler.spacing": "2000"}, "config.sampler, preset 'own'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changes, said):
+def test_invalid_settings_are_rejected(changes, message):
     config = load_config("painter", "tiny")
     config.update_from_flattened_dict(changes)
     with pytest.raises(UserError) as error:
         methods.make(config)
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_published_variants_have_the_networks_and_walks_of_the_papers():
-    for name, calls in (
+def test_published_variants_have_the_networks_and_samplers_of_the_papers():
+    for name, evaluations in (
         ("celeba_hq_256", 1510),
         ("places2_256", 1510),
         ("imagenet_256", 2410),
     ):
         config = load_config("painter", name)
-        assert painter.make_sampler(config).walk.calls == calls
-    made = jax.eval_shape(methods.make(config).init, make_batch(256), KEY)
+        assert settings.make_sampler(config).plan.evaluations == evaluations
+    state = jax.eval_shape(methods.make(config).init, make_batch(256), KEY)
     sizes = {
         net: sum(x.size for x in jax.tree.leaves(params))
-        for net, params in made.params.items()
+        for net, params in state.params.items()
     }
     assert sizes == {"unet": 553_838_086, "classifier": 54_096_360}
 
 
-def test_own_numbers_make_the_walk_of_a_preset():
+def test_own_settings_equal_to_a_presets_give_its_plan():
     config = load_config("painter", "tiny")
     config.sampler.update(preset="own", spacing="250", jump_length=10, jump_times=10)
     config.sampler.stop = 100
-    made = painter.make_sampler(config)
-    assert painter.own_preset(config.sampler) == PRESETS["painter"]
-    assert made.eta is None and made.walk.calls == 1510
-    nothing, something = np.zeros((8, 8), np.uint8), np.eye(8, dtype=np.uint8)
-    assert "1260 steps back" in painter.remarks(made.walk, nothing)[0]
-    assert not painter.remarks(made.walk, something)
+    sampler = settings.make_sampler(config)
+    assert settings.own_preset(config.sampler) == PRESETS["painter"]
+    assert sampler.eta is None and sampler.plan.evaluations == 1510
+
+
+def test_resampling_an_empty_canvas_gives_a_warning():
+    empty, diagonal = np.zeros((8, 8), np.uint8), np.eye(8, dtype=np.uint8)
+    config = load_config("painter", "tiny")
+    config.sampler.preset = "painter"
+    system = methods.make(config)
+    (warning,) = system.mask_warnings(empty)
+    assert "1260 steps back" in warning and "--sampler=plain" in warning
+    assert not system.mask_warnings(diagonal)
+    config.sampler.preset = "plain"
+    assert not methods.make(config).mask_warnings(empty)
 
 
 @pytest.fixture(scope="module")
 def guided():
-    """(config, batch, state): classes, a classifier, and a history of losses."""
+    """(config, batch, state) with classes, a classifier and a history of losses."""
     config = load_config("painter", "tiny")
     config.model.update(classes=3, classifier_classes=3, classifier_width=64)
     config.model.update(classifier_mult=(1,), classifier_blocks=1)
@@ -104,7 +117,7 @@ def guided():
     return config, batch, state
 
 
-def test_classes_of_the_data_are_nothing_to_a_network_without():
+def test_an_unconditional_network_ignores_the_classes_of_the_data():
     config = load_config("painter", "tiny")
     config.data.classes = 10
     system = methods.make(config)
@@ -114,7 +127,7 @@ def test_classes_of_the_data_are_nothing_to_a_network_without():
     assert "loss" in metrics
 
 
-def test_the_history_grows_and_the_average_follows(guided):
+def test_a_step_records_losses_and_updates_the_average(guided):
     config, batch, state = guided
     batch = batch | {"class": jnp.array([0, 2])}
     jax.tree.map(np.testing.assert_array_equal, state.ema["unet"], state.params["unet"])
@@ -122,17 +135,19 @@ def test_the_history_grows_and_the_average_follows(guided):
     assert set(metrics) == {"loss", "mse", "vb", "classifier", "accuracy"}
     assert int(after.stats["history"]["seen"].sum()) == 2
     assert float(after.stats["history"]["losses"].sum()) > 0
-    expected = painter.average(config.opt.ema, state.params, after.params)["unet"]
+    expected = optax.incremental_update(
+        after.params["unet"], state.params["unet"], 1 - config.opt.ema
+    )
     jax.tree.map(
         partial(np.testing.assert_allclose, atol=1e-6), after.ema["unet"], expected
     )
-    # Its head starts at zero: no class is likelier than another, and it moves first.
+    # The classifier's head starts at zero, so all classes are equally likely.
     np.testing.assert_allclose(metrics["classifier"], np.log(3), atol=1e-5)
     heads = [s.params["classifier"]["head"]["kernel"] for s in (state, after)]
     assert float(jnp.abs(heads[1] - heads[0]).max()) > 1e-5
 
 
-def test_networks_that_learn_classes_want_images_that_have_them(guided):
+def test_networks_with_classes_require_a_batch_with_classes(guided):
     config, batch, _ = guided
     own = config.copy_and_resolve_references()
     for key in ("model.classes", "model.classifier_classes"):
@@ -141,17 +156,17 @@ def test_networks_that_learn_classes_want_images_that_have_them(guided):
         shapes = jax.eval_shape(system.init, batch, KEY)
         with pytest.raises(UserError, match=f"config.{key} is 3, but the images come"):
             jax.eval_shape(system.step, shapes, batch, KEY)
-    own.opt.classifier_lr = 0.0  # frozen, and none is needed
+    own.opt.classifier_lr = 0.0  # a frozen classifier needs no classes
     system = methods.make(own)
     shapes = jax.eval_shape(system.init, batch, KEY)
     after, metrics = jax.eval_shape(system.step, shapes, batch, KEY)
     assert set(after.opt) == {"adamw"} and "classifier" not in metrics
 
 
-def test_the_classifier_and_the_label_change_what_is_made(guided):
+def test_classifier_and_label_change_the_completion(guided):
     config, batch, state = guided
     params = state.params
-    # Fresh networks put out zero: give both a head.
+    # Initial networks return zero: replace both heads.
     unet = params["unet"] | {
         "head": jax.tree.map(jnp.ones_like, params["unet"]["head"])
     }
@@ -163,15 +178,15 @@ def test_the_classifier_and_the_label_change_what_is_made(guided):
     variables = inference_variables(state)
     variables["params"] = {"unet": unet, "classifier": classifier}
 
-    def made(guidance, *kinds):
-        """One image a kind, the first of the two."""
+    def completions(guidance, *classes):
+        """The first image's completion for each class."""
         own = config.copy_and_resolve_references()
         own.sampler.guidance = guidance
         complete = jax.jit(methods.make(own).complete, static_argnums=3)
-        batches = [batch | {"class": jnp.full(2, kind)} for kind in kinds]
-        return [complete(variables, given, KEY, 1)[0] for given in batches]
+        batches = [batch | {"class": jnp.full(2, c)} for c in classes]
+        return [complete(variables, batch, KEY, 1)[0] for batch in batches]
 
-    first, second = made(1.0, 0, 1)
-    (unguided,) = made(0.0, 0)
+    first, second = completions(1.0, 0, 1)
+    (unguided,) = completions(0.0, 0)
     assert float(jnp.abs(first - second).max()) > 1e-3
     assert float(jnp.abs(first - unguided).max()) > 1e-3

@@ -1,4 +1,4 @@
-"""The diffusion networks: sizes, starts, precision, what training alone does."""
+"""The painter's networks: sizes, initialisation, precision, dropout, pools."""
 
 from functools import partial
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.methods.painter.net import Classifier, UNet, check_widths, factors
+from picjax.methods.painter.classifier import Classifier
+from picjax.methods.painter.net import UNet, attention_factors, check_widths
 
 KEY = jax.random.key(0)
-# The middle has attention.
+# The middle always has attention.
 TINY: Any = {"width": 32, "mult": (1,), "blocks": 1, "attention": ()}
 TINY |= {"head_width": 16}
 
@@ -23,7 +24,7 @@ def inputs(h: int = 4, w: int = 4) -> tuple[jax.Array, jax.Array]:
 
 @pytest.fixture(scope="module")
 def params() -> Any:
-    """Of the tiny network, at random: as they start, half the layers give 0."""
+    """Random parameters of the tiny network: initially half its layers return 0."""
     shapes = jax.eval_shape(UNet(**TINY).init, KEY, *inputs())["params"]
     rng = np.random.default_rng(0)
 
@@ -35,7 +36,7 @@ def params() -> Any:
 
 
 @pytest.mark.parametrize("updown", [True, False])
-def test_sizes_that_halve_between_levels(updown: bool) -> None:
+def test_sizes_must_halve_between_levels(updown: bool) -> None:
     net = UNet(32, (1, 2, 0.5 + 0.5), 2, (2,), 32, resblock_updown=updown)
     init = partial(jax.eval_shape, net.init_with_output, KEY)
     y, _ = init(*inputs(12, 20))
@@ -44,8 +45,7 @@ def test_sizes_that_halve_between_levels(updown: bool) -> None:
         init(*inputs(12, 18))
 
 
-def test_starts_at_zero() -> None:
-    """In float32 whatever the torso computes in."""
+def test_initial_output_is_zero_and_float32() -> None:
     net = UNet(**TINY, classes=3, dtype=jnp.bfloat16)
     x, t = inputs()
     y, variables = jax.jit(net.init_with_output)(KEY, x, t, jnp.array([0, 2]))
@@ -59,7 +59,7 @@ def test_starts_at_zero() -> None:
         net.apply(variables, *inputs())
 
 
-def test_remat_changes_nothing_and_bfloat16_little(params: Any) -> None:
+def test_remat_is_exact_and_bfloat16_close(params: Any) -> None:
     x, t = inputs()
 
     def total(net: UNet, params: Any) -> Any:
@@ -85,7 +85,7 @@ def test_remat_changes_nothing_and_bfloat16_little(params: Any) -> None:
     assert 0 < error < 3e-2
 
 
-def test_dropout_is_for_training(params: Any) -> None:
+def test_dropout_acts_in_training_only(params: Any) -> None:
     run = jax.jit(UNet(**TINY, dropout=0.5).apply, static_argnums=4)
     plain = jax.jit(UNet(**TINY).apply)({"params": params}, *inputs())
     still = run({"params": params}, *inputs(), None, False)
@@ -99,7 +99,7 @@ def test_dropout_is_for_training(params: Any) -> None:
 
 
 @pytest.mark.parametrize("pool", ["attention", "adaptive", "spatial", "spatial_v2"])
-def test_classifiers(pool: Any) -> None:
+def test_classifier_pools(pool: Any) -> None:
     net = Classifier(32, (1, 2), 1, (2,), 32, classes=7, pool=pool)
     init = partial(jax.eval_shape, net.init_with_output, KEY)
     y, variables = init(*inputs(8, 8))
@@ -113,13 +113,13 @@ def test_classifiers(pool: Any) -> None:
         assert params["head"]["positions"].shape == (1 + 4 * 4, 64)
 
 
-def test_widths_and_sizes_that_cannot_work() -> None:
+def test_invalid_widths_and_sizes_are_rejected() -> None:
     check_widths(64, (0.5, 1, 1.5), 32, 4)
-    with pytest.raises(UserError, match=r"48 times 1 .*makes 48 channels"):
+    with pytest.raises(UserError, match=r"48 times 1 .*gives 48 channels"):
         check_widths(48, (2, 1), None, 4)
     with pytest.raises(UserError, match="head_width 64 does not divide 96"):
         check_widths(32, (2, 3), 64, 4)
-    assert factors(256, (32, 16, 8), 6, "attention") == (8, 16, 32)
+    assert attention_factors(256, (32, 16, 8), 6, "attention") == (8, 16, 32)
     for size in (24, 0, 512):
         with pytest.raises(UserError, match=f"holds {size}, which"):
-            factors(256, (32, size), 6, "attention")
+            attention_factors(256, (32, size), 6, "attention")

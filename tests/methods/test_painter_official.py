@@ -1,4 +1,4 @@
-"""What guided-diffusion's files tell, and runs made of them and back."""
+"""guided-diffusion's checkpoints: inferred options, files, import and export."""
 
 # pyright: reportMissingImports=false
 from pathlib import Path
@@ -13,15 +13,16 @@ import pytest
 from picjax import checkpoints, convert
 from picjax.cli import UserError
 from picjax.methods.painter import official as painter
-from picjax.methods.painter.net import Classifier, UNet
+from picjax.methods.painter.classifier import Classifier
+from picjax.methods.painter.net import UNet
 from picjax.official.mapping import from_official, to_official
 from picjax.system import State
 
 KEY = jax.random.key(0)
 
 
-def official(net: Any, side: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
-    """The network's tensors under their official names, numbers at random."""
+def random_tensors(net: Any, side: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random tensors of a network under their official names."""
     x, t = jnp.zeros((1, side, side, 3)), jnp.zeros(1)
     y = (jnp.zeros(1, jnp.int32),) if isinstance(net, UNet) and net.classes else ()
     target = jax.eval_shape(net.init, KEY, x, t, *y)
@@ -37,11 +38,11 @@ def official(net: Any, side: int = 16, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def shapes_of(net: Any, side: int = 16) -> dict[str, tuple[int, ...]]:
-    return {name: x.shape for name, x in official(net, side).items()}
+    return {name: x.shape for name, x in random_tensors(net, side).items()}
 
 
 @pytest.mark.parametrize(
-    ("mult", "blocks", "attention", "ways", "rest"),
+    ("mult", "blocks", "attention", "resizing", "rest"),
     [
         ((1, 2), 1, (2,), (True, True), {"scale_shift": False, "classes": 5}),
         ((0.5, 1.5), 2, (1,), (False, True), {"width": 64, "out_channels": 3}),
@@ -50,24 +51,26 @@ def shapes_of(net: Any, side: int = 16) -> dict[str, tuple[int, ...]]:
         ((1, 1, 1), 3, (1, 4), (True, True), {}),
     ],
 )
-def test_names_and_shapes_tell_a_networks_options(mult, blocks, attention, ways, rest):
-    given = {"width": 32, "mult": mult, "blocks": blocks, "attention": attention}
-    given |= {"resblock_updown": ways[0], "conv_resample": ways[1]}
-    net = UNet(head_width=32, **(given | rest))
-    factors, found = painter.unet_options(shapes_of(net))
+def test_options_are_inferred_from_names_and_shapes(
+    mult, blocks, attention, resizing, rest
+):
+    fields = {"width": 32, "mult": mult, "blocks": blocks, "attention": attention}
+    fields |= {"resblock_updown": resizing[0], "conv_resample": resizing[1]} | rest
+    net = UNet(head_width=32, **fields)
+    factors, options = painter.unet_options(shapes_of(net))
     assert factors == attention
-    expected = {name: getattr(net, name) for name in found if name in given | rest}
+    expected = {name: getattr(net, name) for name in options if name in fields}
     expected |= {
         "learn_sigma": net.out_channels == 6,
         "scale_shift": net.scale_shift,
         "classes": net.classes or 0,
     }
-    assert found == expected
-    assert all(type(m) is type(n) for m, n in zip(found["mult"], mult, strict=True))
+    assert options == expected
+    assert all(type(m) is type(n) for m, n in zip(options["mult"], mult, strict=True))
 
 
 @pytest.mark.parametrize("pool", ["attention", "adaptive", "spatial", "spatial_v2"])
-def test_a_classifier_tells_its_pool(pool):
+def test_the_pool_is_inferred_from_names(pool):
     net = Classifier(32, (1, 1), 1, (2,), 32, classes=5, pool=pool)
     assert painter.classifier_options(shapes_of(net)) == {
         "classifier_classes": 5,
@@ -78,7 +81,7 @@ def test_a_classifier_tells_its_pool(pool):
         painter.unet_options(shapes_of(net))
 
 
-def test_other_files_are_named():
+def test_other_checkpoints_are_rejected_by_name():
     shapes = shapes_of(UNet(32, (1, 1), 1, (), 32))
     cases: dict[str, dict[str, tuple[int, ...]]] = {
         "latent diffusion": {
@@ -87,17 +90,17 @@ def test_other_files_are_named():
         "of diffusers": {"down_blocks.0.resnets.0.conv1.weight": (32, 32, 3, 3)},
         "super-resolution": shapes | {"input_blocks.0.0.weight": (32, 6, 3, 3)},
         r"no network of .*fc1": {"fc1.weight": (3, 3)},
-        r"neither 3 nor 6": shapes | {"out.2.weight": (4, 32, 3, 3)},
+        "neither 3 nor 6": shapes | {"out.2.weight": (4, 32, 3, 3)},
         "7 input blocks": shapes | {"input_blocks.6.0.in_layers.0.weight": (32,)},
     }
-    for said, changed in cases.items():
-        with pytest.raises(UserError, match=said):
+    for message, changed in cases.items():
+        with pytest.raises(UserError, match=message):
             painter.unet_options(changed)
-    with pytest.raises(UserError, match="none of guided-diffusion"):
+    with pytest.raises(UserError, match="not one of guided-diffusion"):
         painter.classifier_options(shapes)
 
 
-def test_a_users_settings_are_not_overruled():
+def test_settings_of_the_user_are_not_overridden():
     config = convert.make_config("painter", "tiny", [])
     shapes = shapes_of(UNet(64, (1, 1), 1, (2,), 32))
     fitted = painter.fit(config, {"unet": shapes}, [])
@@ -111,7 +114,7 @@ def test_a_users_settings_are_not_overruled():
         painter.fit(config, {"unet": deep}, [])
 
 
-def test_moments_of_16_bit_training_are_taken_apart():
+def test_moments_of_16_bit_training_are_split_by_parameter():
     shapes = {"a": (2, 3), "b": (2,), "c": (3, 1), "d": (1,)}
     arrays = {n: np.random.default_rng(0).random(s) for n, s in shapes.items()}
     flat = [
@@ -145,23 +148,25 @@ def test_files_of_a_training_run(tmp_path):
     assert painter.find_files(paths[1:2]) == {"unet": Path(paths[1])}
     (places,) = touch(tmp_path, "places256_300000.pt")
     assert painter.find_files([places]) == {"unet": Path(places)}
-    for given, said in [
+    for sources, message in [
         ([paths[0], paths[5]], "of steps 000010 and 20"),
         ([paths[0], places], "are both the network"),
         ([paths[2]], "holds no network"),
         ([paths[1], paths[2]], "holds no network"),
         ([str(tmp_path / "absent.pt")], "does not exist"),
     ]:
-        with pytest.raises(UserError, match=said):
-            painter.find_files(given)
+        with pytest.raises(UserError, match=message):
+            painter.find_files(sources)
 
 
-def test_a_training_run_there_and_back(tmp_path, capsys):
+def test_a_training_run_is_imported_and_exported(tmp_path, capsys):
     """Networks, average and Adam's state as guided-diffusion writes them."""
     torch = pytest.importorskip("torch")
     unet = UNet(32, (1, 1), 1, (2,), 32, scale_shift=False)
-    nets = [official(unet, 8, seed) for seed in range(4)]
-    judge = official(Classifier(64, (1, 1), 1, (2,), classes=5, pool="adaptive"), 8)
+    nets = [random_tensors(unet, 8, seed) for seed in range(4)]
+    classifier = random_tensors(
+        Classifier(64, (1, 1), 1, (2,), 64, classes=5, pool="adaptive"), 8
+    )
 
     def save(name: str, tensors: Any) -> Path:
         torch.save(tensors, tmp_path / name)
@@ -180,18 +185,18 @@ def test_a_training_run_there_and_back(tmp_path, capsys):
         save("model000007.pt", loaded(nets[0])),
         save("ema_0.9999_000007.pt", loaded(nets[1])),
         save("opt000007.pt", adam),
-        save("classifier.pt", loaded(judge)),
+        save("classifier.pt", loaded(classifier)),
     ]
     run, back = tmp_path / "run", tmp_path / "back"
     words = ["--system=painter", "--dataset=tiny", "--from", *map(str, paths)]
     words += [f"--config.model.classifier_{key}" for key in ("mult=(1,1)", "blocks=1")]
     words += ["--config.model.classifier_attention=(4,)", f"--out={run}"]
     convert.main(words)
-    said = capsys.readouterr().out
-    assert "model.scale_shift (False, was True)" in said
-    assert "head_width 32" in said and "qkv_order legacy" in said
-    assert f"with its average from {paths[1]}" in said
-    assert f"with its optimiser from {paths[2]}" in said
+    printed = capsys.readouterr().out
+    assert "model.scale_shift (False, was True)" in printed
+    assert "head_width 32" in printed and "qkv_order legacy" in printed
+    assert f"with its average from {paths[1]}" in printed
+    assert f"with its optimiser from {paths[2]}" in printed
     config = checkpoints.read_config(run)
     assert config.model.scale_shift is False and config.model.classifier_classes == 5
     with checkpoints.open_checkpoints(run, 1, "") as saved:
@@ -205,7 +210,7 @@ def test_a_training_run_there_and_back(tmp_path, capsys):
     for tree, tensors in zip(trees, nets, strict=True):
         assert_same(to_official({"params": tree}, painter.UNET), tensors)
     convert.main(["--to=pytorch", f"--from={run}", f"--out={back}"])
-    for name, tensors in (("unet", nets[1]), ("classifier", judge)):
+    for name, tensors in (("unet", nets[1]), ("classifier", classifier)):
         written = torch.load(back / f"{name}.pt", weights_only=True)
         assert_same({n: x.numpy() for n, x in written.items()}, tensors)
 

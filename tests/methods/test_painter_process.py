@@ -1,4 +1,4 @@
-"""Schedules that cannot be, steps that undo each other, bounds that add up."""
+"""Schedules, single steps, losses and the sampling of training steps."""
 
 import jax
 import jax.numpy as jnp
@@ -6,127 +6,131 @@ import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.methods.painter import losses
-from picjax.methods.painter import process as diffusion
-from picjax.methods.painter.process import Kind, Prediction
+from picjax.methods.painter import classifier, losses, process, timesteps
+from picjax.methods.painter.process import Parameterization, Prediction
 
 KEY = jax.random.key(0)
+RELEASED = Parameterization("epsilon", "learned_range")
 
 
 @pytest.mark.parametrize(
-    ("steps", "chosen", "said"),
+    ("steps", "spacing", "message"),
     [
-        (1000, "ddim300", "is no whole stride"),
-        (1000, "ddimx", "is no number"),
-        (1000, "25.5", "is no number"),
+        (1000, "ddim300", "has no integer stride"),
+        (1000, "ddimx", "is not a number"),
+        (1000, "25.5", "is not a number"),
         (1000, "1001", "asks for 1001 steps of a section of 1000"),
         (100, "40,40,30", "asks for 40 steps of a section of 34"),
         (1000, "1", "keeps 1 step"),
         (1000, "0,0", "keeps 0 step"),
     ],
 )
-def test_spacings_that_cannot_be_had_are_refused(steps, chosen, said):
-    with pytest.raises(UserError, match=said):
-        diffusion.spacing(steps, chosen)
+def test_impossible_spacings_are_rejected(steps, spacing, message):
+    with pytest.raises(UserError, match=message):
+        process.space_timesteps(steps, spacing)
 
 
 def test_spacings():
-    assert diffusion.spacing(1000, "ddim25") == list(range(0, 1000, 40))
-    even = diffusion.spacing(1000, "250")
+    assert process.space_timesteps(1000, "ddim25") == list(range(0, 1000, 40))
+    even = process.space_timesteps(1000, "250")
     assert even == [round(i * 999 / 249) for i in range(250)]
-    assert diffusion.spacing(7, "") == list(range(7))
-    sections = diffusion.spacing(30, "2,3,10")
+    assert process.space_timesteps(7, "") == list(range(7))
+    sections = process.space_timesteps(30, "2,3,10")
     assert sections == [0, 9, 10, 14, 19, *range(20, 30)]
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "said"),
+    ("name", "steps", "message"),
     [
         ("sigmoid", 10, "none of linear, cosine"),
         ("linear", 20, "beta of 1 or more"),
-        ("cosine", 1, "2 or more"),
+        ("cosine", 1, "2 steps or more"),
     ],
 )
-def test_schedules_that_cannot_be_are_refused(name, steps, said):
-    with pytest.raises(UserError, match=said):
-        diffusion.betas(name, steps)
+def test_impossible_schedules_are_rejected(name, steps, message):
+    with pytest.raises(UserError, match=message):
+        process.beta_schedule(name, steps)
 
 
-def test_ddim_forwards_and_back():
-    tables = diffusion.tables("cosine", 100, "20")
+def test_ddim_reverse_inverts_ddim():
+    schedule = process.make_schedule("cosine", 100, "20")
     x0, noise = jax.random.normal(KEY, (2, 3, 4, 4, 3)) * 0.5
     t = jnp.array([3, 10, 18])
-    x = diffusion.q_sample(tables, x0, t, noise)
-    up = diffusion.ddim_reverse(tables, x, t, x0)
+    x = process.q_sample(schedule, x0, t, noise)
+    up = process.ddim_reverse_step(schedule, x, t, x0)
     np.testing.assert_allclose(
-        up, diffusion.q_sample(tables, x0, t + 1, noise), atol=1e-5
+        up, process.q_sample(schedule, x0, t + 1, noise), atol=1e-5
     )
-    down = diffusion.ddim(tables, up, t + 1, x0, 0.0, noise)
+    down = process.ddim_step(schedule, up, t + 1, x0, noise, eta=0.0)
     np.testing.assert_allclose(down, x, atol=1e-5)
 
 
-def test_ddim_with_eta_one_is_as_wide_as_the_posterior():
-    tables = diffusion.tables("linear", 1000, "50")
+def test_ddim_with_eta_one_has_the_variance_of_the_posterior():
+    schedule = process.make_schedule("linear", 1000, "50")
     t = jnp.array([1, 20, 49])
     x0, x = jax.random.normal(KEY, (2, 3, 2, 2, 3))
     zero = jnp.zeros_like(x)
-    mean = diffusion.ddim(tables, x, t, x0, 1.0, zero)
+    mean = process.ddim_step(schedule, x, t, x0, zero, eta=1.0)
     np.testing.assert_allclose(
-        mean, diffusion.posterior_mean(tables, x0, x, t), atol=2e-3
+        mean, process.posterior_mean(schedule, x0, x, t), atol=2e-3
     )
-    std = diffusion.ddim(tables, x, t, x0, 1.0, zero + 1) - mean
-    wanted = np.sqrt(tables.variance[np.asarray(t)])
-    np.testing.assert_allclose(std[:, 0, 0, 0], wanted, rtol=1e-3)
+    std = process.ddim_step(schedule, x, t, x0, zero + 1, eta=1.0) - mean
+    expected = np.sqrt(schedule.posterior_variance[np.asarray(t)])
+    np.testing.assert_allclose(std[:, 0, 0, 0], expected, rtol=1e-3)
 
 
-def test_the_last_step_draws_nothing_and_guidance_moves_by_the_variance():
+def test_the_last_step_adds_no_noise():
     x, log_variance, noise = jax.random.normal(KEY, (3, 2, 2, 2, 3))
     step = Prediction(x, log_variance, x)
-    last = diffusion.ancestral(step, jnp.array([0, 5]), noise)
+    last = process.ancestral_step(step, jnp.array([0, 5]), noise)
     np.testing.assert_array_equal(last[0], x[0])
     assert (last[1] != x[1]).all()
-    moved = diffusion.guide_mean(step, jnp.ones_like(x)).mean - x
-    np.testing.assert_allclose(moved, jnp.exp(log_variance), rtol=1e-4, atol=1e-6)
 
 
-def test_the_probabilities_of_all_values_sum_to_one():
+def test_guidance_shifts_the_mean_by_the_variance():
+    x, log_variance = jax.random.normal(KEY, (2, 2, 2, 2, 3))
+    step = Prediction(x, log_variance, x)
+    shift = classifier.condition_mean(step, jnp.ones_like(x)).mean - x
+    np.testing.assert_allclose(shift, jnp.exp(log_variance), rtol=1e-4, atol=1e-6)
+
+
+def test_the_probabilities_of_all_pixel_values_sum_to_one():
     grid = (2 * jnp.arange(256.0) - 255) / 255
     for mean, log_std in ((0.1, -1.0), (-1.2, -3.0), (0.995, -5.0)):
-        each = losses.discretised_log_likelihood(
+        log_p = losses.discretized_log_likelihood(
             grid, jnp.full(256, mean), jnp.full(256, log_std)
         )
-        np.testing.assert_allclose(jnp.exp(each).sum(), 1, atol=1e-5)
+        np.testing.assert_allclose(jnp.exp(log_p).sum(), 1, atol=1e-5)
 
 
-def test_vb_teaches_the_variance_alone_in_the_hybrid():
-    tables = diffusion.tables("linear", 100)
+def test_vb_trains_the_variance_alone_in_the_hybrid_loss():
+    schedule = process.make_schedule("linear", 100)
     x0, noise = jax.random.normal(KEY, (2, 3, 2, 2, 3)) * 0.3
-    t = jnp.array([0, 5, 99])
-    x = diffusion.q_sample(tables, x0, t, noise)
+    noised = process.add_noise(schedule, x0, jnp.array([0, 5, 99]), noise)
     output = jnp.concatenate([noise, jnp.zeros_like(noise)], -1)
 
     def total(output, loss):
-        made = losses.step_losses(tables, Kind(), loss, x0, x, t, noise, output)
-        return made["loss"].sum()
+        values = losses.step_losses(schedule, RELEASED, loss, noised, output)
+        return values["loss"].sum()
 
-    hybrid = jax.grad(total)(output, "mse")
-    # With the right noise only the variance has something to learn.
-    assert not hybrid[..., :3].any() and hybrid[..., 3:].any()
+    gradient = jax.grad(total)(output, "mse")
+    # With the right noise only the variance has a gradient.
+    assert not gradient[..., :3].any() and gradient[..., 3:].any()
     np.testing.assert_allclose(
         total(output, "rescaled_kl"), 100 * total(output, "kl"), rtol=1e-5
     )
 
 
-def test_steps_that_lose_more_are_trained_more():
-    history = losses.no_history(4, 2)
+def test_steps_with_larger_losses_are_trained_more_often():
+    history = timesteps.empty_history(4, 2)
     t = jnp.tile(jnp.arange(4), 2)
-    half = losses.remember(history, t[:7], jnp.ones(7))
-    np.testing.assert_allclose(losses.probabilities(half), 0.25)
-    full = losses.remember(half, t[7:], jnp.array([3.0]))
-    chances = losses.probabilities(full, uniform=0.0)
-    np.testing.assert_allclose(chances[:3], chances[0])
-    np.testing.assert_allclose(chances[3] / chances[0], np.sqrt(5), rtol=1e-5)
-    drawn, weights = losses.draw_steps(KEY, chances, 4000)
+    half = timesteps.record_losses(history, t[:7], jnp.ones(7))
+    np.testing.assert_allclose(timesteps.probabilities(half), 0.25)
+    full = timesteps.record_losses(half, t[7:], jnp.array([3.0]))
+    p = timesteps.probabilities(full, uniform=0.0)
+    np.testing.assert_allclose(p[:3], p[0])
+    np.testing.assert_allclose(p[3] / p[0], np.sqrt(5), rtol=1e-5)
+    drawn, weights = timesteps.sample_timesteps(KEY, p, 4000)
     share = np.bincount(np.asarray(drawn), minlength=4) / 4000
-    np.testing.assert_allclose(share, chances, atol=0.03)
+    np.testing.assert_allclose(share, p, atol=0.03)
     np.testing.assert_allclose(weights.mean(), 1, atol=0.05)

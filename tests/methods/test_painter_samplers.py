@@ -12,7 +12,7 @@ from helpers.mixture import mixture_network
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.evaluation.metrics.posterior import count_modes
-from picjax.methods.painter.resampling import Jumps, visits
+from picjax.methods.painter.resampling import Resampling, visited_steps
 from picjax.methods.painter.samplers.chain import (
     Denoised,
     Denoiser,
@@ -129,7 +129,7 @@ def test_without_known_pixels_ddnm_is_ddim():
 
 def test_time_travel_takes_the_calls_that_it_promises():
     chain = strided_chain(grid.ALPHAS_CUMPROD, 100)
-    calls = plan_calls(chain, visits(100, Jumps(10, 3)))
+    calls = plan_calls(chain, visited_steps(100, Resampling(10, 3)))
     assert len(calls.index) == 280
     assert int(calls.climbs.sum()) == 18
     # A climb brings x to the level of the call that follows it.

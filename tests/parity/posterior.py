@@ -18,7 +18,7 @@ from posterior_copaint import check_copaint
 from posterior_filters import check_fps, check_mcgdiff
 from posterior_particles import check_tds
 
-from picjax.methods.painter.resampling import Jumps, visits
+from picjax.methods.painter.resampling import Resampling, visited_steps
 from picjax.methods.painter.samplers.chain import (
     Call,
     Chain,
@@ -102,8 +102,8 @@ def check_ddnm(case: Case) -> None:
     ddpm_form = options["variant"] == "hq_ddpm"
     steps = options["T_sampling"]
     chain = case.chain() if ddpm_form else strided_chain(case.alphas_cumprod, steps)
-    jumps = Jumps(options["travel_length"], options["travel_repeat"])
-    walk = visits(len(chain.timesteps), jumps)
+    jumps = Resampling(options["travel_length"], options["travel_repeat"])
+    walk = visited_steps(len(chain.timesteps), jumps)
     np.testing.assert_array_equal(walk, outputs["times"])
     calls = plan_calls(chain, walk)
     np.testing.assert_array_equal(chain.timesteps[calls.index], outputs["model_t"])

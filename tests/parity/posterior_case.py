@@ -42,12 +42,14 @@ class Case:
     def alphas_cumprod(self) -> np.ndarray:
         """Of the original chain."""
         meta = self.fixture.meta
-        return process.tables(meta["noise_schedule"], meta["diffusion_steps"]).abar
+        return process.make_schedule(
+            meta["noise_schedule"], meta["diffusion_steps"]
+        ).alphas_cumprod
 
     def chain(self) -> Chain:
         """The respaced chain of the options."""
         steps = len(self.alphas_cumprod)
-        kept = np.array(process.spacing(steps, self.options["respacing"]))
+        kept = np.array(process.space_timesteps(steps, self.options["respacing"]))
         return Chain(kept, self.alphas_cumprod[kept])
 
     def denoiser(self, chain: Chain) -> Denoiser:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from posterior_case import Case, join, join_measurement, joined, merge_climbs
 
-from picjax.methods.painter.resampling import Jumps, visits
+from picjax.methods.painter.resampling import Resampling, visited_steps
 from picjax.methods.painter.samplers.chain import Chain
 from picjax.methods.painter.samplers.copaint import copaint, plan_refinements
 from picjax.methods.painter.samplers.noise import recorded_noise
@@ -20,7 +20,7 @@ def check_copaint(case: Case) -> None:
     indices = np.array([round(i * steps / kept) for i in range(kept)])
     chain = Chain(respaced.timesteps[indices], respaced.alphas_cumprod[indices])
     length, repeats = options["travel"] or (1, 1)
-    walk = np.array(visits(kept, Jumps(length, repeats))[:-1])
+    walk = np.array(visited_steps(kept, Resampling(length, repeats))[:-1])
     np.testing.assert_array_equal(indices[walk], outputs["steps"])
     plan = plan_refinements(chain, walk.tolist())
     np.testing.assert_array_equal(indices[plan.index], outputs["t"][:, 0])

@@ -8,7 +8,7 @@ import pytest
 from fixture import Fixture
 
 # `meta["system"]` in lower case -> the module whose CHECKS maps a kind to its check.
-MODULES: dict[str, str] = {"posterior": "posterior"}
+MODULES: dict[str, str] = {"diffusion": "diffusion", "posterior": "posterior"}
 # Transitional: by file name.
 BY_FILE = (
     "handlers_networks",
@@ -19,9 +19,6 @@ BY_FILE = (
     "handlers_pix2pix",
     "handlers_pixelcnn",
     "handlers_metrics",
-    "handlers_compose",
-    "handlers_painter",
-    "handlers_diffusion",
 )
 
 

@@ -1,13 +1,12 @@
-"""The diffusion networks of guided-diffusion (Dhariwal and Nichol, arXiv 2105.05233).
+"""The UNet of guided-diffusion (Dhariwal and Nichol, arXiv 2105.05233).
 
-RePaint and Intelligent Painter use them as they are. `UNet` predicts the noise of an
-image, `Classifier` its class, both at any noise level (specification, section 1).
+RePaint and Intelligent Painter use it unchanged. `UNet` predicts the noise in an image
+at any noise level; `Torso` is what it shares with the classifier (classifier.py).
 
-The torso is made of blocks of one to three modules: `in3_1` is module 1 of input block
-3, as the original counts them, `mid_0` to `mid_2` are the middle, `out0_0` begins the
-decoder. With a `dtype` of bfloat16 the torso's convolutions and attention compute in it;
-norms, softmax, embeddings and the heads stay float32. With `remat` each block is
-computed again in the backward pass instead of being kept.
+Blocks consist of one to three modules, numbered as in the original: `in3_1` is module 1
+of input block 3, `mid_0` to `mid_2` are the middle, `out0_0` begins the decoder. With a
+`dtype` of bfloat16 the torso's convolutions and attention compute in it; norms, softmax,
+embeddings and heads stay float32. With `remat` the backward pass recomputes each block.
 """
 
 from collections.abc import Sequence
@@ -25,20 +24,17 @@ from picjax.layers.norm import GroupNorm
 
 GROUPS = 32
 Sample = Literal["none", "up", "down"]
-Pool = Literal["attention", "adaptive", "spatial", "spatial_v2"]
 Multiplier = int | float
 Time = Float[Array, " b"] | Int[Array, " b"]
 
-MULTIPLIERS = (1, 1, 2, 2, 4, 4)  # of the original's networks for 256 px
 
-
-def factors(
+def attention_factors(
     image_size: int, sizes: Sequence[int], levels: int, key: str
 ) -> tuple[int, ...]:
-    """The downsampling factors at which features have these sizes.
+    """The downsampling factors at which feature maps have these sizes.
 
     Raises:
-      UserError: naming `key` of config.model, for a size that no level has.
+      UserError: naming `config.model.<key>`, if no level has one of the sizes.
     """
     for size in sizes:
         factor = image_size // size if size > 0 else 0
@@ -58,17 +54,17 @@ def channels(width: int, multiplier: Multiplier) -> int:
 def check_widths(
     width: int, mult: Sequence[Multiplier], head_width: int | None, heads: int
 ) -> None:
-    """Refuses widths that the norms or heads cannot divide.
+    """Check that norms and heads divide the channels of every level.
 
     Raises:
-      UserError: naming the first.
+      UserError: naming the first level that they do not divide.
     """
     for multiplier in mult:
         c = channels(width, multiplier)
         if c < GROUPS or c % GROUPS:
             raise UserError(
                 f"config.model.width {width} times {multiplier} of config.model.mult "
-                f"makes {c} channels; make it a multiple of {GROUPS}"
+                f"gives {c} channels; make it a multiple of {GROUPS}"
             )
         if head_width and c % head_width:
             raise UserError(
@@ -83,10 +79,10 @@ def check_widths(
 
 
 def check_size(height: int, width: int, levels: int, key: str = "mult") -> None:
-    """Refuses sizes that do not halve between all levels.
+    """Check that an image's size halves between all levels.
 
     Raises:
-      UserError: saying which do.
+      UserError: naming the sizes that do.
     """
     step = 2 ** (levels - 1)
     if height % step or width % step:
@@ -97,15 +93,15 @@ def check_size(height: int, width: int, levels: int, key: str = "mult") -> None:
 
 
 class ResBlock(nn.Module):
-    """A residual block that is told the time by `emb` (specification, section 1.3).
+    """A residual block conditioned on the embedding `emb` of the time step.
 
     Attributes:
       features: channels of the output.
       sample: doubles ("up") or halves ("down") the size between norm and convolution.
-      scale_shift: the embedding scales and shifts the second norm's output; without, it
+      scale_shift: the embedding scales and shifts the second norm's output; otherwise it
         is added to the norm's input.
-      dropout: share of the features left out in training.
-      skip: the side of the shortcut's kernel, where it needs one.
+      dropout: dropout rate in training.
+      skip: side of the shortcut's kernel, where the channels differ.
       dtype: of the convolutions.
     """
 
@@ -126,14 +122,14 @@ class ResBlock(nn.Module):
         up = self.sample == "up"  # then the convolution doubles h itself
         x, h = resample(x, self.sample), h if up else resample(h, self.sample)
         h = PlainConv(f, double=up, dtype=dtype, name="conv1")(h)
-        told = PlainConv(f * (1 + self.scale_shift), (), name="emb")(nn.silu(emb))
-        told = told[:, None, None]
+        emb = PlainConv(f * (1 + self.scale_shift), (), name="emb")(nn.silu(emb))
+        emb = emb[:, None, None]
         norm = GroupNorm(GROUPS, name="norm2")
         if self.scale_shift:
-            scale, shift = jnp.split(told, 2, -1)
+            scale, shift = jnp.split(emb, 2, -1)
             h = norm(h) * (1 + scale) + shift
         else:
-            h = norm(h + told)
+            h = norm(h + emb)
         h = nn.silu(h)
         if self.dropout:
             h = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(h)
@@ -144,14 +140,14 @@ class ResBlock(nn.Module):
 
 
 def resample(x: Float[Array, "b h w c"], sample: Sample) -> Float[Array, "b h2 w2 c"]:
-    """Twice the size by repetition, half of it by averaging, or x itself."""
+    """Nearest-neighbour upsampling by 2, 2 x 2 averaging, or x itself."""
     return {"none": lambda x: x, "up": upsample, "down": average_pool}[sample](x)
 
 
 class Resample(nn.Module):
     """Doubles or halves the size, with or without a 3 x 3 convolution.
 
-    On the way down the convolution strides; without one, blocks are averaged.
+    Downsampling is a strided convolution, or 2 x 2 averaging without one.
     """
 
     sample: Literal["up", "down"]
@@ -163,12 +159,12 @@ class Resample(nn.Module):
         if not self.conv:
             return resample(x, self.sample)
         up = self.sample == "up"
-        way: Any = {"double": True} if up else {"stride": 2}
-        return PlainConv(x.shape[-1], **way, dtype=self.dtype, name="conv")(x)
+        options: Any = {"double": True} if up else {"stride": 2}
+        return PlainConv(x.shape[-1], **options, dtype=self.dtype, name="conv")(x)
 
 
 class Attention(nn.Module):
-    """Attention of all positions with each other, added to them."""
+    """Self-attention over all positions, with a residual connection."""
 
     heads: int
     order: QkvOrder = "legacy"
@@ -184,48 +180,32 @@ class Attention(nn.Module):
         return x + y.reshape(x.shape)
 
 
-class AttentionPool(nn.Module):
-    """What the mean of all tokens makes of them by attention, as `features` numbers."""
-
-    features: int
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b n c"]) -> Float[Array, "b d"]:
-        c = x.shape[-1]
-        x = jnp.concatenate([x.mean(1, keepdims=True), x], 1)
-        normal = nn.initializers.normal(c**-0.5)
-        x = x + self.param("positions", normal, x.shape[1:])[None]
-        qkv = PlainConv(3 * c, (1,), name="qkv")(x)
-        y = qkv_attention(qkv, self.heads, "new")
-        return PlainConv(self.features, (1,), name="proj")(y[:, 0])
-
-
-class _Torso(nn.Module):
-    """What both networks share: embedding of the time, encoder and middle.
+class Torso(nn.Module):
+    """What UNet and classifier share: time embedding, encoder and middle.
 
     Attributes:
-      width: channels that the multipliers count in (`model_channels`).
-      mult: multiplier of each level; between levels the size halves.
-      blocks: residual blocks a level (`num_res_blocks`).
-      attention: downsampling factors whose levels have attention; see `factors`.
-      head_width: channels of a head; None: `heads` says how many heads instead.
-      heads: how many; not looked at where there is a `head_width`.
+      width: channels before multiplication (`model_channels`).
+      mult: channel multiplier of each level; between levels the size halves.
+      blocks: residual blocks per level (`num_res_blocks`).
+      attention: downsampling factors of the levels with attention; see
+        `attention_factors`.
+      head_width: channels per attention head; 0 or None: there are `heads` heads.
+      heads: number of heads; ignored with a `head_width`.
       qkv_order: see `layers.attention.qkv_attention`.
       scale_shift: see `ResBlock`.
-      resblock_updown: residual blocks change the size; without, `Resample` does.
-      conv_resample: whether that has convolutions.
-      dropout: share of the features left out in training; needs a `dropout` key then.
+      resblock_updown: residual blocks change the size; otherwise `Resample` does.
+      conv_resample: whether `Resample` has convolutions.
+      dropout: dropout rate in training, which then needs a `dropout` key.
       dtype: of the torso's convolutions and attention.
-      remat: computes blocks again in the backward pass instead of keeping them.
+      remat: whether the backward pass recomputes blocks instead of storing them.
     """
 
-    width: int = 256
-    mult: tuple[Multiplier, ...] = MULTIPLIERS
-    blocks: int = 2
-    attention: tuple[int, ...] = (8, 16, 32)
-    head_width: int | None = 64
-    heads: int = 4
+    width: int
+    mult: tuple[Multiplier, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    head_width: int | None
+    heads: int = 1
     qkv_order: QkvOrder = "legacy"
     scale_shift: bool = True
     resblock_updown: bool = True
@@ -242,8 +222,8 @@ class _Torso(nn.Module):
     def _res(
         self, name: str, x: Array, emb: Array, train: bool, c: int, sample: Sample
     ) -> Array:
-        kind = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
-        block = kind(
+        cls = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        block = cls(
             c,
             sample,
             self.scale_shift,
@@ -254,19 +234,24 @@ class _Torso(nn.Module):
         return block(x, emb, train)
 
     def _attend(self, name: str, x: Array, heads: int | None = None) -> Array:
-        kind = nn.remat(Attention) if self.remat else Attention
+        cls = nn.remat(Attention) if self.remat else Attention
         count = self._head_count(x.shape[-1], heads)
-        return kind(count, self.qkv_order, self.dtype, name=name)(x)
+        return cls(count, self.qkv_order, self.dtype, name=name)(x)
 
     def _head_count(self, c: int, heads: int | None = None) -> int:
         return c // self.head_width if self.head_width else heads or self.heads
 
     def _resize(
-        self, name: str, x: Array, emb: Array, train: bool, way: Literal["up", "down"]
+        self,
+        name: str,
+        x: Array,
+        emb: Array,
+        train: bool,
+        sample: Literal["up", "down"],
     ) -> Array:
         if self.resblock_updown:
-            return self._res(name, x, emb, train, x.shape[-1], way)
-        return Resample(way, self.conv_resample, self.dtype, name=name)(x)
+            return self._res(name, x, emb, train, x.shape[-1], sample)
+        return Resample(sample, self.conv_resample, self.dtype, name=name)(x)
 
     def _encode(self, x: Array, emb: Array, train: bool) -> list[Array]:
         """The output of every input block."""
@@ -293,13 +278,13 @@ class _Torso(nn.Module):
         return self._res("mid_2", x, emb, train, c, "none")
 
 
-class UNet(_Torso):
-    """The noise in an image, and where the variance of a step lies, if it is learnt.
+class UNet(Torso):
+    """Predicts the noise in an image, and the variance of the reverse step if learned.
 
     Attributes:
-      classes: how many kinds of image it is told apart by `y`; None: it is not told.
-      out_channels: 3: the noise; 6: after it, the variance, -1 to 1.
-      heads_up: `heads` of the decoder, where they differ.
+      classes: number of classes of the condition `y`; None: unconditional.
+      out_channels: 3: the noise; 6: the noise, then the variance.
+      heads_up: `heads` of the decoder, where they differ (`num_heads_upsample`).
     """
 
     classes: int | None = None
@@ -314,15 +299,22 @@ class UNet(_Torso):
         y: Int[Array, " b"] | None = None,
         train: bool = False,
     ) -> Float[Array, "b h w d"]:
-        """Float32, for images x at the times t of the process before respacing.
+        """The output, float32, for noised images x at the original steps t.
+
+        Args:
+          x: x_t; height and width must halve between all levels.
+          t: steps of the process before respacing; may be fractional.
+          y: classes, for a class-conditional network and no other.
+          train: whether dropout is on.
 
         Raises:
-          UserError: for a size that does not halve between the levels.
-          ValueError: when y is missing, or given to a network without classes.
+          UserError: if the size does not halve between the levels.
+          ValueError: if y is missing, or present without classes.
         """
         emb = self._embed(t)
         if (y is None) != (self.classes is None):
-            raise ValueError(f"y for a network of {self.classes} classes")
+            condition = "without y" if y is None else "with y"
+            raise ValueError(f"{condition}, a network of {self.classes} classes")
         if self.classes is not None:
             normal = nn.initializers.normal(1.0)
             labels = self.param("labels", normal, (self.classes, emb.shape[-1]))
@@ -343,40 +335,3 @@ class UNet(_Torso):
                     h = self._resize(f"{name}_{k}", h, emb, train, "up")
         h = nn.silu(GroupNorm(GROUPS, name="norm")(h))
         return PlainConv(self.out_channels, zero=True, name="head")(h)
-
-
-class Classifier(_Torso):
-    """Logits of an image's class (specification, section 1.7).
-
-    Attributes:
-      classes: how many.
-      pool: how the image becomes one vector. With "attention" the network takes images
-        of the size that it was made with and no other.
-    """
-
-    classes: int = 1000
-    pool: Pool = "attention"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "b h w 3"], t: Time, train: bool = False
-    ) -> Float[Array, "b k"]:
-        emb = self._embed(t)
-        outputs = self._encode(x, emb, train)
-        outputs.append(self._middle(outputs[-1], emb, train))
-        if self.pool in ("spatial", "spatial_v2"):
-            means = [x.astype(jnp.float32).mean((1, 2)) for x in outputs]
-            h = PlainConv(2048, (), name="hidden")(jnp.concatenate(means, -1))
-            if self.pool == "spatial_v2":
-                h = nn.silu(GroupNorm(GROUPS, name="hidden_norm")(h))
-            else:
-                h = nn.relu(h)
-            return PlainConv(self.classes, (), name="head")(h)
-        h = nn.silu(GroupNorm(GROUPS, name="norm")(outputs[-1]))
-        b, _, _, c = h.shape
-        h = h.reshape(b, -1, c)
-        if self.pool == "attention":
-            heads = self._head_count(c)
-            return AttentionPool(self.classes, heads, name="head")(h)
-        head = PlainConv(self.classes, (1, 1), zero=True, name="head")
-        return head(h.mean(1))

@@ -1,7 +1,7 @@
-"""guided-diffusion's networks: their official names, their files, what these tell.
+"""guided-diffusion's checkpoints: parameter names, inferred options, training files.
 
-A file's names and shapes tell almost every option of a network (specification, sections
-5 and 9); how many heads there are and how their rows are ordered they do not.
+Names and shapes determine almost every option of a network; they do not determine the
+number of attention heads and the order of their rows.
 """
 
 import math
@@ -16,11 +16,12 @@ import numpy as np
 import optax
 
 from picjax.cli import UserError
-from picjax.methods.painter.net import Multiplier, Pool, channels
+from picjax.methods.painter.classifier import Pool
+from picjax.methods.painter.net import Multiplier, channels
 from picjax.official.mapping import CONV, LINEAR, Leaf, Site, Table
 from picjax.system import Config, State, Tree, image_shape
 
-# What we call a net's file, and the net.
+# Name of an exported file -> net.
 FILES = {"unet": "unet", "classifier": "classifier"}
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,12 +31,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 NORM = {"params/scale": Leaf(".weight"), "params/bias": Leaf(".bias")}
 # A convolution of kernel 1 over tokens: (out, in, 1).
 TOKENS = {"params/kernel": Leaf(".weight", (2, 1, 0)), "params/bias": Leaf(".bias")}
+POSITIONS = {"params/positions": Leaf(".positional_embedding", (1, 0))}
 
 
 def _module(path: str, name: str) -> Table:
-    """The sites of any one module of a block; a path has those of its kind."""
+    """Sites of a block's module of any type; a module has those of its own type."""
     return (
-        Site(path, (name,), CONV),  # the first convolution of all
+        Site(path, (name,), CONV),  # the very first convolution
         Site(f"{path}/norm1", (f"{name}.in_layers.0",), NORM),
         Site(f"{path}/conv1", (f"{name}.in_layers.2",), CONV),
         Site(f"{path}/emb", (f"{name}.emb_layers.1",), LINEAR),
@@ -66,11 +68,7 @@ UNET: Table = (
 _POOLS: dict[Pool, Table] = {
     "attention": (
         Site("norm", ("out.0",), NORM),
-        Site(
-            "head",
-            ("out.2",),
-            {"params/positions": Leaf(".positional_embedding", (1, 0))},
-        ),
+        Site("head", ("out.2",), POSITIONS),
         Site("head/qkv", ("out.2.qkv_proj",), TOKENS),
         Site("head/proj", ("out.2.c_proj",), TOKENS),
     ),
@@ -85,7 +83,7 @@ _POOLS: dict[Pool, Table] = {
 
 
 def classifier_table(pool: Pool) -> Table:
-    """The official names of a classifier with this pool."""
+    """The names of a classifier with this pool."""
     return (*TORSO, *_POOLS[pool])
 
 
@@ -94,39 +92,39 @@ def tables(config: Config) -> dict[str, Table]:
     return {"unet": UNET, "classifier": classifier_table(config.model.classifier_pool)}
 
 
-# ---- what a file tells ----
+# ---- options of a checkpoint ----
 
 
 def fit(config: Config, nets: Mapping[str, Shapes], fixed: Collection[str]) -> Config:
-    """The config with the networks that these files hold.
+    """The config with the network options of these files.
 
     Args:
-      config: of the run to be.
+      config: of the run to be written.
       nets: net -> official name -> shape.
-      fixed: keys of the config that the user gave; they must be what the file has.
+      fixed: keys of the config that the user set; the files must agree with them.
 
     Raises:
-      UserError: when a file holds another network, or one unlike the user's settings.
+      UserError: if a file holds another network or contradicts the user's settings.
     """
-    factors, found = unet_options(nets["unet"])
+    factors, options = unet_options(nets["unet"])
     size = image_shape(config)[0]
-    if size % 2 ** (len(found["mult"]) - 1):
+    if size % 2 ** (len(options["mult"]) - 1):
         raise UserError(
-            f"the file's network halves an image {len(found['mult']) - 1} times, which "
-            f"config.image_size {size} does not; give --config.image_size"
+            f"the file's network halves an image {len(options['mult']) - 1} times, "
+            f"which config.image_size {size} does not; give --config.image_size"
         )
-    found["attention"] = tuple(size // factor for factor in factors)
-    found |= classifier_options(nets.get("classifier"))
+    options["attention"] = tuple(size // factor for factor in factors)
+    options |= classifier_options(nets.get("classifier"))
     config = config.copy_and_resolve_references()
-    for key, value in found.items():
+    for key, value in options.items():
         ours = getattr(config.model, key)
         ours = tuple(ours) if isinstance(value, tuple) else ours
         if ours == value:
             continue
         if f"model.{key}" in fixed:
             raise UserError(
-                f"config.model.{key} is {ours!r}, where the file has {value!r}; leave "
-                f"--config.model.{key} out"
+                f"config.model.{key} is {ours!r}, where the file has {value!r}; omit "
+                f"--config.model.{key}"
             )
         with config.ignore_type():
             setattr(config.model, key, value)
@@ -134,22 +132,23 @@ def fit(config: Config, nets: Mapping[str, Shapes], fixed: Collection[str]) -> C
 
 
 def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """Downsampling factors with attention, and what else the names and shapes tell.
+    """The options of a UNet, inferred from names and shapes.
 
     Args:
-      shapes: official name -> shape, of a UNet.
+      shapes: official name -> shape.
 
     Returns:
-      the factors, ascending, and the keys of a config's `model` but `attention`.
+      The downsampling factors with attention, ascending, and the other keys of a
+      config's `model`.
 
     Raises:
-      UserError: when the file is no UNet of guided-diffusion.
+      UserError: if the file is not a UNet of guided-diffusion.
     """
-    refuse_strangers(shapes)
+    check_unet(shapes)
     width = _shape(shapes, "time_embed.0.weight", 2)[1]
     inputs = _count(shapes, "input_blocks")
-    ways = _resampling(shapes)
-    blocks = ways.blocks or inputs - 1
+    resizing = _resizing(shapes)
+    blocks = resizing.blocks or inputs - 1
     levels = inputs // (blocks + 1)
     if levels * (blocks + 1) != inputs or inputs != _count(shapes, "output_blocks"):
         raise UserError(
@@ -159,7 +158,7 @@ def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
         )
     firsts = [f"input_blocks.{1 + level * (blocks + 1)}" for level in range(levels)]
     wide = [_shape(shapes, f"{first}.0.in_layers.2.weight", 4)[0] for first in firsts]
-    told = _shape(shapes, f"{firsts[0]}.0.emb_layers.1.weight", 2)[0]
+    emb = _shape(shapes, f"{firsts[0]}.0.emb_layers.1.weight", 2)[0]
     factors = [
         2**level
         for level, first in enumerate(firsts)
@@ -169,69 +168,69 @@ def unet_options(shapes: Shapes) -> tuple[tuple[int, ...], dict[str, Any]]:
         "width": width,
         "mult": tuple(_multiplier(width, c) for c in wide),
         "blocks": blocks,
-        "scale_shift": told == 2 * wide[0],
-        "resblock_updown": ways.residual,
-        "conv_resample": ways.convolved,
+        "scale_shift": emb == 2 * wide[0],
+        "resblock_updown": resizing.residual,
+        "conv_resample": resizing.convolved,
         "classes": shapes.get("label_emb.weight", (0,))[0],
         "learn_sigma": _shape(shapes, "out.2.weight", 4)[0] == 6,
     }
 
 
-def refuse_strangers(shapes: Shapes) -> None:
-    """Refuses what is no UNet of guided-diffusion for images.
+def check_unet(shapes: Shapes) -> None:
+    """Check that a file holds a UNet of guided-diffusion for images.
 
     Raises:
-      UserError: saying what it is instead.
+      UserError: naming what the file holds instead.
     """
     names = " ".join(shapes)
-    what = f"no network of guided-diffusion ({', '.join(list(shapes)[:3])}, ...)"
+    content = f"no network of guided-diffusion ({', '.join(list(shapes)[:3])}, ...)"
     if "model.diffusion_model." in names:
-        what = "a latent diffusion model, which paints no pixels"
+        content = "a latent diffusion model, which does not generate pixels"
     elif "down_blocks." in names:
-        what = "a network of diffusers, which has other names"
+        content = "a network of diffusers, which has other names"
     elif "input_blocks.0.0.weight" in shapes and "out.0.weight" in shapes:
         if "output_blocks.0.0.in_layers.0.weight" not in shapes:
-            what = "a classifier; name it classifier.pt and give the UNet as well"
+            content = "a classifier; name it classifier.pt and give the UNet as well"
         elif _shape(shapes, "input_blocks.0.0.weight", 4)[1] == 6:
-            what = "a super-resolution model, which wants a small image beside"
+            content = "a super-resolution model, which needs a second, small image"
         elif shapes["input_blocks.0.0.weight"][1] != 3:
-            what = "a network for images without 3 channels"
+            content = "a network for images that do not have 3 channels"
         elif _shape(shapes, "out.2.weight", 4)[0] not in (3, 6):
-            what = "a network with neither 3 nor 6 channels of output"
+            content = "a network with neither 3 nor 6 output channels"
         else:
             return
-    raise UserError(f"the file holds {what}; give a UNet of guided-diffusion")
+    raise UserError(f"the file holds {content}; give a UNet of guided-diffusion")
 
 
-class _Ways(NamedTuple):
-    """How sizes change, and the residual blocks a level; 0: there is one level."""
+class _Resizing(NamedTuple):
+    """Residual blocks per level (0: there is one level), and how sizes change."""
 
     blocks: int
     residual: bool
     convolved: bool
 
 
-def _resampling(shapes: Shapes) -> _Ways:
-    """From the first output block that grows: its last module does it."""
+def _resizing(shapes: Shapes) -> _Resizing:
+    """Inferred from the first output block whose last module upsamples."""
     for i in range(_count(shapes, "output_blocks")):
         for k in (1, 2):
             module = f"output_blocks.{i}.{k}"
             if f"{module}.in_layers.0.weight" in shapes:
-                return _Ways(i, True, True)
+                return _Resizing(i, True, True)
             if f"{module}.conv.weight" in shapes:
-                return _Ways(i, False, True)
-    # Averaging has no parameters: the file skips the number of its block.
+                return _Resizing(i, False, True)
+    # Averaging has no parameters, so its block is missing from the file.
     for i in range(_count(shapes, "input_blocks")):
         if f"input_blocks.{i}.0.in_layers.0.weight" not in shapes and i:
-            return _Ways(i - 1, False, False)
-    return _Ways(0, True, True)
+            return _Resizing(i - 1, False, False)
+    return _Resizing(0, True, True)
 
 
 def classifier_options(shapes: Shapes | None) -> dict[str, Any]:
-    """The keys of a config's `model` that a classifier's names and shapes tell.
+    """The options of a classifier that names and shapes determine.
 
     Raises:
-      UserError: when the file is no classifier of guided-diffusion.
+      UserError: if the file is not a classifier of guided-diffusion.
     """
     if shapes is None:
         return {"classifier_classes": 0}
@@ -244,8 +243,8 @@ def classifier_options(shapes: Shapes | None) -> dict[str, Any]:
     named = [pool for pool, name in pools.items() if name in shapes]
     if not named or "output_blocks.0.0.in_layers.0.weight" in shapes:
         raise UserError(
-            "the classifier's file holds none of guided-diffusion; leave it out, or "
-            "give 256x256_classifier.pt"
+            "the classifier's file is not one of guided-diffusion; omit it, or give "
+            "256x256_classifier.pt"
         )
     last = "out.3.weight" if named[0] == "spatial_v2" else pools[named[0]]
     return {
@@ -256,7 +255,7 @@ def classifier_options(shapes: Shapes | None) -> dict[str, Any]:
 
 
 def _count(shapes: Shapes, stage: str) -> int:
-    """Blocks of a stage: one more than the highest number."""
+    """Number of blocks of a stage."""
     found = [re.match(rf"{stage}\.(\d+)\.", name) for name in shapes]
     return 1 + max((int(match[1]) for match in found if match), default=-1)
 
@@ -264,14 +263,14 @@ def _count(shapes: Shapes, stage: str) -> int:
 def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
     if len(shapes.get(name, ())) != rank:
         raise UserError(
-            f"the file lacks {name} with {rank} dimensions, which every network of its "
-            "kind has; give the file as it was saved"
+            f"the file lacks {name} with {rank} dimensions, which every such network "
+            "has; give the file as it was saved"
         )
     return shapes[name]
 
 
 def _multiplier(width: int, c: int) -> Multiplier:
-    """What times the width, cut off, makes c."""
+    """The multiplier m for which int(m * width) is c."""
     if c % width == 0:
         return c // width
     exact = c / width
@@ -289,14 +288,14 @@ _ROLES = {
 
 
 def find_files(sources: Sequence[str]) -> dict[str, Path]:
-    """What a file is for -> the file.
+    """The role of each file -> the file.
 
     `unet` and `classifier` are networks, `ema` the average of a `unet` that is trained
-    on, `opt` its optimiser. Of a folder the files of the last step count. An average
-    alone, or a file of any other name, is the network.
+    further, `opt` its optimiser. Of a folder only the last step's files are used. An
+    average alone, or a file of any other name, is the network.
 
     Raises:
-      UserError: when a path does not exist or it is unclear what to take.
+      UserError: if a path does not exist or the choice of files is ambiguous.
     """
     found: dict[str, Path] = {}
     steps: dict[str, str] = {}
@@ -331,7 +330,7 @@ TITLES = {
 
 
 def _role(path: Path) -> tuple[str, str]:
-    """What a file is for, and the step in its name."""
+    """A file's role, and the step in its name."""
     for pattern, role in _ROLES.items():
         if match := re.fullmatch(pattern, path.stem):
             return role, match[1]
@@ -339,50 +338,47 @@ def _role(path: Path) -> tuple[str, str]:
 
 
 def _files_of(source: Path) -> list[Path]:
-    """A file itself; of a folder those of the last step, and those without."""
+    """The file itself; of a folder the last step's files and those without a step."""
     if not source.exists():
         raise UserError(f"--from '{source}' does not exist; give a folder or .pt files")
     if not source.is_dir():
         return [source]
     paths = sorted(source.glob("*.pt"))
-    last = max(
-        (_role(path)[1] for path in paths), default="", key=lambda s: int(s or 0)
-    )
-    return [path for path in paths if _role(path)[1] in ("", last)]
+    steps = {path: _role(path)[1] for path in paths}
+    last = max(steps.values(), default="", key=lambda step: int(step or 0))
+    return [path for path, step in steps.items() if step in ("", last)]
 
 
-# ---- going on with the original's training ----
+# ---- resuming the original's training ----
 
 
 def with_average(state: State, params: Tree) -> State:
-    """The state with these parameters as the average of the network's."""
+    """The state with these averaged parameters of the UNet."""
     return state.replace(ema=state.ema | {"unet": params})
 
 
 def with_moments(state: State, updates: int, first: Tree, second: Tree) -> State:
-    """The state whose UNet's Adam has made so many updates, to these moments."""
+    """The state with these first and second moments of the UNet's Adam."""
 
     def put(node: Any) -> Any:
         if not isinstance(node, optax.ScaleByAdamState):
             return node
-        return optax.ScaleByAdamState(
-            count=jnp.int32(updates), mu={"unet": first}, nu={"unet": second}
-        )
+        mu, nu = {"unet": first}, {"unet": second}
+        return optax.ScaleByAdamState(jnp.int32(updates), mu, nu)
 
-    def is_adam(node: Any) -> bool:
-        return isinstance(node, optax.ScaleByAdamState)
-
-    mine = jax.tree.map(put, state.opt["adamw"], is_leaf=is_adam)
-    return state.replace(opt=state.opt | {"adamw": mine})
+    adamw = jax.tree.map(
+        put, state.opt["adamw"], is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState)
+    )
+    return state.replace(opt=state.opt | {"adamw": adamw})
 
 
 def by_name(moments: Sequence[np.ndarray], shapes: Shapes) -> dict[str, np.ndarray]:
-    """Adam's moments, in the order of the parameters, under the parameters' names.
+    """Adam's moments, stored in the order of the parameters, by parameter name.
 
-    Training in 16 bits keeps all vectors in one array and all else in a second.
+    16-bit training stores all vectors in one array and all other parameters in another.
 
     Raises:
-      UserError: when they are not as many numbers as the parameters.
+      UserError: if their number does not match the parameters.
     """
     names = list(shapes)
     if len(moments) == len(names):

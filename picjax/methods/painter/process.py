@@ -1,13 +1,13 @@
-"""Gaussian diffusion: schedules, tables and single steps, all pure functions.
+"""Gaussian diffusion: schedules, the forward process and single reverse steps.
 
-x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise for t in 0..T-1, where abar is the
-cumulative product of 1 - beta. Tables are float64 on the host; a step looks its numbers
-up as float32. Noise is always passed in. Names and formulas are those of guided-diffusion
-(specification, section 2): "epsilon" predicts the noise, "learned_range" interpolates
-the log variance between its two bounds.
+x_t = sqrt(alphas_cumprod[t]) x_0 + sqrt(1 - alphas_cumprod[t]) noise for t in 0..T-1
+(Ho et al., arXiv 2006.11239). Tables are float64 on the host; a step looks its
+coefficients up as float32. Noise is always an argument. Names and formulas follow
+guided-diffusion (Dhariwal and Nichol, arXiv 2105.05233).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -29,204 +29,229 @@ Table = Float64[np.ndarray, " t"]
 # ---- schedules ----
 
 
-def betas(name: str, steps: int) -> Table:
-    """The variances added by `steps` steps (specification, section 2.1).
+def beta_schedule(name: str, steps: int) -> Table:
+    """The variance that each of `steps` steps adds.
+
+    References:
+      Linear: Ho et al., arXiv 2006.11239; cosine: Nichol and Dhariwal, arXiv
+      2102.09672, equation 17.
 
     Raises:
-      UserError: for a name that is none of SCHEDULES, or fewer than 2 steps.
+      UserError: if the name is not one of SCHEDULES, or for fewer than 2 steps.
     """
     if steps < 2:
-        raise UserError(f"a diffusion of {steps} steps has no middle; take 2 or more")
+        raise UserError(f"a diffusion process needs 2 steps or more, not {steps}")
     if name == "linear":
         scale = 1000 / steps
         if scale * 0.02 >= 1:
             raise UserError(
-                f"a linear schedule of {steps} steps has a beta of 1 or more; take "
-                "more than 20 steps and choose fewer of them, or the cosine schedule"
+                f"a linear schedule of {steps} steps has a beta of 1 or more; use more "
+                "than 20 steps and keep fewer of them, or use the cosine schedule"
             )
         return np.linspace(scale * 1e-4, scale * 0.02, steps)
     if name == "cosine":
 
-        def kept(u: np.ndarray) -> np.ndarray:
+        def alpha_cumprod(u: np.ndarray) -> np.ndarray:
             return np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
 
-        times = np.arange(steps)
-        return np.minimum(1 - kept((times + 1) / steps) / kept(times / steps), 0.999)
+        t = np.arange(steps)
+        ratio = alpha_cumprod((t + 1) / steps) / alpha_cumprod(t / steps)
+        return np.minimum(1 - ratio, 0.999)
     raise UserError(f"schedule '{name}' is none of {', '.join(SCHEDULES)}")
 
 
-def spacing(steps: int, chosen: str) -> list[int]:
-    """Which of `steps` original steps a shorter chain keeps (specification, 2.2).
+def space_timesteps(steps: int, spacing: str) -> list[int]:
+    """The original steps that a shorter process keeps (`timestep_respacing`).
 
     Args:
-      steps: of the chain that the network was trained on.
-      chosen: "250": so many, evenly, ends included; "10,20,30": so many of each equal
-        section; "ddim25": every k-th from 0 on, which does not reach the last; "": all.
+      steps: number of steps of the process that the network was trained on.
+      spacing: "250": that many, evenly spaced, both ends included; "10,20,30": that
+        many of each of three equal sections; "ddim25": every k-th from 0 on, which
+        does not include the last; "": all.
 
     Raises:
-      UserError: when it cannot be had.
+      UserError: if the spacing cannot be had.
     """
 
-    def refuse(why: str) -> UserError:
+    def error(reason: str) -> UserError:
         return UserError(
-            f"a spacing of '{chosen}' on {steps} steps {why}; give a number up to "
-            f"{steps}, such as '{max(steps // 2, 2)}', or 'ddim' and one that divides it"
+            f"spacing '{spacing}' of {steps} steps {reason}; give a number up to "
+            f"{steps}, such as '{max(steps // 2, 2)}', or 'ddim' and a divisor of it"
         )
 
-    if not chosen:
+    if not spacing:
         return list(range(steps))
-    if chosen.startswith("ddim"):
-        wanted = chosen.removeprefix("ddim")
-        if not wanted.isdecimal():
-            raise refuse("is no number")
-        for stride in range(1, steps):
-            if len(range(0, steps, stride)) == int(wanted):
-                return _at_least_two(list(range(0, steps, stride)), refuse)
-        raise refuse("is no whole stride")
-    words = chosen.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise refuse("is no number")
-    size, extra = divmod(steps, len(words))
     kept: list[int] = []
-    start = 0
-    for i, count in enumerate(int(word) for word in words):
-        length = size + (i < extra)
-        if length < count:
-            raise refuse(f"asks for {count} steps of a section of {length}")
-        stride = (length - 1) / (count - 1) if count > 1 else 1.0
-        place = 0.0  # added up as the original does, which decides how halves round
-        for _ in range(count):
-            kept.append(start + round(place))
-            place += stride
-        start += length
-    return _at_least_two(kept, refuse)
-
-
-def _at_least_two(kept: list[int], refuse: Callable[[str], UserError]) -> list[int]:
+    if spacing.startswith("ddim"):
+        count = spacing.removeprefix("ddim")
+        if not count.isdecimal():
+            raise error("is not a number")
+        strides = (range(0, steps, stride) for stride in range(1, steps))
+        kept = next((list(r) for r in strides if len(r) == int(count)), [])
+        if not kept:
+            raise error("has no integer stride")
+    else:
+        counts = spacing.split(",")
+        if not all(count.strip().isdecimal() for count in counts):
+            raise error("is not a number")
+        size, extra = divmod(steps, len(counts))
+        start = 0
+        for i, count in enumerate(map(int, counts)):
+            length = size + (i < extra)
+            if length < count:
+                raise error(f"asks for {count} steps of a section of {length}")
+            stride = (length - 1) / (count - 1) if count > 1 else 1.0
+            place = 0.0  # accumulated as in the original: it decides how halves round
+            for _ in range(count):
+                kept.append(start + round(place))
+                place += stride
+            start += length
     if len(kept) < 2:
-        raise refuse(f"keeps {len(kept)} step(s), and 2 are the least")
+        raise error(f"keeps {len(kept)} step(s), fewer than 2")
     return kept
 
 
-class Tables(NamedTuple):
-    """All numbers of a chain of T steps.
+class Schedule(NamedTuple):
+    """All coefficients of a process of T steps.
 
     Attributes:
-      original: which original step each is: what the network is told.
-      beta: variance added by step t.
-      abar: what is left of x_0's power after step t.
-      abar_prev: the same one step before; 1 at t = 0.
-      abar_next: the same one step after; 0 at t = T - 1.
-      variance: of the posterior q(x_{t-1} | x_t, x_0); 0 at t = 0.
-      log_variance: its logarithm, at t = 0 that of t = 1.
-      coef_x0: of x_0 in the posterior's mean.
-      coef_x: of x_t in the posterior's mean.
+      timesteps: the original step of each, which the network is conditioned on.
+      betas: variance that step t adds.
+      alphas_cumprod: cumulative product of 1 - betas.
+      alphas_cumprod_prev: of the step before; 1 at t = 0.
+      alphas_cumprod_next: of the step after; 0 at t = T - 1.
+      posterior_variance: of q(x_{t-1} | x_t, x_0); 0 at t = 0.
+      posterior_log_variance: its logarithm; at t = 0 that of t = 1.
+      posterior_mean_coef_x0: coefficient of x_0 in the posterior's mean.
+      posterior_mean_coef_xt: coefficient of x_t in the posterior's mean.
     """
 
-    original: Int64[np.ndarray, " t"]
-    beta: Table
-    abar: Table
-    abar_prev: Table
-    abar_next: Table
-    variance: Table
-    log_variance: Table
-    coef_x0: Table
-    coef_x: Table
+    timesteps: Int64[np.ndarray, " t"]
+    betas: Table
+    alphas_cumprod: Table
+    alphas_cumprod_prev: Table
+    alphas_cumprod_next: Table
+    posterior_variance: Table
+    posterior_log_variance: Table
+    posterior_mean_coef_x0: Table
+    posterior_mean_coef_xt: Table
 
     @property
     def steps(self) -> int:
         """T."""
-        return len(self.beta)
+        return len(self.betas)
 
 
-def tables(name: str, steps: int, chosen: str = "") -> Tables:
-    """The tables of a schedule of which only some steps are kept.
+def make_schedule(name: str, steps: int, spacing: str = "") -> Schedule:
+    """The schedule `name` of `steps` steps, of which `spacing` keeps some.
 
-    The kept steps have betas of their own, 1 - abar_i / abar_p with p the kept step
-    before i; everything else follows from these (specification, sections 2.2, 2.3).
+    The kept steps get new betas, 1 - alphas_cumprod[i] / alphas_cumprod[p] with p the
+    kept step before i; all other coefficients follow from these.
 
     Raises:
-      UserError: as `betas` and `spacing`.
+      UserError: as `beta_schedule` and `space_timesteps`.
     """
-    kept = np.array(spacing(steps, chosen), np.int64)
-    every = np.cumprod(1 - betas(name, steps))[kept]
-    beta = 1 - every / np.append(1.0, every[:-1])
-    abar = np.cumprod(1 - beta)
-    before, after = np.append(1.0, abar[:-1]), np.append(abar[1:], 0.0)
-    variance = beta * (1 - before) / (1 - abar)
-    return Tables(
-        original=kept,
-        beta=beta,
-        abar=abar,
-        abar_prev=before,
-        abar_next=after,
-        variance=variance,
-        log_variance=np.log(np.append(variance[1], variance[1:])),
-        coef_x0=beta * np.sqrt(before) / (1 - abar),
-        coef_x=(1 - before) * np.sqrt(1 - beta) / (1 - abar),
+    kept = np.array(space_timesteps(steps, spacing), np.int64)
+    original = np.cumprod(1 - beta_schedule(name, steps))[kept]
+    betas = 1 - original / np.append(1.0, original[:-1])
+    current = np.cumprod(1 - betas)
+    before, after = np.append(1.0, current[:-1]), np.append(current[1:], 0.0)
+    variance = betas * (1 - before) / (1 - current)
+    return Schedule(
+        timesteps=kept,
+        betas=betas,
+        alphas_cumprod=current,
+        alphas_cumprod_prev=before,
+        alphas_cumprod_next=after,
+        posterior_variance=variance,
+        posterior_log_variance=np.log(np.append(variance[1], variance[1:])),
+        posterior_mean_coef_x0=betas * np.sqrt(before) / (1 - current),
+        posterior_mean_coef_xt=(1 - before) * np.sqrt(1 - betas) / (1 - current),
     )
 
 
-def at(table: np.ndarray, t: Times) -> Float[Array, "b 1 1 1"]:
-    """A table's numbers at the steps t, to be multiplied with images."""
+def extract(table: np.ndarray, t: Times) -> Float[Array, "b 1 1 1"]:
+    """A table's entries at the steps t, shaped to broadcast over images."""
     return jnp.asarray(table, jnp.float32)[t][:, None, None, None]
 
 
-# ---- forwards ----
+# ---- forward process ----
 
 
-def q_sample(tables: Tables, x0: Images, t: Times, noise: Images) -> Images:
-    """x_t of the images x_0."""
-    abar = tables.abar
-    return at(np.sqrt(abar), t) * x0 + at(np.sqrt(1 - abar), t) * noise
+def q_sample(schedule: Schedule, x0: Images, t: Times, noise: Images) -> Images:
+    """A draw of x_t given x_0."""
+    alphas = schedule.alphas_cumprod
+    return extract(np.sqrt(alphas), t) * x0 + extract(np.sqrt(1 - alphas), t) * noise
 
 
-def undo(tables: Tables, x: Images, t: Times, noise: Images) -> Images:
-    """x_t from x_{t-1}: one step back towards noise."""
-    beta = tables.beta
-    return at(np.sqrt(1 - beta), t) * x + at(np.sqrt(beta), t) * noise
+class Noised(NamedTuple):
+    """Images of a forward process: x is `q_sample` of x0 at t with this noise."""
+
+    x0: Images
+    t: Times
+    noise: Images
+    x: Images
 
 
-def posterior_mean(tables: Tables, x0: Images, x: Images, t: Times) -> Images:
+def add_noise(schedule: Schedule, x0: Images, t: Times, noise: Images) -> Noised:
+    """Images at the steps t, together with what they were made from."""
+    return Noised(x0, t, noise, q_sample(schedule, x0, t, noise))
+
+
+def forward_step(schedule: Schedule, x: Images, t: Times, noise: Images) -> Images:
+    """A draw of x_t given x_{t-1}: RePaint's "undo"."""
+    betas = schedule.betas
+    return extract(np.sqrt(1 - betas), t) * x + extract(np.sqrt(betas), t) * noise
+
+
+def posterior_mean(schedule: Schedule, x0: Images, x: Images, t: Times) -> Images:
     """Mean of q(x_{t-1} | x_t, x_0)."""
-    return at(tables.coef_x0, t) * x0 + at(tables.coef_x, t) * x
+    coef_x0 = extract(schedule.posterior_mean_coef_x0, t)
+    return coef_x0 * x0 + extract(schedule.posterior_mean_coef_xt, t) * x
 
 
-# ---- what an output of the network means ----
+# ---- the network's prediction ----
 
 
-def x0_from_epsilon(tables: Tables, x: Images, t: Times, epsilon: Images) -> Images:
-    """The x_0 that x_t and its noise belong to."""
-    inverse = 1 / tables.abar
-    return at(np.sqrt(inverse), t) * x - at(np.sqrt(inverse - 1), t) * epsilon
+def x0_from_epsilon(schedule: Schedule, x: Images, t: Times, epsilon: Images) -> Images:
+    """x_0 given x_t and its noise."""
+    inverse = 1 / schedule.alphas_cumprod
+    return extract(np.sqrt(inverse), t) * x - extract(np.sqrt(inverse - 1), t) * epsilon
 
 
-def epsilon_from_x0(tables: Tables, x: Images, t: Times, x0: Images) -> Images:
-    """The noise that x_t and x_0 belong to."""
-    inverse = 1 / tables.abar
-    return (at(np.sqrt(inverse), t) * x - x0) / at(np.sqrt(inverse - 1), t)
+def epsilon_from_x0(schedule: Schedule, x: Images, t: Times, x0: Images) -> Images:
+    """The noise given x_t and x_0."""
+    inverse = 1 / schedule.alphas_cumprod
+    return (extract(np.sqrt(inverse), t) * x - x0) / extract(np.sqrt(inverse - 1), t)
 
 
-def x0_from_previous(tables: Tables, x: Images, t: Times, previous: Images) -> Images:
-    """The x_0 with which the posterior's mean is `previous`."""
-    coef_x0, coef_x = tables.coef_x0, tables.coef_x
-    return at(1 / coef_x0, t) * previous - at(coef_x / coef_x0, t) * x
+def x0_from_previous(schedule: Schedule, x: Images, t: Times, mean: Images) -> Images:
+    """x_0 given x_t and the mean of x_{t-1}."""
+    coef_x0 = schedule.posterior_mean_coef_x0
+    ratio = schedule.posterior_mean_coef_xt / coef_x0
+    return extract(1 / coef_x0, t) * mean - extract(ratio, t) * x
 
 
-class Kind(NamedTuple):
-    """What the network's output means: one of MEANS, one of VARIANCES."""
+class Parameterization(NamedTuple):
+    """What the network's output means.
 
-    mean: str = "epsilon"
-    variance: str = "learned_range"
+    Attributes:
+      mean: one of MEANS.
+      variance: one of VARIANCES; "learned_range" interpolates the log variance between
+        the posterior's and that of beta (arXiv 2102.09672, equation 15).
+    """
+
+    mean: str
+    variance: str
 
     @property
-    def learned(self) -> bool:
-        """Whether half of the output's channels are the variance's."""
+    def learns_variance(self) -> bool:
+        """Whether the second half of the output's channels is the variance's."""
         return self.variance.startswith("learned")
 
 
 class Prediction(NamedTuple):
-    """p(x_{t-1} | x_t), and the x_0 behind it."""
+    """Mean and log variance of p(x_{t-1} | x_t), and the predicted x_0."""
 
     mean: Images
     log_variance: Images
@@ -234,91 +259,112 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    tables: Tables, kind: Kind, x: Images, t: Times, output: Output, clip: bool
+    schedule: Schedule,
+    parameterization: Parameterization,
+    x: Images,
+    t: Times,
+    output: Output,
+    *,
+    clip: bool,
 ) -> Prediction:
-    """The step that an output of the network asks for (specification, section 2.4).
+    """The reverse step that an output of the network describes.
 
     Args:
-      tables: of the chain.
-      kind: what the output means.
+      schedule: of the process.
+      parameterization: what the output means.
       x: x_t.
-      t: its steps.
+      t: the steps.
       output: [b h w 3], or [b h w 6] where the variance is learned.
-      clip: x_0 to [-1, 1] before the mean is made of it.
+      clip: clips x_0 to [-1, 1] before the mean is computed from it.
     """
-    value, log_variance = _split(tables, kind, t, output, x)
-    if kind.mean == "epsilon":
-        x0 = x0_from_epsilon(tables, x, t, value)
-    elif kind.mean == "start_x":
+    value, log_variance = _mean_and_variance(schedule, parameterization, x, t, output)
+    if parameterization.mean == "epsilon":
+        x0 = x0_from_epsilon(schedule, x, t, value)
+    elif parameterization.mean == "start_x":
         x0 = value
     else:
-        x0 = x0_from_previous(tables, x, t, value)
+        x0 = x0_from_previous(schedule, x, t, value)
     x0 = jnp.clip(x0, -1, 1) if clip else x0
-    mean = value if kind.mean == "previous_x" else posterior_mean(tables, x0, x, t)
-    return Prediction(mean, log_variance, x0)
+    if parameterization.mean == "previous_x":
+        return Prediction(value, log_variance, x0)
+    return Prediction(posterior_mean(schedule, x0, x, t), log_variance, x0)
 
 
-def _split(
-    tables: Tables, kind: Kind, t: Times, output: Output, x: Images
+def _mean_and_variance(
+    schedule: Schedule,
+    parameterization: Parameterization,
+    x: Images,
+    t: Times,
+    output: Output,
 ) -> tuple[Images, Images]:
-    """The mean's half of an output, and the log variance."""
-    if kind.learned:
-        value, spread = jnp.split(output, 2, -1)
-        if kind.variance == "learned":
-            return value, spread
-        share = (spread + 1) / 2
-        high, low = at(np.log(tables.beta), t), at(tables.log_variance, t)
-        return value, share * high + (1 - share) * low
-    if kind.variance == "fixed_large":
-        large = np.log(np.append(tables.variance[1], tables.beta[1:]))
-        return output, jnp.broadcast_to(at(large, t), x.shape)
-    return output, jnp.broadcast_to(at(tables.log_variance, t), x.shape)
+    """The half of an output that describes the mean, and the log variance."""
+    low = schedule.posterior_log_variance
+    if parameterization.learns_variance:
+        value, variance = jnp.split(output, 2, -1)
+        if parameterization.variance == "learned":
+            return value, variance
+        fraction = (variance + 1) / 2
+        high = extract(np.log(schedule.betas), t)
+        return value, fraction * high + (1 - fraction) * extract(low, t)
+    if parameterization.variance == "fixed_large":
+        low = np.log(np.append(schedule.posterior_variance[1], schedule.betas[1:]))
+    return output, jnp.broadcast_to(extract(low, t), x.shape)
 
 
-# ---- backwards ----
+@dataclass(frozen=True)
+class Denoiser:
+    """A trained network on a schedule: all that a sampler needs to know of a model.
+
+    Attributes:
+      network: (x [b h w 3], original steps [b]) -> output [b h w 3 or 6].
+      schedule: of the process that is sampled.
+      parameterization: what the output means.
+    """
+
+    network: Callable[[Array, Array], Array]
+    schedule: Schedule
+    parameterization: Parameterization
+
+    def output(self, x: Images, t: Times) -> Output:
+        """The network's output at steps of the schedule."""
+        return self.network(x, jnp.asarray(self.schedule.timesteps, jnp.int32)[t])
+
+    def __call__(self, x: Images, t: Times, clip: bool = True) -> Prediction:
+        """The predicted reverse step; see `predict`."""
+        schedule, parameterization = self.schedule, self.parameterization
+        return predict(schedule, parameterization, x, t, self.output(x, t), clip=clip)
 
 
-def ancestral(prediction: Prediction, t: Times, noise: Images) -> Images:
-    """A draw of x_{t-1}; at t = 0 the mean."""
-    moving = (t > 0)[:, None, None, None]
+# ---- reverse steps ----
+
+
+def ancestral_step(prediction: Prediction, t: Times, noise: Images) -> Images:
+    """A draw of x_{t-1} given x_t; at t = 0 the mean."""
+    is_noisy = (t > 0)[:, None, None, None]
     std = jnp.exp(0.5 * prediction.log_variance)
-    return prediction.mean + jnp.where(moving, std * noise, 0)
+    return prediction.mean + jnp.where(is_noisy, std * noise, 0)
 
 
-def ddim(
-    tables: Tables, x: Images, t: Times, x0: Images, eta: float, noise: Images
+def ddim_step(
+    schedule: Schedule, x: Images, t: Times, x0: Images, noise: Images, *, eta: float
 ) -> Images:
-    """x_{t-1} by DDIM: eta 0 draws nothing, eta 1 as much as the ancestral step."""
-    # In float32, as the original has it, which near t = 0 loses digits of 1 - abar.
-    abar, before = (x.astype(np.float32) for x in (tables.abar, tables.abar_prev))
-    std = eta * np.sqrt((1 - before) / (1 - abar)) * np.sqrt(1 - abar / before)
+    """x_{t-1} by DDIM (Song et al., arXiv 2010.02502, equation 12).
+
+    eta 0 is deterministic; eta 1 adds as much noise as the ancestral step.
+    """
+    # In float32 as in the original, which loses digits of 1 - alphas near t = 0.
+    alphas = schedule.alphas_cumprod.astype(np.float32)
+    before = schedule.alphas_cumprod_prev.astype(np.float32)
+    std = eta * np.sqrt((1 - before) / (1 - alphas)) * np.sqrt(1 - alphas / before)
     rest = np.sqrt(np.maximum(1 - before - std**2, 0))
-    epsilon = epsilon_from_x0(tables, x, t, x0)
-    # At t = 0 abar_prev is 1 and the width 0.
-    return at(np.sqrt(before), t) * x0 + at(rest, t) * epsilon + at(std, t) * noise
+    epsilon = epsilon_from_x0(schedule, x, t, x0)
+    mean = extract(np.sqrt(before), t) * x0 + extract(rest, t) * epsilon
+    # At t = 0 alphas_cumprod_prev is 1 and std 0.
+    return mean + extract(std, t) * noise
 
 
-def ddim_reverse(tables: Tables, x: Images, t: Times, x0: Images) -> Images:
-    """x_{t+1} from x_t by DDIM with eta 0: an image to the noise that makes it."""
-    epsilon = epsilon_from_x0(tables, x, t, x0)
-    after = tables.abar_next.astype(np.float32)  # as in `ddim`
-    return at(np.sqrt(after), t) * x0 + at(np.sqrt(1 - after), t) * epsilon
-
-
-# ---- classifier guidance (specification, section 2.5) ----
-
-
-def guide_mean(prediction: Prediction, gradient: Images) -> Prediction:
-    """The mean moved along the gradient of a log-likelihood at x_t."""
-    moved = prediction.mean + jnp.exp(prediction.log_variance) * gradient
-    return prediction._replace(mean=moved)
-
-
-def guide_score(
-    tables: Tables, x: Images, t: Times, prediction: Prediction, gradient: Images
-) -> Prediction:
-    """The noise moved against the gradient; x_0 and mean follow, not clipped again."""
-    epsilon = epsilon_from_x0(tables, x, t, prediction.x0)
-    epsilon = epsilon - at(np.sqrt(1 - tables.abar), t) * gradient
-    x0 = x0_from_epsilon(tables, x, t, epsilon)
-    return prediction._replace(x0=x0, mean=posterior_mean(tables, x0, x, t))
+def ddim_reverse_step(schedule: Schedule, x: Images, t: Times, x0: Images) -> Images:
+    """x_{t+1} from x_t by DDIM with eta 0: the inverse of `ddim_step`."""
+    epsilon = epsilon_from_x0(schedule, x, t, x0)
+    after = schedule.alphas_cumprod_next.astype(np.float32)  # as in `ddim_step`
+    return extract(np.sqrt(after), t) * x0 + extract(np.sqrt(1 - after), t) * epsilon

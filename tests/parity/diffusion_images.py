@@ -1,22 +1,27 @@
-"""Intelligent Painter's network input and RePaint's loading of files."""
+"""Intelligent Painter's network input, and RePaint's loading of images."""
+
+import re
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from fixture import Fixture, nchw
 from PIL import Image
 
-from picjax import compose
+from picjax.data import canvas
 from picjax.data.pipeline import to_float, to_uint8
 from picjax.data.transforms import middle_square
 
 
-def cases(fixture: Fixture) -> list[str]:
-    """`0`, `1`, ... where a file counts what it was made from."""
+def cases(fixture: Fixture) -> Sequence[str]:
+    """The numbers that prefix the inputs of a file."""
     names = {name.partition(".")[0] for name in fixture.inputs}
     return sorted(name for name in names if name.isdigit())
 
 
-def check_network_input(fixture: Fixture, case: str, image, mask) -> None:
+def check_network_input(
+    fixture: Fixture, case: str, image: np.ndarray, mask: np.ndarray
+) -> None:
     """uint8 [h w 3] and [h w 1] as the original's tensors; its masks may be soft."""
     batch = to_float({"image": image[None], "mask": mask[None]})
     tensor = nchw(batch["image"]).reshape(fixture.outputs[f"{case}.gt"].shape)
@@ -26,28 +31,31 @@ def check_network_input(fixture: Fixture, case: str, image, mask) -> None:
     fixture.assert_close("keep", keep.reshape(expected.shape), expected, 0, 1e-6)
 
 
-def composition(fixture: Fixture) -> None:
-    """A flattened canvas to the network; resized levels within 1, all else exact."""
+def check_composition(fixture: Fixture) -> None:
+    """A flattened canvas to the network: resized values within 1, all else exact."""
     out = fixture.outputs
     assert cases(fixture)
     for case in cases(fixture):
         rgba = fixture.inputs[f"{case}.rgba"]
         size = int(fixture.inputs[f"{case}.size"])
-        mask = compose.official_mask(rgba)
+        mask = canvas.official_mask(rgba)
         np.testing.assert_array_equal(mask, out[f"{case}.mask_fullres"])
-        eroded = compose.official_mask(rgba, erode=1)
-        np.testing.assert_array_equal(eroded, out[f"{case}.mask_eroded3"])
-        inverted = compose.official_mask(rgba, invert=True)
+        inverted = canvas.official_mask(rgba, invert=True)
         np.testing.assert_array_equal(inverted, 255 - mask)
-        image, soft = compose.official_input(rgba, size)
+        for name in out:
+            if match := re.fullmatch(rf"{case}\.mask_eroded(\d+)", name):
+                # The side of the original's square.
+                eroded = canvas.official_mask(rgba, int(match[1]) // 2)
+                np.testing.assert_array_equal(eroded, out[name])
+        image, soft = canvas.official_input(rgba, size)
         resized = out[f"{case}.resized_rgb"], out[f"{case}.resized_mask"][..., None]
-        for found, expected in zip((image, soft), resized, strict=True):
-            fixture.assert_close("resized", found, expected, 0, 1)
+        for ours, expected in zip((image, soft), resized, strict=True):
+            fixture.assert_close("resized", ours, expected, 0, 1)
         check_network_input(fixture, case, *resized)
 
 
-def transforms(fixture: Fixture) -> None:
-    """Files to the network, exact with Pillow, and samples to files."""
+def check_loading(fixture: Fixture) -> None:
+    """Files to the network, exactly with Pillow, and samples to files."""
     for case in cases(fixture):
         size = int(fixture.inputs[f"{case}.size"])
         image, mask = (
@@ -62,7 +70,7 @@ def transforms(fixture: Fixture) -> None:
     assert (np.asarray(to_uint8(samples)) != expected).any()
 
 
-HANDLERS = {
-    ("diffusion", "composition_input"): composition,
-    ("diffusion", "image_transforms"): transforms,
+CHECKS = {
+    "Intelligent Painter composition input": check_composition,
+    "RePaint data path": check_loading,
 }
