@@ -10,7 +10,7 @@ import numpy as np
 
 from helpers.mixture import Network, mixture_network
 from picjax.methods.painter import process
-from picjax.methods.painter.samplers.chain import Measurement, measure
+from picjax.methods.painter.samplers.interface import Measurement, measure
 
 VALUES = np.linspace(-0.8, 0.8, 5)
 WIDTH = 0.06

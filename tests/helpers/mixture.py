@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from picjax.methods.painter import process
+from picjax.methods.painter.process import Denoiser, Parameterization, Schedule
+from picjax.methods.painter.samplers.interface import Denoise, denoise_with
+
 Network = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -18,7 +22,7 @@ def mixture_network(
       templates: [k h w c].
       probs: [k].
       width: standard deviation of each component.
-      alphas_cumprod: of the original chain.
+      alphas_cumprod: of the original schedule.
 
     Returns:
       (x [b h w c], original steps [b]) -> [b h w c].
@@ -49,3 +53,18 @@ def with_variance(network: Network) -> Network:
         return jnp.concatenate([network(x, t), 0.5 * jnp.tanh(x) + 0.2 * time], -1)
 
     return both
+
+
+def denoise_by(network: Network, schedule: Schedule, variance: str) -> Denoise:
+    """A network that predicts the noise, as the samplers call it.
+
+    `variance` is what the rest of its output means, one of `process.VARIANCES`.
+    """
+    parameterization = Parameterization("epsilon", variance)
+    return denoise_with(Denoiser(network, schedule, parameterization))
+
+
+def strided_schedule(alphas_cumprod: np.ndarray, steps: int) -> Schedule:
+    """The original steps 0, k, 2k, .. with k = len(alphas_cumprod) // steps."""
+    timesteps = np.arange(steps) * (len(alphas_cumprod) // steps)
+    return process.keep_timesteps(alphas_cumprod, timesteps)

@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import grid
+from helpers.mixture import denoise_by, strided_schedule
 
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.samplers.interface import (
     Measurement,
-    epsilon_denoiser,
     plan_calls,
-    strided_chain,
 )
 from picjax.methods.painter.samplers.noise import noise_from_keys, uniforms_from_key
 from picjax.methods.painter.samplers.proposals import (
@@ -87,13 +86,13 @@ def test_effective_sample_size_counts_the_particles_that_matter():
 
 # ---- samplers ----
 
-CHAIN = strided_chain(grid.ALPHAS_CUMPROD, 50)
-CALLS = plan_calls(CHAIN)
+SCHEDULE = strided_schedule(grid.ALPHAS_CUMPROD, 50)
+CALLS = plan_calls(SCHEDULE)
 
 
 def draw_particles(make, p, runs, **options):
     """Runs for each of the grid's five problems: particles [5 runs p ..]."""
-    denoise = epsilon_denoiser(grid.network(), CHAIN)
+    denoise = denoise_by(grid.network(), SCHEDULE, "fixed_small")
     problem = grid.problems(runs)
 
     def one(y, mask, key):

@@ -7,23 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import grid
-from helpers.mixture import mixture_network
+from helpers.mixture import denoise_by, mixture_network, strided_schedule
 
 from picjax.data import scenes
 from picjax.data.pipeline import to_uint8
 from picjax.evaluation.metrics.posterior import count_modes
 from picjax.methods.painter.resampling import Resampling, visited_steps
-from picjax.methods.painter.samplers.chain import (
-    Denoised,
-    Denoiser,
-    Measurement,
-    epsilon_denoiser,
-    measure,
-    plan_calls,
-    strided_chain,
-)
 from picjax.methods.painter.samplers.copaint import copaint, plan_refinements
 from picjax.methods.painter.samplers.guidance import dps, mcg, pigdm
+from picjax.methods.painter.samplers.interface import (
+    Denoise,
+    Denoised,
+    Measurement,
+    measure,
+    plan_calls,
+)
 from picjax.methods.painter.samplers.noise import noise_from_keys
 from picjax.methods.painter.samplers.projection import (
     ddnm,
@@ -36,11 +34,11 @@ SAMPLERS = (replacement, ddnm, ddnm_posterior, dps, mcg, pigdm)
 
 def draw_grid(sampler, steps=50, num=100, seed=0, visited=None, wrap=lambda d, m: d):
     """Samples of the grid's problems [5 n 1 8 1]."""
-    chain = strided_chain(grid.ALPHAS_CUMPROD, steps)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, steps)
     measurement = grid.problems(num)
-    denoise = wrap(epsilon_denoiser(grid.network(), chain), measurement)
+    denoise = wrap(denoise_by(grid.network(), schedule, "fixed_small"), measurement)
     keys = jax.random.split(jax.random.key(seed), 5 * num)
-    calls = plan_calls(chain, visited)
+    calls = plan_calls(schedule, visited)
 
     @jax.jit
     def run(keys):
@@ -50,10 +48,10 @@ def draw_grid(sampler, steps=50, num=100, seed=0, visited=None, wrap=lambda d, m
     return np.asarray(run(keys)).reshape(5, num, *grid.SHAPE)
 
 
-def rederive(denoise: Denoiser, measurement: Measurement, chain) -> Denoiser:
+def rederive(denoise: Denoise, measurement: Measurement, schedule) -> Denoise:
     """The denoiser whose noise follows from the x_0 that has the known pixels in it."""
-    alphas = jnp.asarray(np.sqrt(chain.alphas_cumprod), float)
-    sigmas = jnp.asarray(np.sqrt(1 - chain.alphas_cumprod), float)
+    alphas = jnp.asarray(np.sqrt(schedule.alphas_cumprod), float)
+    sigmas = jnp.asarray(np.sqrt(1 - schedule.alphas_cumprod), float)
 
     def denoise_corrected(x, index):
         denoised = denoise(x, index)
@@ -69,14 +67,14 @@ def rederive(denoise: Denoiser, measurement: Measurement, chain) -> Denoiser:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_image_depends_on_its_own_key_and_pixels_alone(sampler):
-    chain = strided_chain(grid.ALPHAS_CUMPROD, 10)
-    denoise = epsilon_denoiser(grid.network(), chain)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, 10)
+    denoise = denoise_by(grid.network(), schedule, "fixed_small")
     keys = jax.random.split(jax.random.key(1), 5)
     both = grid.problems(1)
 
     def run(keys, y, mask):
         noise = noise_from_keys(keys, grid.SHAPE)
-        return sampler(denoise, plan_calls(chain), Measurement(y, mask), noise)[0]
+        return sampler(denoise, plan_calls(schedule), Measurement(y, mask), noise)[0]
 
     together = jax.jit(run)(keys, both.y, both.mask)
     alone = jax.jit(run)(keys[3:4], both.y[3:4], both.mask[3:4])
@@ -113,14 +111,14 @@ def test_ddnm_takes_noise_in_y_into_account():
 
 
 def test_without_known_pixels_ddnm_is_ddim():
-    chain = strided_chain(grid.ALPHAS_CUMPROD, 5)
-    denoise = epsilon_denoiser(grid.network(), chain)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, 5)
+    denoise = denoise_by(grid.network(), schedule, "fixed_small")
     noise = noise_from_keys(jax.random.split(jax.random.key(2), 3), grid.SHAPE)
     empty = measure(jnp.zeros((3, *grid.SHAPE)), jnp.zeros((3, *grid.SHAPE)))
-    x, _ = ddnm(denoise, plan_calls(chain), empty, noise, eta=0.0)
+    x, _ = ddnm(denoise, plan_calls(schedule), empty, noise, eta=0.0)
     expected = noise("start", jnp.int32(0))
-    alphas = np.sqrt(np.append(1.0, chain.alphas_cumprod))
-    sigmas = np.sqrt(1 - np.append(1.0, chain.alphas_cumprod))
+    alphas = np.sqrt(np.append(1.0, schedule.alphas_cumprod))
+    sigmas = np.sqrt(1 - np.append(1.0, schedule.alphas_cumprod))
     for index in reversed(range(5)):
         denoised = denoise(expected, jnp.int32(index))
         expected = alphas[index] * denoised.x0 + sigmas[index] * denoised.epsilon
@@ -128,8 +126,8 @@ def test_without_known_pixels_ddnm_is_ddim():
 
 
 def test_time_travel_takes_the_calls_that_it_promises():
-    chain = strided_chain(grid.ALPHAS_CUMPROD, 100)
-    calls = plan_calls(chain, visited_steps(100, Resampling(10, 3)))
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, 100)
+    calls = plan_calls(schedule, visited_steps(100, Resampling(10, 3)))
     assert len(calls.index) == 280
     assert int(calls.climbs.sum()) == 18
     # A climb brings x to the level of the call that follows it.
@@ -151,13 +149,13 @@ def test_gradients_carry_the_known_number_to_its_copies_in_the_hole():
 
 
 def test_copaint_agrees_with_known_pixels_and_lowers_every_loss():
-    chain = strided_chain(grid.ALPHAS_CUMPROD, 50)
-    denoise = epsilon_denoiser(grid.network(), chain)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, 50)
+    denoise = denoise_by(grid.network(), schedule, "fixed_small")
     measurement = grid.problems(4)
     noise = noise_from_keys(jax.random.split(jax.random.key(0), 20), grid.SHAPE)
 
     def run(gradient_steps):
-        plan = plan_refinements(chain)
+        plan = plan_refinements(schedule)
         return copaint(
             denoise,
             plan,
@@ -185,8 +183,8 @@ def test_ddnm_is_nearer_to_the_posterior_than_replacement():
 
 
 def test_noise_derived_from_the_corrected_x0_loses_the_guidance_on_the_grid():
-    chain = strided_chain(grid.ALPHAS_CUMPROD, 100)
-    wrap = partial(rederive, chain=chain)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, 100)
+    wrap = partial(rederive, schedule=schedule)
     sampler = partial(ddnm, eta=0.5)
     raw = grid.total_variation(draw_grid(sampler, steps=100))
     derived = grid.total_variation(draw_grid(sampler, steps=100, wrap=wrap))
@@ -217,16 +215,16 @@ def scene_problems():
 
 def scene_total_variation(problem, steps, derived):
     network, measurement, attributes = problem
-    chain = strided_chain(grid.ALPHAS_CUMPROD, steps)
-    denoise = epsilon_denoiser(network, chain)
+    schedule = strided_schedule(grid.ALPHAS_CUMPROD, steps)
+    denoise = denoise_by(network, schedule, "fixed_small")
     if derived:
-        denoise = rederive(denoise, measurement, chain)
+        denoise = rederive(denoise, measurement, schedule)
     keys = jax.random.split(jax.random.key(0), len(measurement.y))
 
     @jax.jit
     def run(keys):
         noise = noise_from_keys(keys, (16, 16, 3))
-        return ddnm(denoise, plan_calls(chain), measurement, noise, eta=0.5)[0]
+        return ddnm(denoise, plan_calls(schedule), measurement, noise, eta=0.5)[0]
 
     samples = np.asarray(to_uint8(run(keys)))
     distances = []
