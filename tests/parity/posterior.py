@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from helpers.mixture import strided_schedule
 from posterior_case import (
     Case,
     climbs_of,
@@ -18,17 +19,16 @@ from posterior_copaint import check_copaint
 from posterior_filters import check_fps, check_mcgdiff
 from posterior_particles import check_tds
 
-from picjax.methods.painter.resampling import Jumps, visits
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.process import Schedule
+from picjax.methods.painter.resampling import Resampling, visited_steps
+from picjax.methods.painter.samplers.guidance import dps, mcg, norm_gradient, pigdm
+from picjax.methods.painter.samplers.interface import (
     Call,
-    Chain,
-    Denoiser,
+    Denoise,
     Measurement,
     Trace,
     plan_calls,
-    strided_chain,
 )
-from picjax.methods.painter.samplers.guidance import dps, mcg, norm_gradient, pigdm
 from picjax.methods.painter.samplers.noise import recorded_noise
 from picjax.methods.painter.samplers.projection import (
     ddnm,
@@ -42,19 +42,19 @@ from picjax.methods.painter.samplers.projection import (
 
 
 def split_noise(
-    walk: np.ndarray, normals: np.ndarray, chain: Chain, merge: bool
+    walk: np.ndarray, normals: np.ndarray, schedule: Schedule, merge: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Normals of the calls and of the climbs before them, from one per transition.
 
     Args:
       walk: visited indices.
       normals: of each transition, down and up alike.
-      chain: the kept steps.
+      schedule: the kept steps.
       merge: whether a climb is the sum of its steps; else its last one alone counts.
     """
     down = np.diff(walk) < 0
     if merge:
-        climbs = merge_climbs(walk, normals[~down], chain.alphas_cumprod)
+        climbs = merge_climbs(walk, normals[~down], schedule.alphas_cumprod)
     else:
         climbs = normals[[run[-1] for run in climbs_of(walk)]]
     step = normals[down]
@@ -71,7 +71,7 @@ def hq_trust(call: Call, sigma_y: float) -> jax.Array:
 
 
 def simplified(
-    denoise: Denoiser, calls: Call, measurement: Measurement, noise: Any, *, eta: float
+    denoise: Denoise, calls: Call, measurement: Measurement, noise: Any, *, eta: float
 ) -> tuple[jax.Array, Trace]:
     """The released `--simplified` runner, whose noise has a wrong width."""
     y, mask, sigma_y = measurement
@@ -101,18 +101,20 @@ def check_ddnm(case: Case) -> None:
     options, outputs = case.options, case.outputs
     ddpm_form = options["variant"] == "hq_ddpm"
     steps = options["T_sampling"]
-    chain = case.chain() if ddpm_form else strided_chain(case.alphas_cumprod, steps)
-    jumps = Jumps(options["travel_length"], options["travel_repeat"])
-    walk = visits(len(chain.timesteps), jumps)
+    schedule = (
+        case.schedule() if ddpm_form else strided_schedule(case.alphas_cumprod, steps)
+    )
+    jumps = Resampling(options["travel_length"], options["travel_repeat"])
+    walk = visited_steps(schedule.steps, jumps)
     np.testing.assert_array_equal(walk, outputs["times"])
-    calls = plan_calls(chain, walk)
-    np.testing.assert_array_equal(chain.timesteps[calls.index], outputs["model_t"])
+    calls = plan_calls(schedule, walk)
+    np.testing.assert_array_equal(schedule.timesteps[calls.index], outputs["model_t"])
     assert len(calls.index) == options["network_calls"]
     start = case.input("start")
-    step, climb = split_noise(np.array(walk), case.input("noise"), chain, ddpm_form)
+    step, climb = split_noise(np.array(walk), case.input("noise"), schedule, ddpm_form)
     noise = recorded_noise(start=start[None], step=step, climb=climb)
     measurement = case.measurement(len(start), float(options["sigma_y"]))
-    arguments = case.denoiser(chain), calls, measurement, noise
+    arguments = case.denoise(schedule), calls, measurement, noise
     if ddpm_form:
         final, trace = jax.jit(
             lambda: ddnm_posterior(*arguments, trust=hq_trust, record=lambda t: t)
@@ -132,7 +134,7 @@ def check_ddnm(case: Case) -> None:
 
 
 def wrong_mcg(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Any,
@@ -157,11 +159,11 @@ def wrong_mcg(
 def check_dps(case: Case) -> None:
     """A batch of the original shares one norm, so it is checked as one image."""
     options = case.options
-    chain = case.chain()
-    calls = plan_calls(chain)
+    schedule = case.schedule()
+    calls = plan_calls(schedule)
     start = case.input("start")
     b, shape = len(start), (len(calls.index), *start.shape)
-    denoise = joined(case.denoiser(chain), b)
+    denoise = joined(case.denoise(schedule), b)
     measurement = join_measurement(case.measurement(b))
     step, known = join(case.input("step_noise")), join(case.input("known_noise"))
     noise = recorded_noise(start=join(start)[None], step=step, known=known)
@@ -193,8 +195,8 @@ def check_dps(case: Case) -> None:
 
 def check_mcg(case: Case) -> None:
     """A batch of the original shares one norm, so it is checked as one image."""
-    chain = case.chain()
-    calls = plan_calls(chain)
+    schedule = case.schedule()
+    calls = plan_calls(schedule)
     start = case.input("start")
     b = len(start)
     noise = recorded_noise(
@@ -202,7 +204,7 @@ def check_mcg(case: Case) -> None:
         step=join(case.input("step_noise")),
         known=join(case.input("known_noise")),
     )
-    denoise = joined(case.denoiser(chain), b)
+    denoise = joined(case.denoise(schedule), b)
     measurement = join_measurement(case.measurement(b))
     sampler = replacement if case.options["variant"] == "vanilla" else mcg
     x, trace = jax.jit(
@@ -219,14 +221,14 @@ def check_mcg(case: Case) -> None:
 def check_pigdm(case: Case) -> None:
     options = case.options
     timesteps = case.fixture.inputs[f"{case.name}.t"].astype(np.int64)
-    chain = Chain(timesteps, case.alphas_cumprod[timesteps])
+    schedule = case.keep(timesteps)
     start = case.input("init_noise")
     noise = recorded_noise(start=start[None], step=case.input("step_noise"))
     arguments = case.measurement(len(start)), noise
     x, trace = jax.jit(
         lambda: pigdm(
-            case.denoiser(chain),
-            plan_calls(chain),
+            case.denoise(schedule),
+            plan_calls(schedule),
             *arguments,
             eta=float(options["eta"]),
             weight="released" if options["variant"] == "awd" else "rederived",

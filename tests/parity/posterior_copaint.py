@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from posterior_case import Case, join, join_measurement, joined, merge_climbs
 
-from picjax.methods.painter.resampling import Jumps, visits
-from picjax.methods.painter.samplers.chain import Chain
+from picjax.methods.painter.resampling import Resampling, visited_steps
 from picjax.methods.painter.samplers.copaint import copaint, plan_refinements
 from picjax.methods.painter.samplers.noise import recorded_noise
 
@@ -15,24 +14,24 @@ from picjax.methods.painter.samplers.noise import recorded_noise
 def check_copaint(case: Case) -> None:
     """A batch is checked as one image: its images share a loss and a rate."""
     options, outputs = case.options, case.outputs
-    respaced, kept = case.chain(), options["inference_steps"]
-    steps = len(respaced.timesteps)
+    respaced, kept = case.schedule(), options["inference_steps"]
+    steps = respaced.steps
     indices = np.array([round(i * steps / kept) for i in range(kept)])
-    chain = Chain(respaced.timesteps[indices], respaced.alphas_cumprod[indices])
+    schedule = case.keep(respaced.timesteps[indices])
     length, repeats = options["travel"] or (1, 1)
-    walk = np.array(visits(kept, Jumps(length, repeats))[:-1])
+    walk = np.array(visited_steps(kept, Resampling(length, repeats))[:-1])
     np.testing.assert_array_equal(indices[walk], outputs["steps"])
-    plan = plan_refinements(chain, walk.tolist())
+    plan = plan_refinements(schedule, walk.tolist())
     np.testing.assert_array_equal(indices[plan.index], outputs["t"][:, 0])
     start = case.input("start")
     b, shape = len(start), (len(plan.index), *start.shape)
     climbs = np.zeros(shape, start.dtype)
     if plan.climbs.any():
         undo = case.input("undo_noise")
-        merged = merge_climbs(walk, undo, chain.alphas_cumprod)
+        merged = merge_climbs(walk, undo, schedule.alphas_cumprod)
         climbs[np.asarray(plan.climbs)] = merged
     noise = recorded_noise(start=join(start)[None], climb=join(climbs))
-    denoise = joined(case.denoiser(chain), b)
+    denoise = joined(case.denoise(schedule), b)
     measurement = join_measurement(case.measurement(b))
 
     def run() -> Any:

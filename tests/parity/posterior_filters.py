@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from posterior_case import Case
 
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.process import Schedule
+from picjax.methods.painter.samplers.interface import (
     Call,
-    Chain,
-    Denoiser,
+    Denoise,
     plan_calls,
 )
 from picjax.methods.painter.samplers.noise import recorded_noise
@@ -47,7 +47,7 @@ class MCGDiff:
       eta: DDIM's.
     """
 
-    denoise: Denoiser
+    denoise: Denoise
     y: jax.Array
     mask: jax.Array
     widths: jax.Array
@@ -89,8 +89,8 @@ class MCGDiff:
 def check_mcgdiff(case: Case) -> None:
     options, outputs, inputs = case.options, case.outputs, case.fixture.inputs
     timesteps = inputs[f"{case.name}.timesteps"]
-    chain = Chain(timesteps, case.alphas_cumprod[timesteps])
-    power, variance = chain.alphas_cumprod, options["var_observation"]
+    schedule = case.keep(timesteps)
+    power, variance = schedule.alphas_cumprod, options["var_observation"]
     tau = np.abs(variance * power - (1 - power)).argmin() if variance else 0
     assert timesteps[tau] == outputs["tau"]
     kappa, eta = options["kappa"], float(options["eta"])
@@ -103,15 +103,15 @@ def check_mcgdiff(case: Case) -> None:
         return np.moveaxis(flat.reshape(*flat.shape[:-1], *shape), -3, -1)
 
     uniforms = jnp.asarray(inputs[f"{case.name}.uniforms64"], float)
-    step = images(inputs[f"{case.name}.step_noise"])
-    start = images(inputs[f"{case.name}.start"])
-    calls = first_calls(plan_calls(chain), len(timesteps) - 1)
+    step = images(inputs[f"{case.name}.step_noise"].astype(float))
+    start = images(inputs[f"{case.name}.start"].astype(float))
+    calls = first_calls(plan_calls(schedule), len(timesteps) - 1)
     np.testing.assert_array_equal(timesteps[calls.index], outputs["t_in"])
     widths = jnp.asarray(1 - (1 - kappa) * power / power[tau], float)
     sampler = MCGDiff(
-        case.denoiser(chain),
-        jnp.moveaxis(jnp.asarray(y), 1, -1),
-        jnp.moveaxis(jnp.asarray(mask), 1, -1),
+        case.denoise(schedule),
+        jnp.moveaxis(jnp.asarray(y, float), 1, -1),
+        jnp.moveaxis(jnp.asarray(mask, float), 1, -1),
         widths,
         eta,
     )
@@ -165,7 +165,7 @@ class FPS:
       exponent: of the weights; the release's is the number of particles.
     """
 
-    denoise: Denoiser
+    denoise: Denoise
     trajectory: jax.Array
     mask: jax.Array
     share: float
@@ -202,9 +202,11 @@ class FPS:
         return jnp.where(call.last, moments, x), jnp.where(call.last, 0, added)
 
 
-def noise_trajectory(chain: Chain, y: Any, normals: np.ndarray, share: float) -> Any:
+def noise_trajectory(
+    schedule: Schedule, y: Any, normals: np.ndarray, share: float
+) -> Any:
     """y at each kept step by a DDIM bridge down from noise, the last step first."""
-    power = chain.alphas_cumprod
+    power = schedule.alphas_cumprod
     levels = [normals[0]]
     for i in range(len(power) - 1, 0, -1):
         a, s = power[i], power[i - 1]
@@ -215,30 +217,24 @@ def noise_trajectory(chain: Chain, y: Any, normals: np.ndarray, share: float) ->
 
 
 def check_fps(case: Case) -> None:
-    """In float64, as the original was patched: its known pixels cancel in float32."""
-    with jax.enable_x64(True):
-        check_fps_in_float64(case)
-
-
-def check_fps_in_float64(case: Case) -> None:
     options, outputs = case.options, case.outputs
-    chain = case.chain()
+    schedule = case.schedule()
     share, mask, y = float(options["c_rate"]), case.input("mask"), case.input("y")
-    normals = mask * case.input("y_noise").astype(np.float64)
-    trajectory = noise_trajectory(chain, y, normals, share)
+    normals = mask * case.input("y_noise")
+    trajectory = noise_trajectory(schedule, y, normals, share)
     # The state lags by one level: at the top it is one above the network's step.
-    calls = Call(*(column[1:] for column in plan_calls(chain)))
+    calls = Call(*(column[1:] for column in plan_calls(schedule)))
     calls = calls._replace(number=calls.number - 1)
     np.testing.assert_array_equal(calls.index, outputs["t"])
     case.assert_close("y_seq", trajectory[calls.index][:, 0])
-    start = case.input("start_noise").astype(np.float64)
-    step = case.input("step_noise").astype(np.float64)
+    start = case.input("start_noise")
+    step = case.input("step_noise")
     rows = case.fixture.inputs[f"{case.name}.uniforms64"]
     # The first level has equal weights: each particle continues itself.
     p = options["particles"]
     uniforms = jnp.asarray(np.concatenate([(np.arange(p)[None] + 0.5) / p, rows]))
     sampler = FPS(
-        case.denoiser(chain),
+        case.denoise(schedule),
         jnp.asarray(trajectory),
         jnp.asarray(mask, float),
         share,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from posterior_case import Case
 
-from picjax.methods.painter.samplers.chain import Call, Denoiser, plan_calls
+from picjax.methods.painter.samplers.interface import Call, Denoise, plan_calls
 from picjax.methods.painter.samplers.noise import recorded_noise
 from picjax.methods.painter.samplers.proposals import (
     TDS,
@@ -35,7 +35,7 @@ TWISTS: dict[int, tuple[Twist, float]] = {
 }
 
 
-def make_proposal(case: Case, denoise: Denoiser, calls: Call) -> Proposal:
+def make_proposal(case: Case, denoise: Denoise, calls: Call) -> Proposal:
     options = case.options
     variant = options["variant"]
     measurement = case.measurement(1)
@@ -75,8 +75,8 @@ SCHEMES = {**RESAMPLING, "residual": released_residual}
 
 def check_tds(case: Case) -> None:
     options, outputs = case.options, case.outputs
-    chain = case.chain()
-    calls = plan_calls(chain)
+    schedule = case.schedule()
+    calls = plan_calls(schedule)
     resampled, threshold = outputs["resampled"], options["ess_threshold"]
     rows = case.fixture.inputs[f"{case.name}.uniforms64"]
     uniforms = jnp.asarray(
@@ -88,7 +88,7 @@ def check_tds(case: Case) -> None:
 
     def run() -> Any:
         return run_particles(
-            make_proposal(case, case.denoiser(chain), calls),
+            make_proposal(case, case.denoise(schedule), calls),
             calls,
             noise,
             lambda number: uniforms[number],

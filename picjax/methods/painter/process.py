@@ -152,13 +152,20 @@ def make_schedule(name: str, steps: int, spacing: str = "") -> Schedule:
       UserError: as `beta_schedule` and `space_timesteps`.
     """
     kept = np.array(space_timesteps(steps, spacing), np.int64)
-    original = np.cumprod(1 - beta_schedule(name, steps))[kept]
+    return keep_timesteps(np.cumprod(1 - beta_schedule(name, steps)), kept)
+
+
+def keep_timesteps(
+    alphas_cumprod: Table, timesteps: Int64[np.ndarray, " s"]
+) -> Schedule:
+    """The schedule that keeps some steps, in ascending order, of an original one."""
+    original = alphas_cumprod[timesteps]
     betas = 1 - original / np.append(1.0, original[:-1])
     current = np.cumprod(1 - betas)
     before, after = np.append(1.0, current[:-1]), np.append(current[1:], 0.0)
     variance = betas * (1 - before) / (1 - current)
     return Schedule(
-        timesteps=kept,
+        timesteps=timesteps,
         betas=betas,
         alphas_cumprod=current,
         alphas_cumprod_prev=before,

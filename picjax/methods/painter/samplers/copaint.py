@@ -15,10 +15,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from picjax.methods.painter.samplers.chain import (
-    Chain,
+from picjax.methods.painter.process import Schedule
+from picjax.methods.painter.samplers.interface import (
+    Denoise,
     Denoised,
-    Denoiser,
     Images,
     Measurement,
     on_device,
@@ -34,10 +34,10 @@ class Refinement(NamedTuple):
 
     Attributes:
       number: counts them from 0.
-      index: kept step at which x is optimised.
+      index: step of the schedule at which x is optimised.
       descended: net steps down before it.
       alpha, sigma: of x at this step.
-      ratio: alpha over that of the lowest kept step; the rate is scaled by it.
+      ratio: alpha over that of the lowest step of the schedule; the rate is scaled by it.
       climbs: whether a climb follows.
       next_alpha, next_sigma: after the DDIM step; of a climb, x becomes next_alpha x +
         next_sigma noise.
@@ -54,17 +54,19 @@ class Refinement(NamedTuple):
     next_sigma: Any
 
 
-def plan_refinements(chain: Chain, visits: Sequence[int] | None = None) -> Refinement:
-    """The optimisations of a walk that ends at the lowest kept step, stacked on axis 0.
+def plan_refinements(
+    schedule: Schedule, visits: Sequence[int] | None = None
+) -> Refinement:
+    """The optimisations of a walk that ends at the lowest step of the schedule, stacked on axis 0.
 
     Args:
-      chain: the kept steps.
+      schedule: the step of the schedules.
       visits: indices that the walk visits, from the last one to 0; before the first
         step up x is optimised once more. None: straight down.
     """
-    steps = len(chain.timesteps)
+    steps = schedule.steps
     levels = list(range(steps - 1, -1, -1) if visits is None else visits)
-    power = chain.alphas_cumprod
+    power = schedule.alphas_cumprod
     pairs: list[tuple[int, int]] = []
     for start, end in itertools.pairwise(levels):
         if end > start and pairs and pairs[-1][1] > pairs[-1][0]:
@@ -105,7 +107,7 @@ class Refined(NamedTuple):
 
 
 def copaint(
-    denoise: Denoiser,
+    denoise: Denoise,
     plan: Refinement,
     measurement: Measurement,
     noise: Noise,
@@ -139,7 +141,7 @@ def copaint(
       record: what to return of every optimisation.
 
     Returns:
-      images at the lowest kept step, clipped; and what `record` returned, stacked.
+      images at the lowest step of the schedule, clipped; and what `record` returned, stacked.
     """
     y, mask, _ = measurement
 

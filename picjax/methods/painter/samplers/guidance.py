@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.samplers.interface import (
     Call,
+    Denoise,
     Denoised,
-    Denoiser,
     Images,
     Measurement,
     Record,
@@ -38,7 +38,7 @@ Weight = Literal["paper", "released", "rederived", "identity"]
 
 
 def denoise_with_gradient(
-    denoise: Denoiser, x: Images, index: Array
+    denoise: Denoise, x: Images, index: Array
 ) -> tuple[Denoised, Callable[[Images], Images]]:
     """The denoised x, and the function g -> J^T g with J = dx_0 / dx."""
 
@@ -51,7 +51,7 @@ def denoise_with_gradient(
 
 
 def norm_gradient(
-    denoise: Denoiser, measurement: Measurement, x: Images, index: Array
+    denoise: Denoise, measurement: Measurement, x: Images, index: Array
 ) -> tuple[Denoised, Images]:
     """The denoised x, and the gradient of |y - mask clip(x_0)|, of each image, in x."""
     denoised, pullback = denoise_with_gradient(denoise, x, index)
@@ -63,7 +63,7 @@ def norm_gradient(
 
 
 def dps(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,
@@ -97,7 +97,7 @@ def dps(
 
 
 def mcg(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,
@@ -135,7 +135,7 @@ def mcg(
 
 
 def pigdm(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.samplers.interface import (
     Call,
+    Denoise,
     Denoised,
-    Denoiser,
     Images,
     Measurement,
     Record,
@@ -64,7 +64,7 @@ def known_pixels(
 
 
 def replacement(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,
@@ -100,7 +100,7 @@ def replacement(
 
 
 def ddnm(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,
@@ -174,7 +174,7 @@ def noise_trust(call: Call, sigma_y: float) -> Array:
 
 
 def ddnm_posterior(
-    denoise: Denoiser,
+    denoise: Denoise,
     calls: Call,
     measurement: Measurement,
     noise: Noise,

@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from picjax.methods.painter.samplers.chain import (
+from picjax.methods.painter.samplers.guidance import denoise_with_gradient
+from picjax.methods.painter.samplers.interface import (
     Call,
-    Denoiser,
+    Denoise,
     Images,
     Measurement,
 )
-from picjax.methods.painter.samplers.guidance import denoise_with_gradient
 from picjax.methods.painter.samplers.noise import Noise
 from picjax.methods.painter.samplers.smc import Weights
 
@@ -68,7 +68,7 @@ class TDS:
         become y; else their weights stay.
     """
 
-    denoise: Denoiser
+    denoise: Denoise
     measurement: Measurement
     twist: Twist = "prior"
     tau2: float = 0.12
@@ -140,7 +140,7 @@ class SMCDiff:
       weighted: without weights this is replacement.
     """
 
-    denoise: Denoiser
+    denoise: Denoise
     mask: Float[Array, "1 h w m"]
     trajectory: Float[Array, "levels n h w c"]
     weighted: bool = True
@@ -167,7 +167,7 @@ class SMCDiff:
 class Importance:
     """Unconditional samples, weighted once, at the end: for very small problems."""
 
-    denoise: Denoiser
+    denoise: Denoise
     measurement: Measurement
 
     def start(self, x: Images) -> tuple[Images, Weights]:
@@ -188,7 +188,7 @@ class Importance:
         )
 
 
-def plain_moments(denoise: Denoiser, x: Images, call: Call) -> PlainMoments:
+def plain_moments(denoise: Denoise, x: Images, call: Call) -> PlainMoments:
     """Of the ancestral step with x_0 clipped."""
     denoised = denoise(x, call.index)
     mean = call.coef_x0 * jnp.clip(denoised.x0, -1, 1) + call.coef_x * x
@@ -204,7 +204,7 @@ def plain_draw(moments: PlainMoments, call: Call, normal: Images) -> Images:
 def noised_trajectory(
     calls: Call, y: Images, noise: Noise, copies: int = 1
 ) -> Float[Array, "levels n h w c"]:
-    """y, and y after each step of the forward process; one Markov chain per copy.
+    """y, and y after each step of the forward process; one Markov schedule per copy.
 
     Args:
       calls: straight down.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from picjax.methods.painter.samplers.chain import Call, Images
+from picjax.methods.painter.samplers.interface import Call, Images
 from picjax.methods.painter.samplers.noise import Noise, Uniforms
 
 Weights = Float[Array, " p"]
@@ -154,7 +154,7 @@ def run_particles(
     scheme: Scheme = systematic,
     record: Callable[[Level], Any] = lambda level: (),
 ) -> tuple[Particles, Any]:
-    """Moves the particles of one image down the chain, resampling on the way.
+    """Moves the particles of one image down the schedule, resampling on the way.
 
     Args:
       proposal: how they move.
