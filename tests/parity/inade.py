@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from fixture import Fixture, below, nchw, nhwc
 from PIL import Image
 
@@ -16,8 +17,10 @@ from picjax.methods.inade.discriminator import Discriminator, downsample
 from picjax.methods.inade.layout import Layout, edge_map, semantics
 from picjax.methods.inade.net import Generator, ResBlock, base_size
 from picjax.methods.inade.norm import NORMS, BatchNorm
+from picjax.methods.inade.system import INADE, Draw, LossWeights
 from picjax.methods.inade.vgg import CONVS, Vgg19
 from picjax.official import mapping
+from picjax.system import Opt, State, initial_state
 
 FORWARD, GRADIENT = 1e-5, 1e-4
 # Gradients that are 0 but for rounding: a norm subtracts what these biases add.
@@ -779,6 +782,196 @@ def check_schedule(fixture: Fixture) -> None:
         fixture.assert_close(case, np.outer(factors, rates), expected, 1e-12, 1e-16)
 
 
+# ---- training step ----
+
+# The file's losses, and ours.
+LOSSES = {
+    "g_loss/KLD": "g_kl",
+    "g_loss/GAN": "g_gan",
+    "g_loss/GAN_Feat": "g_feature",
+    "g_loss/VGG": "g_perceptual",
+    "d_loss/D_Fake": "d_fake",
+    "d_loss/D_real": "d_real",
+}
+
+
+def record() -> optax.GradientTransformation:
+    """Keep the gradients of the last update in the optimiser's state."""
+    return optax.GradientTransformation(
+        init=lambda params: jax.tree.map(jnp.zeros_like, params),
+        update=lambda updates, state, params=None: (updates, updates),
+    )
+
+
+def step_system(
+    fixture: Fixture, batch: dict, instances: int
+) -> tuple[INADE, dict[str, tuple[str, Any]]]:
+    """The method of a file, and net -> its prefix in the file and its table."""
+    hyper, params = dict(fixture.hyper), fixture.params
+    mode = hyper.setdefault("norm_mode", "inade")
+    discriminator, d_table = discriminator_of(hyper)
+    generator = generator_of(hyper).clone(name="generator")
+    g_table = generator_table_of(hyper, below(params, "G/"))
+    places = {"generator": ("G/", g_table), "discriminator": ("D/", d_table)}
+    nets: dict[str, Any] = {
+        "generator": generator,
+        "discriminator": discriminator.clone(name="discriminator"),
+    }
+    prefix = next((p for p in ("IE/", "E/") if below(params, p)), None)
+    if prefix and mode == "inade":
+        z = hyper["noise_nc"]
+        nets["encoder"] = encoder.InstanceEncoder(instances, z, hyper["ngf"])
+        places["encoder"] = (prefix, official.INSTANCE_ENCODER)
+    elif prefix:
+        spectral, norm = official.parse_norm(hyper.get("norm_E", "spectralinstance"))
+        depth = 6 if hyper["crop_size"] >= 256 else 5
+        latent = len(params[f"{prefix}fc_mu.bias"])
+        args = latent, depth, hyper["ngf"], norm, spectral
+        nets["encoder"] = encoder.ImageEncoder(*args)
+        places["encoder"] = (prefix, official.image_encoder_table(norm, spectral))
+    if prefix:
+        nets["encoder"] = nets["encoder"].clone(name="encoder")
+    if tensors := below(params, "vgg/"):
+        vgg, variables = vgg_of(tensors, batch["image"])
+        nets |= {"vgg": vgg.clone(name="vgg"), "vgg_params": variables["params"]}
+    rates = schedule.ttur(hyper["lr"], not hyper.get("no_TTUR"))
+    adams = [optax.adam(r, b1=hyper["beta1"], b2=hyper["beta2"]) for r in rates]
+    owned = (("generator", "encoder") if prefix else ("generator",), ("discriminator",))
+    system = INADE(
+        **nets,
+        opts={
+            name: Opt(optax.chain(record(), adam), own)
+            for name, adam, own in zip(
+                ("generator", "discriminator"), adams, owned, strict=True
+            )
+        },
+        gan=losses.GAN[hyper.get("gan_mode", "hinge")],
+        weights=LossWeights(
+            0.0 if hyper.get("no_ganFeat_loss") else hyper["lambda_feat"],
+            hyper.get("lambda_vgg", 0.0),
+            hyper.get("lambda_kld", 0.0),
+        ),
+        norm=mode,
+        instances=instances,
+        noise_nc=hyper["noise_nc"],
+        z_dim=hyper["z_dim"],
+        # The original counts layers from 3, however many there are.
+        first_feature=3 if mode == "inade" else 0,
+        edges=not hyper.get("no_instance"),
+        kl_reduction="sum",
+    )
+    return system, places
+
+
+def check_train_step(fixture: Fixture) -> None:
+    inputs, out = fixture.inputs, fixture.outputs
+    batch = {
+        "image": jnp.asarray(nhwc(inputs["image"])),
+        "label": maps(inputs["label"]),
+        "instance": maps(inputs["instance"]),
+    }
+    if "sketch" in inputs:
+        batch["sketch"] = jnp.asarray(nhwc(inputs["sketch"]))
+    draws = [
+        Draw(
+            jnp.asarray(inputs[f"{player}_noise_ins"]),
+            padded(inputs[f"{player}_noise"]),
+        )
+        for player in "gd"
+    ]
+    instances = draws[0].style.shape[1]
+    system, places = step_system(fixture, batch, instances)
+    shapes = jax.eval_shape(system.init, batch, jax.random.key(0))
+    loaded = {
+        net: mapping.from_official(
+            below(fixture.params, prefix),
+            {"params": shapes.params[net], "stats": shapes.stats[net]},
+            table,
+        )
+        for net, (prefix, table) in places.items()
+    }
+    if system.vgg is not None:
+        loaded["vgg"] = {"params": system.vgg_params}
+    state = initial_state(system.opts, loaded)
+
+    @jax.jit
+    def run(state):
+        layout = system.layout(batch)
+        first, _ = system.generate(
+            state.params, state.stats, batch["image"], layout, draws[0]
+        )
+        after_g, g_metrics = system.update_generator(state, batch, layout, draws[0])
+        second, _ = system.generate(
+            after_g.params, after_g.stats, batch["image"], layout, draws[1]
+        )
+        after, d_metrics = system.update_discriminator(after_g, batch, layout, draws[1])
+        return first.image, second.image, after_g, after, g_metrics | d_metrics
+
+    first, second, after_g, after, metrics = run(state)
+    for name, ours in LOSSES.items():
+        if name in out:
+            expected = out[name].reshape(())
+            fixture.assert_close(name, metrics[ours], expected, 1e-4, 1e-6)
+    for player in "gd":
+        total = sum(v for k, v in metrics.items() if k.startswith(f"{player}_"))
+        if f"{player}_total" in out:
+            expected = out[f"{player}_total"].reshape(())
+            fixture.assert_close("total", total, expected, 1e-4, 1e-6)
+    for name, image in (("fake_g", first), ("fake_d", second)):
+        if name in out:
+            close(fixture, name, nchw(image), out[name], 1e-4)
+    check_updates(fixture, places, after_g, "generator", "after_g/")
+    check_updates(fixture, places, after, "discriminator", "after_d/")
+    for folder, late in (("after_g_buf/", after_g), ("after_d_buf/", after)):
+        check_updates(fixture, places, late, None, folder)
+
+
+def check_updates(
+    fixture: Fixture, places: dict, state: State, player: str | None, folder: str
+) -> None:
+    """The file's tensors after an update, and the gradients that led there.
+
+    Adam's first step is nearly lr sign(gradient): parameters are compared where the
+    gradient is more than rounding noise.
+    """
+    expected = below(fixture.outputs, folder)
+    largest = 0.0
+    if player:
+        # Recorded gradients are the first part of the optimiser's chained state.
+        recorded = state.opt[player][0]
+        grads = {}
+        for net, tree in recorded.items():
+            prefix, table = places[net]
+            named = mapping.to_official({"params": tree}, table)
+            grads |= {prefix + name: x for name, x in named.items()}
+        wanted = {name: fixture.grads[name] for name in grads if name in fixture.grads}
+        close_step_gradients(fixture, grads, wanted)
+        largest = max(float(np.abs(x).max()) for x in wanted.values())
+    for net, (prefix, table) in places.items():
+        tree = {"params": state.params[net], "stats": state.stats[net]}
+        actual = mapping.to_official(tree, table)
+        for name, array in below(expected, prefix).items():
+            gradient = fixture.grads.get(prefix + name)
+            if gradient is None:
+                close(fixture, folder + prefix + name, actual[name], array, 1e-4)
+                continue
+            clear = np.abs(gradient) > 1e-5 * largest
+            if CANCELLED.fullmatch(name) and not name.startswith(
+                last_block(below(fixture.params, "G/"))
+            ):
+                continue
+            fixture.assert_close(
+                folder + prefix + name, actual[name][clear], array[clear], 1e-6, 2e-6
+            )
+
+
+def close_step_gradients(fixture: Fixture, actual: dict, expected: dict) -> None:
+    """`close_gradients` of each net, whose names have no prefix there."""
+    for prefix in sorted({name.partition("/")[0] + "/" for name in expected}):
+        last = last_block(below(fixture.params, prefix)) if prefix == "G/" else ""
+        close_gradients(fixture, below(actual, prefix), below(expected, prefix), last)
+
+
 CHECKS = {
     "INADE class/instance normalisation layer": partial(check_norm, mode="inade"),
     "SPADE normalisation (comparison variant)": partial(check_norm, mode="spade"),
@@ -804,4 +997,5 @@ CHECKS = {
     "image/label/instance transforms": check_transforms,
     "image and label-map saving": check_output,
     "learning-rate schedule": check_schedule,
+    "one generator step then one discriminator step": check_train_step,
 }
