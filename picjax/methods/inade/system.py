@@ -251,9 +251,10 @@ class INADE(System):
             metrics["g_kl"] = weights.kl * kl
         if self.vgg is not None:
             variables = {"params": state.params["vgg"]}
-            features = (self.vgg.apply(variables, x) for x in (outputs.image, real))
+            of_fake: Any = self.vgg.apply(variables, outputs.image)
+            of_real: Any = self.vgg.apply(variables, real)
             rule = losses.VGG_WEIGHTS["inade" if self.norm == "inade" else "spade"]
-            perceptual = losses.perceptual(*features, rule)
+            perceptual = losses.perceptual(of_fake, of_real, rule)
             metrics["g_perceptual"] = weights.perceptual * perceptual.mean()
         total = sum(metrics.values(), jnp.zeros(()))
         return total, (stats, metrics)
