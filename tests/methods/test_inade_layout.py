@@ -20,7 +20,9 @@ def test_both_sides_of_a_boundary_are_edges_and_the_border_is_not():
     instance = jnp.array([[[0, 0, 1, 1]] * 3])
     expected = np.array([[[0, 1, 1, 0]] * 3], np.float32)[..., None]
     np.testing.assert_array_equal(edge_map(instance), expected)
-    np.testing.assert_array_equal(edge_map(instance.swapaxes(1, 2))[0, :, 0, 0], [0, 1, 1, 0])
+    np.testing.assert_array_equal(
+        edge_map(instance.swapaxes(1, 2))[0, :, 0, 0], [0, 1, 1, 0]
+    )
 
 
 def test_nearest_resize_reads_the_floor_of_the_position():
@@ -51,7 +53,11 @@ def test_edges_are_the_last_channel_of_the_semantics():
         ([[0, 4]], [[0, 1]], "'a.png' has labels from 0 to 4, .* classes 0 to 3"),
         ([[0, 3]], [[0, 6]], "'a.png' has instances from 0 to 6, .* room for 0 to 5"),
         ([[0, -1]], [[0, 1]], "labels from -1"),
-        ([[0, 3]], [[0], [1]], r"label map of \(1, 2\) and an instance map of \(2, 1\)"),
+        (
+            [[0, 3]],
+            [[0], [1]],
+            r"label map of \(1, 2\) and an instance map of \(2, 1\)",
+        ),
     ],
 )
 def test_maps_that_would_be_misread_are_refused(label, instance, message):

@@ -172,7 +172,7 @@ def test_the_prior_leaves_noise_alone_and_a_transfer_changes_one_instance():
 
 def test_no_gradient_of_feature_matching_reaches_the_real_side():
     fake, real = ([[normal(2, 3, 3, 2, seed=i) for i in (j, j + 1)]] for j in (0, 5))
-    loss = lambda a, b: losses.feature_matching(a, b, 0).sum()  # noqa: E731
+    loss = lambda a, b: losses.feature_matching(a, b, 0).sum()
     d_fake, d_real = jax.grad(loss, (0, 1))(fake, real)
     assert jnp.abs(d_fake[0][0]).max() > 0
     assert not any(jnp.any(x) for x in jax.tree.leaves(d_real))
@@ -238,7 +238,9 @@ def test_networks_have_the_released_sizes_and_names(name):
         ),
     ]
     tensors = (198, 24, 26)
-    for (init, inputs, table), size, number in zip(nets, millions, tensors, strict=True):
+    for (init, inputs, table), size, number in zip(
+        nets, millions, tensors, strict=True
+    ):
         variables = jax.eval_shape(init, *inputs)
         assert count(variables["params"]) / 1e6 == pytest.approx(size, abs=6e-4)
         paths = [
