@@ -92,5 +92,5 @@ class Discriminator(nn.Module):
 
 def downsample(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """3 x 3 average pool of stride 2 whose padding does not count."""
-    padding = ((1, 1), (1, 1))
+    padding: Any = ((1, 1), (1, 1))  # annotated as a string in flax
     return nn.avg_pool(x, (3, 3), (2, 2), padding, count_include_pad=False)

@@ -78,12 +78,13 @@ class InstanceConv(nn.Module):
             last = (i + self.stride * (rows - 1), j + self.stride * (columns - 1))
             return x[:, i : last[0] + 1 : self.stride, j : last[1] + 1 : self.stride]
 
-        y = bias.astype(self.dtype).reshape(1, 1, 1, -1)
-        for i in range(3):
-            for j in range(3):
-                same = (tap(ids, i, j) == centre)[..., None]
-                y = y + (tap(x, i, j) * same) @ kernel[i, j]
-        return y
+        taps = [
+            tap(x, i, j) * (tap(ids, i, j) == centre)[..., None]
+            for i in range(3)
+            for j in range(3)
+        ]
+        y = jnp.concatenate(taps, -1) @ kernel.reshape(-1, self.features)
+        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
 
 def instance_mean(

@@ -76,7 +76,7 @@ def semantics(layout: Layout, classes: int) -> Float[Array, "b h w c"]:
 
 def check_maps(
     label: Int[np.ndarray, "h w"],
-    instance: Int[np.ndarray, "h w"],
+    instance: Int[np.ndarray, "y x"],
     classes: int,
     instances: int,
     name: str,

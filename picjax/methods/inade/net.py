@@ -99,7 +99,7 @@ class Generator(nn.Module):
         x = self._first(layout, latent)
         norm = partial(self.norm, classes=self.classes)
         for name, factor, double in self._plan():
-            features = int(factor * self.width)
+            features = factor * self.width // 2
             block = ResBlock(features, norm, self.spectral, self.dtype, name=name)
             x = block(x, layout, noise, train)
             x = upsample(x) if double else x
@@ -113,19 +113,19 @@ class Generator(nn.Module):
         )
         return jnp.tanh(last(nn.leaky_relu(x, 0.2), 0).astype(jnp.float32))
 
-    def _plan(self) -> list[tuple[str, int | float, bool]]:
-        """Blocks in order: name, features in units of `width`, doubled afterwards."""
+    def _plan(self) -> list[tuple[str, int, bool]]:
+        """Blocks in order: name, features in half `width`s, doubled afterwards."""
         most = self.upsampling == "most"
         plan = [
-            ("head_0", 16, True),
-            ("G_middle_0", 16, self.upsampling != "normal"),
-            ("G_middle_1", 16, True),
-            ("up_0", 8, True),
-            ("up_1", 4, True),
-            ("up_2", 2, True),
-            ("up_3", 1, most),
+            ("head_0", 32, True),
+            ("G_middle_0", 32, self.upsampling != "normal"),
+            ("G_middle_1", 32, True),
+            ("up_0", 16, True),
+            ("up_1", 8, True),
+            ("up_2", 4, True),
+            ("up_3", 2, most),
         ]
-        return [*plan, ("up_4", 0.5, False)] if most else plan
+        return [*plan, ("up_4", 1, False)] if most else plan
 
     def _first(
         self, layout: Layout, latent: Float[Array, "b d"] | None

@@ -179,6 +179,8 @@ class InadeNorm(nn.Module):
         y = scale * _normalise(self.statistics, self.dtype, x, train) + shift
         if not self.sketch:
             return y
+        if layout.sketch is None:
+            raise ValueError("a sketch branch needs a sketch in the layout")
         lines = _conv(self, "sketch_conv", channels, 3)(layout.sketch, 0)
         merge = _conv(self, "merge_conv", channels, 1, use_bias=False)
         return merge(jnp.concatenate([y, lines], -1), 0)
@@ -241,6 +243,8 @@ class CladeNorm(nn.Module):
         scale = weight.astype(self.dtype)[layout.label]
         shift = bias.astype(self.dtype)[layout.label]
         if self.position:
+            if layout.position is None:
+                raise ValueError("CLADE's position branch needs a position map")
             zero = nn.initializers.zeros_init()
             scale = scale * (1 + _one(self, "dist_conv_w", zero)(layout.position, 0))
             shift = shift * (1 + _one(self, "dist_conv_b", zero)(layout.position, 0))

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from picjax.methods.inade.discriminator import Norm
 from picjax.methods.inade.norm import Statistics
 from picjax.official.mapping import CONV, LINEAR, NORM, Leaf, Site, Table
 
@@ -45,11 +46,12 @@ def parse_norm_g(text: str) -> NormOptions:
     return NormOptions(bool(match[1]), statistics, int(match[3]))
 
 
-def parse_norm(text: str) -> tuple[bool, str]:
+def parse_norm(text: str) -> tuple[bool, Norm]:
     """Read `norm_D` or `norm_E`, such as `spectralinstance`: spectral norm, norm."""
     norm = text.removeprefix("spectral")
-    names = {"": "none", "sync_batch": "batch"}
-    return norm != text, names.get(norm, norm)
+    names: dict[str, Norm] = {"": "none", "none": "none", "instance": "instance"}
+    names |= {"batch": "batch", "sync_batch": "batch"}
+    return norm != text, names[norm]
 
 
 # ---- tensor names ----

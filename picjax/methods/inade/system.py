@@ -96,6 +96,7 @@ class INADE(System):
       instances: size of the instance axis; ids are below it.
       noise_nc: channels of the style noise.
       z_dim: size of the latent.
+      first_feature: index of the first layer whose features are matched.
       edges: whether discriminator, SPADE and CLADE see the instances' edges.
       kl_reduction: `sum` over the batch, as the original, or `mean`.
       vgg: network of the perceptual loss, or none; `vgg_params` are its parameters.
@@ -111,6 +112,7 @@ class INADE(System):
     instances: int
     noise_nc: int
     z_dim: int
+    first_feature: int
     edges: bool
     kl_reduction: str
     vgg: Vgg19 | None = None
@@ -137,6 +139,8 @@ class INADE(System):
             instances=model.instances,
             noise_nc=model.noise_nc,
             z_dim=model.z_dim,
+            # INADE matches the last features before the logits, SPADE all.
+            first_feature=model.patch_layers - 1 if model.norm == "inade" else 0,
             edges=model.edges,
             kl_reduction=loss.kl_reduction,
         )
@@ -173,13 +177,12 @@ class INADE(System):
         running statistics and spectral vectors move twice per step.
         """
         layout = self.layout(batch)
-        draws = self.draw_step(key, len(batch["image"]))
-        state, g_metrics = self.update_generator(
-            state, batch, layout, draws["generator"]
-        )
-        state, d_metrics = self.update_discriminator(
-            state, batch, layout, draws["discriminator"]
-        )
+        keys = split_keys(key, "generator", "discriminator")
+        b = len(batch["image"])
+        draw = self.draw(keys["generator"], b)
+        state, g_metrics = self.update_generator(state, batch, layout, draw)
+        draw = self.draw(keys["discriminator"], b)
+        state, d_metrics = self.update_discriminator(state, batch, layout, draw)
         return state.replace(step=state.step + 1), g_metrics | d_metrics
 
     def update_generator(
@@ -238,9 +241,7 @@ class INADE(System):
         on_fake, on_real, stats = self.discriminate(
             state.params, state.stats, layout, outputs.image, real
         )
-        # INADE matches the last features before the logits, SPADE all.
-        first = self.discriminator.layers - 1 if self.norm == "inade" else 0
-        matching = losses.feature_matching(on_fake, on_real, first)
+        matching = losses.feature_matching(on_fake, on_real, self.first_feature)
         kl = outputs.kl.sum() if self.kl_reduction == "sum" else outputs.kl.mean()
         metrics = {
             "g_gan": losses.over_scales(self.gan.generator, on_fake).mean(),
@@ -250,9 +251,10 @@ class INADE(System):
             metrics["g_kl"] = weights.kl * kl
         if self.vgg is not None:
             variables = {"params": state.params["vgg"]}
-            features = (self.vgg.apply(variables, x) for x in (outputs.image, real))
+            of_fake: Any = self.vgg.apply(variables, outputs.image)
+            of_real: Any = self.vgg.apply(variables, real)
             rule = losses.VGG_WEIGHTS["inade" if self.norm == "inade" else "spade"]
-            perceptual = losses.perceptual(*features, rule)
+            perceptual = losses.perceptual(of_fake, of_real, rule)
             metrics["g_perceptual"] = weights.perceptual * perceptual.mean()
         total = sum(metrics.values(), jnp.zeros(()))
         return total, (stats, metrics)
@@ -337,11 +339,6 @@ class INADE(System):
         return image, train
 
     # ---- noise ----
-
-    def draw_step(self, key: PRNGKeyArray, batch_size: int) -> dict[str, Draw]:
-        """The noise of one training step by player; a test may override it."""
-        keys = split_keys(key, "generator", "discriminator")
-        return {player: self.draw(k, batch_size) for player, k in keys.items()}
 
     def draw(self, key: PRNGKeyArray, batch_size: int) -> Draw:
         """Noise with a key per example and per instance.
