@@ -55,7 +55,7 @@ def system(example):
     opt = {"lr": 1e-2, "decay": 0.0, "b1": 0.9, "b2": 0.999, "accumulate": 1}
     model = {"features": 4, "dtype": "float32"}
     config = {"steps": 10, "opt": opt, "model": model}
-    return module.make(ConfigDict(config))
+    return module.PixelNoise.from_config(ConfigDict(config))
 
 
 def test_the_examples_loss_falls(system):
@@ -89,7 +89,8 @@ def test_the_examples_config_is_complete(example):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     config = module.get_config("tiny")
-    built = importlib.import_module("picjax.methods.pixel_noise.system").make(config)
+    system = importlib.import_module("picjax.methods.pixel_noise.system")
+    built = system.PixelNoise.from_config(config)
     assert built.net.features == 4
     assert module.get_config().image_size == 64
 

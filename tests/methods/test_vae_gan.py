@@ -1,6 +1,6 @@
 """The discriminator's loss that PICMM and PICNet share."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def loss(gan_mode: str) -> float:
         jnp.full(4, 0.5),
     )
     net = FirstChannel(name="discriminator")
-    system = VaeGan(
+    system = cast(Any, VaeGan)(
         encoder=None,
         generator=None,
         discriminator=net,

@@ -355,8 +355,3 @@ class Painter(System):
 
 def _key_per_image(key: PRNGKeyArray, b: int) -> Key[Array, " b"]:
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(b))
-
-
-def make(config: Config) -> Painter:
-    """The method of a config; see `Painter.from_config`."""
-    return Painter.from_config(config)

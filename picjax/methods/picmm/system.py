@@ -423,7 +423,3 @@ class PICMM(VaeGan):
             f"component {i}": composite(batch, self.decode(variables, visible, mean))
             for i, mean in enumerate(means)
         }
-
-
-SYSTEM = PICMM
-make = SYSTEM.from_config

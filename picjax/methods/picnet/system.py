@@ -313,7 +313,3 @@ class PICNet(VaeGan):
         visible = self.encode_visible(variables, batch)
         mean = self.decode(variables, visible, visible.q.mu)
         return {"mean": composite(batch, mean)}
-
-
-SYSTEM = PICNet
-make = SYSTEM.from_config

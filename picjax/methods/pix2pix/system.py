@@ -307,8 +307,3 @@ class Pix2Pix(System):
         del key
         image = self.generate(variables, self.condition(batch), [])
         return {"no dropout": composite(batch, image)}
-
-
-def make(config: Config) -> Pix2Pix:
-    """Pix2Pix with the settings of a config (configs/pix2pix.py)."""
-    return Pix2Pix.from_config(config)

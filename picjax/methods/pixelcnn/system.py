@@ -343,8 +343,3 @@ class PixelCNNPlusPlus(System):
             "the completion ignores them; a hole at the end, as with --mask=top, is exact"
         )
         return (warning,)
-
-
-def make(config: Config) -> PixelCNNPlusPlus:
-    """PixelCNN++ with the settings of a config (configs/pixelcnn.py)."""
-    return PixelCNNPlusPlus.from_config(config)
