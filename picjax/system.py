@@ -5,6 +5,7 @@ fields and whose functions are pure. It never mentions devices, files or logging
 `picjax.train`, `picjax.completion` and `picjax.evaluation` supply those for all.
 """
 
+import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -204,8 +205,13 @@ def _variables_of(
 
 
 def split_keys(key: PRNGKeyArray, *purposes: str) -> dict[str, PRNGKeyArray]:
-    """One key per purpose; adding a purpose at the end leaves the others unchanged."""
-    return {p: jax.random.fold_in(key, i) for i, p in enumerate(purposes)}
+    """One key per named purpose, whatever the other purposes and their order."""
+    return {p: purpose_key(key, p) for p in purposes}
+
+
+def purpose_key(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
+    """The key of one named purpose."""
+    return jax.random.fold_in(key, zlib.crc32(purpose.encode()))
 
 
 # ---- images ----

@@ -34,7 +34,7 @@ from picjax.data import pipeline
 from picjax.evaluation import monitor
 from picjax.images import to_float
 from picjax.log import Log
-from picjax.system import Config, State
+from picjax.system import Config, State, purpose_key
 
 
 def train(config: Config, workdir: Path) -> State:
@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path) -> State:
 
     first = sharding.global_batch(mesh, next(batches()))
     data = batches()
-    root = jax.random.key(config.seed)
+    root = purpose_key(jax.random.key(config.seed), "train")
 
     # ---- method ----
     def init(batch) -> State:
@@ -231,8 +231,8 @@ def due(step: int, every: int, config: Config) -> bool:
 
 
 def init_key(seed: int) -> jax.Array:
-    """The key of a run's initial state; its steps fold their numbers into the seed."""
-    return jax.random.fold_in(jax.random.key(seed), 2**31)
+    """The key of a run's initial state; its steps draw from the key "train"."""
+    return purpose_key(jax.random.key(seed), "init")
 
 
 def fast_compile() -> dict[str, Any]:

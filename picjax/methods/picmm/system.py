@@ -388,10 +388,11 @@ class PICMM(VaeGan):
         visible = self.encode_visible(variables, batch, keys["visible"])
 
         def draw(i: Array) -> Array:
-            choice, noise = jax.random.split(jax.random.fold_in(keys["draws"], i))
-            j = jax.random.categorical(choice, visible.mixture.log_alpha)
+            own_key = jax.random.fold_in(keys["draws"], i)
+            own = split_keys(own_key, "component", "normal")
+            j = jax.random.categorical(own["component"], visible.mixture.log_alpha)
             chosen = mixtures.component(visible.mixture, j.astype(jnp.int32))
-            eps = jax.random.normal(noise, chosen.mu.shape)
+            eps = jax.random.normal(own["normal"], chosen.mu.shape)
             z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
             return self.decode(variables, visible, z_c)
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from picjax.methods.pixelcnn import logistic
+from picjax.system import split_keys
 
 Logits = Callable[[Array], Array]  # images [b h w c] -> logits [b h w m]
 
@@ -26,13 +27,14 @@ class Noise(NamedTuple):
 
 def draw_noise(key: Array, size: tuple[int, ...], k: int, c: int) -> Noise:
     """Uniforms in [1e-5, 1 - 1e-5], as in the official code."""
-    keys = jax.random.split(key)
-    sizes = (*size, k), (*size, c)
-    draws = (
-        jax.random.uniform(key, shape, minval=1e-5, maxval=1 - 1e-5)
-        for key, shape in zip(keys, sizes, strict=True)
-    )
-    return Noise(*draws)
+    keys = split_keys(key, "mixture", "value")
+
+    def uniform(purpose: str, channels: int) -> Array:
+        return jax.random.uniform(
+            keys[purpose], (*size, channels), minval=1e-5, maxval=1 - 1e-5
+        )
+
+    return Noise(mixture=uniform("mixture", k), value=uniform("value", c))
 
 
 @jax.custom_batching.custom_vmap

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Key
 
-# "start": the first x. "step": of each step. "climb": of steps back before a call.
-# "known": of the known pixels.
-PURPOSES = ("start", "step", "climb", "known")
+from picjax.system import purpose_key
 
-Noise = Callable[[str, Array], Array]  # (purpose, call) -> standard normals
+# (purpose, call) -> standard normals. Purposes are "start", the first x; "step", of each
+# step; "climb", of steps back before a call; "known", of the known pixels.
+Noise = Callable[[str, Array], Array]
 Uniforms = Callable[[Array], Array]  # call -> uniforms for the resampling
 
 
@@ -29,7 +29,7 @@ def noise_from_keys(keys: Key[Array, " b"], shape: tuple[int, int, int]) -> Nois
 
     def noise(purpose: str, number: Array) -> Array:
         def one(key: Array) -> Array:
-            own = jax.random.fold_in(key, PURPOSES.index(purpose))
+            own = purpose_key(key, purpose)
             return jax.random.normal(jax.random.fold_in(own, number), shape)
 
         return jax.vmap(one)(keys)
