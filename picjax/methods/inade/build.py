@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import flax.linen as nn
-from jaxtyping import Array
 
 from picjax.cli import UserError
 from picjax.methods.inade import official
@@ -18,7 +17,7 @@ from picjax.methods.inade.norm import NORMS, Statistics
 from picjax.methods.inade.vgg import CONVS, Vgg19
 from picjax.official import files
 from picjax.official.mapping import from_official
-from picjax.system import Config
+from picjax.system import Config, Tree
 
 CHOICES = {
     "model.norm": tuple(NORMS),
@@ -99,7 +98,7 @@ def encoder(model: Config, image_size: tuple[int, int]) -> nn.Module:
     )
 
 
-def read_vgg(path: Path) -> tuple[Vgg19, dict[str, Array]]:
+def read_vgg(path: Path) -> tuple[Vgg19, Tree]:
     """VGG19 with torchvision's parameters, `vgg19-dcbb9e9d.pth`.
 
     Raises:
