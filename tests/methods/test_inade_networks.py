@@ -197,6 +197,24 @@ def test_two_time_scales():
     assert ttur(2e-4, enabled=False) == (2e-4, 2e-4)
 
 
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(("upsampling", "size"), [("normal", 32), ("most", 128)])
+def test_the_generator_doubles_its_first_features(upsampling, size):
+    """Shapes alone, with a sketch branch; `most` ends with half the width."""
+    norm = partial(InadeNorm, sketch=True)
+    net = Generator(norm, 3, (1, 2), upsampling, width=2)
+    layout = LAYOUT._replace(sketch=jnp.zeros((2, 2, 4, 1)))
+    inputs = layout, normal(2, 6), normal(2, 4, 2, 5)
+    image, variables = jax.eval_shape(
+        lambda: net.init_with_output(KEY, *inputs, train=False)
+    )
+    assert image.shape == (2, size, 2 * size, 3)
+    last = variables["params"]["conv_img"]["kernel"]
+    assert last.shape == (3, 3, 1 if upsampling == "most" else 2, 3)
+
+
 # ---- sizes of the released models ----
 
 RELEASED = {
