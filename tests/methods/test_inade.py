@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
 
-from picjax import methods
 from picjax.cli import UserError
 from picjax.methods.inade import transforms
 from picjax.methods.inade.build import read_vgg
-from picjax.methods.inade.system import zero_biases
+from picjax.methods.inade.system import INADE, zero_biases
 from picjax.methods.inade.vgg import CONVS
 from picjax.official import files
 
@@ -24,7 +23,7 @@ def make(variant="tiny", **changes):
     config.update_from_flattened_dict(
         {name.replace("__", "."): value for name, value in changes.items()}
     )
-    return methods.make(config)
+    return INADE.from_config(config)
 
 
 @pytest.mark.parametrize(

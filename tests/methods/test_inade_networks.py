@@ -1,6 +1,7 @@
 """INADE's layers and networks: what the reference files cannot show."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,14 @@ def normal(*shape, seed=0):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+def init(net, *inputs) -> Any:
+    return net.init(KEY, *inputs)
+
+
+def apply(net, *inputs, **options) -> Any:
+    return net.apply(*inputs, **options)
+
+
 def count(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
@@ -42,7 +51,7 @@ def count(tree):
 def test_inade_norm_equals_its_formula_with_one_hot_tensors():
     net = InadeNorm(classes=3, statistics="instance")
     x, noise = normal(2, 2, 4, 5), normal(2, 4, 2, 6, seed=1)
-    variables = net.init(KEY, x, LAYOUT, noise, False)
+    variables = init(net, x, LAYOUT, noise, False)
     params = variables["params"]["modulation"]
     params["bias"] = normal(3, 5, 2, seed=2)
     style = noise @ params["fc_noise"]["kernel"]
@@ -55,17 +64,17 @@ def test_inade_norm_equals_its_formula_with_one_hot_tensors():
     scale, shift = jnp.moveaxis(weight * at_pixel + bias, 3, 0)
     mean = x.mean((1, 2), keepdims=True)
     normalised = (x - mean) / jnp.sqrt(x.var((1, 2), keepdims=True) + 1e-5)
-    y = net.apply(variables, x, LAYOUT, noise, False)
+    y = apply(net, variables, x, LAYOUT, noise, False)
     np.testing.assert_allclose(y, scale * normalised + shift, atol=1e-5)
 
 
 def test_rows_of_absent_instances_do_not_matter():
     net = InadeNorm(classes=3)
     x, noise = normal(2, 2, 4, 5), normal(2, 4, 2, 6, seed=1)
-    variables = net.init(KEY, x, LAYOUT, noise, False)
+    variables = init(net, x, LAYOUT, noise, False)
     junk = 50 * normal(2, 7, 2, 6, seed=2)
     y, padded = (
-        net.apply(variables, x, LAYOUT, n, False)
+        apply(net, variables, x, LAYOUT, n, False)
         for n in (noise, jnp.concatenate([noise, junk], 1))
     )
     np.testing.assert_array_equal(y, padded)
@@ -74,9 +83,9 @@ def test_rows_of_absent_instances_do_not_matter():
 def test_noise_of_one_instance_changes_its_pixels_alone():
     net = InadeNorm(classes=3)
     x, noise = normal(2, 2, 4, 5), normal(2, 4, 2, 6, seed=1)
-    variables = net.init(KEY, x, LAYOUT, noise, False)
-    y = net.apply(variables, x, LAYOUT, noise, False)
-    redrawn = net.apply(variables, x, LAYOUT, noise.at[:, 2].add(1.0), False)
+    variables = init(net, x, LAYOUT, noise, False)
+    y = apply(net, variables, x, LAYOUT, noise, False)
+    redrawn = apply(net, variables, x, LAYOUT, noise.at[:, 2].add(1.0), False)
     np.testing.assert_array_equal((y != redrawn).any(-1), INSTANCE == 2)
 
 
@@ -84,15 +93,15 @@ def test_inade_ignores_edges():
     net = InadeNorm(classes=3)
     x, noise = normal(2, 2, 4, 5), normal(2, 4, 2, 6, seed=1)
     edges = LAYOUT._replace(edges=jnp.ones((2, 2, 4, 1)))
-    variables = net.init(KEY, x, LAYOUT, noise, False)
-    y, with_edges = (net.apply(variables, x, m, noise, False) for m in (LAYOUT, edges))
+    variables = init(net, x, LAYOUT, noise, False)
+    y, with_edges = (apply(net, variables, x, m, noise, False) for m in (LAYOUT, edges))
     np.testing.assert_array_equal(y, with_edges)
 
 
 def test_a_sketch_branch_without_a_sketch_is_refused():
     net = InadeNorm(classes=3, sketch=True)
     with pytest.raises(ValueError, match="needs a sketch"):
-        net.init(KEY, normal(2, 2, 4, 5), LAYOUT, normal(2, 4, 2, 6), False)
+        init(net, normal(2, 2, 4, 5), LAYOUT, normal(2, 4, 2, 6), False)
 
 
 @pytest.mark.parametrize("kernel", [1, 3, 5])
@@ -101,7 +110,7 @@ def test_label_conv_is_a_convolution_of_the_one_hot_labels(kernel, with_edges):
     label = jax.random.randint(KEY, (2, 6, 7), 0, 4)
     edges = normal(2, 6, 7, 1) if with_edges else None
     net = LabelConv(3, 4, kernel)
-    variables = net.init(KEY, label, edges)
+    variables = init(net, label, edges)
     onehot = semantics(Layout(label, edges=edges), 4)
     expected = jax.lax.conv_general_dilated(
         onehot,
@@ -110,14 +119,14 @@ def test_label_conv_is_a_convolution_of_the_one_hot_labels(kernel, with_edges):
         "SAME",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
-    np.testing.assert_allclose(net.apply(variables, label, edges), expected, atol=1e-6)
+    np.testing.assert_allclose(apply(net, variables, label, edges), expected, atol=1e-6)
 
 
 def test_batch_norm_moves_running_statistics_by_a_tenth():
     net, x = BatchNorm(), 3 + 2 * normal(4, 5, 6, 2)
-    variables = net.init(KEY, x, False)
+    variables = init(net, x, False)
     assert "params" not in variables
-    _, new = net.apply(variables, x, True, mutable=["stats"])
+    _, new = apply(net, variables, x, True, mutable=["stats"])
     flat = x.reshape(-1, 2)
     np.testing.assert_allclose(new["stats"]["mean"], 0.1 * flat.mean(0), rtol=1e-5)
     expected = 0.9 + 0.1 * flat.var(0, ddof=1)
@@ -129,10 +138,10 @@ def test_batch_norm_moves_running_statistics_by_a_tenth():
 
 def test_instance_conv_sees_its_own_instance_alone():
     net, x = InstanceConv(3), normal(1, 2, 4, 2)
-    variables = net.init(KEY, x, INSTANCE[:1])
-    y = net.apply(variables, x, INSTANCE[:1])
+    variables = init(net, x, INSTANCE[:1])
+    y = apply(net, variables, x, INSTANCE[:1])
     other = jnp.where((INSTANCE[:1] == 1)[..., None], x, 9.0)
-    changed = net.apply(variables, other, INSTANCE[:1])
+    changed = apply(net, variables, other, INSTANCE[:1])
     inside = INSTANCE[:1] == 1
     np.testing.assert_array_equal(y[inside], changed[inside])
 
@@ -187,7 +196,7 @@ def test_feature_matching_without_a_layer_is_zero():
 def test_the_rate_falls_linearly_and_stays_zero():
     assert [decay_factor(e, 3, 4) for e in (1, 3, 4, 5, 7)] == [1, 1, 1, 0.75, 0.25]
     assert decay_factor(99, 3, 0) == 1
-    schedule = epoch_schedule(2.0, 10, 3, 4)
+    schedule: Any = epoch_schedule(2.0, 10, 3, 4)
     rates = [float(schedule(jnp.int32(step))) for step in (0, 39, 40, 69, 70, 999)]
     np.testing.assert_allclose(rates, [2, 2, 1.5, 0.5, 0, 0])
 
@@ -197,9 +206,27 @@ def test_two_time_scales():
     assert ttur(2e-4, enabled=False) == (2e-4, 2e-4)
 
 
+# ---- sizes ----
+
+
+@pytest.mark.parametrize(("upsampling", "size"), [("normal", 32), ("most", 128)])
+def test_the_generator_doubles_its_first_features(upsampling, size):
+    """Shapes alone, with a sketch branch; `most` ends with half the width."""
+    norm = partial(InadeNorm, sketch=True)
+    net = Generator(norm, 3, (1, 2), upsampling, width=2)
+    layout = LAYOUT._replace(sketch=jnp.zeros((2, 2, 4, 1)))
+    inputs = layout, normal(2, 6), normal(2, 4, 2, 5)
+    image, variables = jax.eval_shape(
+        lambda: net.init_with_output(KEY, *inputs, train=False)
+    )
+    assert image.shape == (2, size, 2 * size, 3)
+    last = variables["params"]["conv_img"]["kernel"]
+    assert last.shape == (3, 3, 1 if upsampling == "most" else 2, 3)
+
+
 # ---- sizes of the released models ----
 
-RELEASED = {
+RELEASED: dict[str, Any] = {
     # classes, style channels, upsampling, aspect: parameters of G, IE and D
     "ade20k": ((151, 64, "normal", 1.0), (90.894, 3.690, 5.839)),
     "cityscapes": ((35, 64, "more", 2.0), (77.394, 3.690, 5.601)),
@@ -214,7 +241,7 @@ def test_networks_have_the_released_sizes_and_names(name):
     width = 512 if aspect == 2 else 256
     base = base_size(width, aspect, upsampling)
     assert base == ((4, 8) if aspect == 2 else (8, 8))
-    maps = jax.ShapeDtypeStruct((1, 256, width), jnp.int32)
+    maps: Any = jax.ShapeDtypeStruct((1, 256, width), jnp.int32)
     image = jax.ShapeDtypeStruct((1, 256, width, 3), jnp.float32)
     pair = jax.ShapeDtypeStruct((1, 256, width, classes + 4), jnp.float32)
     noise = jax.ShapeDtypeStruct((1, 2, 2, channels), jnp.float32)

@@ -161,7 +161,7 @@ def check_block(fixture: Fixture, mode: str) -> None:
     hyper, inputs, out = fixture.hyper, fixture.inputs, fixture.outputs
     classes = classes_of(mode, hyper, fixture.params)
     layout, noise = layout_of(inputs, classes), noise_of(inputs)
-    norm_g = hyper["norm_G"]
+    norm_g = hyper.get("norm_G", "spectralspadesyncbatch3x3")
     norm = partial(norm_factory(mode, norm_g, fixture.params), classes=classes)
     spectral = official.parse_norm_g(norm_g).spectral
     net = ResBlock(hyper["fout"], norm, spectral)

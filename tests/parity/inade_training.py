@@ -21,7 +21,8 @@ from inade_shared import (
 )
 
 from picjax.methods.inade import losses, schedule
-from picjax.methods.inade.system import INADE, Draw, LossWeights
+from picjax.methods.inade.noise import Draw
+from picjax.methods.inade.system import INADE, LossWeights
 from picjax.official import mapping
 from picjax.system import Opt, State, initial_state
 

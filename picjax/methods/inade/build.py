@@ -1,11 +1,11 @@
-"""The networks of a config, checked against the image size."""
+"""The networks and optimisers of a config."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import flax.linen as nn
-from jaxtyping import Array
+import optax
 
 from picjax.cli import UserError
 from picjax.methods.inade import official
@@ -15,10 +15,12 @@ from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
 from picjax.methods.inade.losses import GAN
 from picjax.methods.inade.net import DOUBLINGS, Generator
 from picjax.methods.inade.norm import NORMS, Statistics
+from picjax.methods.inade.schedule import epoch_schedule, ttur
 from picjax.methods.inade.vgg import CONVS, Vgg19
 from picjax.official import files
 from picjax.official.mapping import from_official
-from picjax.system import Config
+from picjax.optim import accumulate
+from picjax.system import Config, Opt, Tree
 
 CHOICES = {
     "model.norm": tuple(NORMS),
@@ -99,7 +101,7 @@ def encoder(model: Config, image_size: tuple[int, int]) -> nn.Module:
     )
 
 
-def read_vgg(path: Path) -> tuple[Vgg19, dict[str, Array]]:
+def read_vgg(path: Path) -> tuple[Vgg19, Tree]:
     """VGG19 with torchvision's parameters, `vgg19-dcbb9e9d.pth`.
 
     Raises:
@@ -120,3 +122,23 @@ def read_vgg(path: Path) -> tuple[Vgg19, dict[str, Array]]:
     return net, from_official(tensors, net.shapes(), official.vgg_table(stems))[
         "params"
     ]
+
+
+def optimisers(config: Config, encoder: bool) -> dict[str, Opt]:
+    """Adam for both players, at the rates of `ttur`; one for generator and encoder."""
+    opt = config.opt
+    generator, discriminator = ttur(opt.lr, opt.ttur)
+
+    def adam(lr: float) -> optax.GradientTransformation:
+        if opt.epoch_steps:
+            updates = max(1, opt.epoch_steps // opt.accumulate)
+            rate = epoch_schedule(lr, updates, opt.constant_epochs, opt.decay_epochs)
+        else:
+            rate = lr
+        return accumulate(optax.adam(rate, b1=opt.b1, b2=opt.b2), opt.accumulate)
+
+    nets = ("generator", "encoder") if encoder else ("generator",)
+    return {
+        "generator": Opt(adam(generator), nets),
+        "discriminator": Opt(adam(discriminator), ("discriminator",)),
+    }

@@ -8,10 +8,6 @@ from picjax.methods.inade.discriminator import Norm
 from picjax.methods.inade.norm import Statistics
 from picjax.official.mapping import CONV, LINEAR, NORM, Leaf, Site, Table
 
-# What the original ends a file's name with, `best_net_G.pth`, and our net's name. The
-# released instance encoders are called `IE`, while the code loads `E`.
-FILES = {"G": "generator", "E": "encoder", "IE": "encoder", "D": "discriminator"}
-
 SPECTRAL = {
     "params/kernel": Leaf(".weight_orig", (2, 3, 1, 0)),
     "params/bias": Leaf(".bias"),

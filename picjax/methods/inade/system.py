@@ -13,22 +13,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.cli import UserError
 from picjax.losses import adversarial
 from picjax.methods.inade import losses, transforms
-from picjax.methods.inade.build import CHOICES, networks, read_vgg
+from picjax.methods.inade.build import CHOICES, networks, optimisers, read_vgg
 from picjax.methods.inade.discriminator import Discriminator, Features
 from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
 from picjax.methods.inade.layout import Layout, edge_map, semantics
 from picjax.methods.inade.net import Generator
-from picjax.methods.inade.norm import Noise
-from picjax.methods.inade.schedule import epoch_schedule, ttur
+from picjax.methods.inade.noise import Draw, normals
 from picjax.methods.inade.vgg import Vgg19
-from picjax.optim import accumulate
 from picjax.system import (
     Batch,
     Config,
@@ -47,18 +44,6 @@ from picjax.system import (
     split_keys,
     update,
 )
-
-
-class Draw(NamedTuple):
-    """The standard normal noise of one image per example.
-
-    Attributes:
-      latent: input of the generator's first layer, or noise of the image encoder.
-      style: noise of every instance.
-    """
-
-    latent: Float[Array, "b d"]
-    style: Noise
 
 
 class Outputs(NamedTuple):
@@ -391,26 +376,6 @@ class INADE(System):
         return {"labels": pixels.astype(jnp.float32) / 127.5 - 1}
 
 
-def optimisers(config: Config, encoder: bool) -> dict[str, Opt]:
-    """Adam for both players, at the rates of `ttur`; one for generator and encoder."""
-    opt = config.opt
-    generator, discriminator = ttur(opt.lr, opt.ttur)
-
-    def adam(lr: float) -> optax.GradientTransformation:
-        if opt.epoch_steps:
-            updates = max(1, opt.epoch_steps // opt.accumulate)
-            rate = epoch_schedule(lr, updates, opt.constant_epochs, opt.decay_epochs)
-        else:
-            rate = lr
-        return accumulate(optax.adam(rate, b1=opt.b1, b2=opt.b2), opt.accumulate)
-
-    nets = ("generator", "encoder") if encoder else ("generator",)
-    return {
-        "generator": Opt(adam(generator), nets),
-        "discriminator": Opt(adam(discriminator), ("discriminator",)),
-    }
-
-
 def zero_biases(variables: Tree) -> Tree:
     """Every `bias` at 0, spectrally normalised layers' too, as the original has it."""
 
@@ -418,10 +383,3 @@ def zero_biases(variables: Tree) -> Tree:
         return jnp.zeros_like(x) if path[-1].key == "bias" else x
 
     return jax.tree_util.tree_map_with_path(zero, variables)
-
-
-def normals(key: PRNGKeyArray, n: int, shape: tuple[int, ...]) -> Array:
-    """n standard normal arrays; the i-th does not depend on n."""
-    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), shape))(
-        jnp.arange(n)
-    )
