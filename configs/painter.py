@@ -91,7 +91,9 @@ def published() -> ConfigDict:
         "fixed": "fixed_large",  # or fixed_small: the variance where none is learnt
     }
     sampler = {
-        "preset": "painter",  # repaint, painter, fast, draft, plain; own: these:
+        # repaint, painter, fast, draft, plain; ddnm, ddnm-fast, ddnm-fine, pigdm,
+        # smcdiff, tds (docs/samplers.md); own: these:
+        "preset": "painter",
         "spacing": "250",  # steps kept: "250", "ddim25" or "10,20,30"
         "jump_length": 10,  # steps that a jump goes back
         "jump_times": 10,  # how often each stretch is walked; 1: no jumps
