@@ -8,7 +8,7 @@
 One network, several samplers, one row each: evaluations of the network per completion,
 share of modes found, total variation from the true probabilities, and share of valid
 completions (docs/scenes.md). A sampler is a preset; `painter/4` passes each of its
-stretches 4 times. `--exact` replaces the trained network by the expected noise of one
+stretches 4 times, `ddnm/250/0.5` is DDNM with 250 steps and eta 0.5. `--exact` replaces the trained network by the expected noise of one
 scene per class, so that all error is the sampler's. `--draw` plots total variation over
 evaluations from files that `--json` wrote.
 """
@@ -42,6 +42,12 @@ from picjax.methods.painter.resampling import (
     make_plan,
     repaint,
 )
+from picjax.methods.painter.samplers.interface import denoise_with, measure
+from picjax.methods.painter.samplers.presets import (
+    POSTERIOR_PRESETS,
+    PosteriorPreset,
+    ddnm_preset,
+)
 from picjax.methods.painter.settings import make_sampler
 from picjax.model import Model
 from picjax.system import Config, Tree, composite
@@ -49,33 +55,64 @@ from picjax.system import Config, Tree, composite
 METRICS = ("modes_found", "total_variation", "total_variation_floor", "valid")
 
 
-def find_preset(name: str) -> Preset:
-    """A preset, or one with another `jump_n_sample` such as "painter/4".
+def find_preset(name: str) -> Preset | PosteriorPreset:
+    """A preset, or a changed one such as "painter/4" or "ddnm/250/0.5".
 
     Raises:
       UserError: if the name is unknown.
     """
-    base, _, times = name.partition("/")
-    check_choice("--walks", base, PRESETS)
+    base, _, numbers = name.partition("/")
+    check_choice("--walks", base, (*PRESETS, *POSTERIOR_PRESETS))
+    if base in POSTERIOR_PRESETS:
+        return _posterior_preset(name, base, numbers)
     preset = PRESETS[base]
-    if not times:
+    if not numbers:
         return preset
-    if not times.isdecimal() or not int(times):
+    if not numbers.isdecimal() or not int(numbers):
         raise UserError(f"--walks '{name}' has no number of passes; write {base}/4")
-    resampling = preset.resampling._replace(jump_n_sample=int(times))
+    resampling = preset.resampling._replace(jump_n_sample=int(numbers))
     return preset._replace(resampling=resampling)
 
 
-def set_sampler(config: Config, preset: Preset) -> None:
-    """Set a config's sampler to a preset."""
+def _posterior_preset(name: str, base: str, numbers: str) -> PosteriorPreset:
+    if not numbers:
+        return POSTERIOR_PRESETS[base]
+    steps, _, eta = numbers.partition("/")
+    try:
+        if base != "ddnm":
+            raise ValueError
+        return ddnm_preset(int(steps), float(eta))
+    except ValueError as error:
+        raise UserError(
+            f"--walks '{name}': of these samplers ddnm alone takes numbers; write "
+            "ddnm/250/0.5 for 250 steps and eta 0.5"
+        ) from error
+
+
+def set_sampler(config: Config, preset: Preset | PosteriorPreset) -> None:
+    """Set a config's sampler to a preset.
+
+    Raises:
+      UserError: for a changed sampler of the posterior, which no config describes.
+    """
+    if isinstance(preset, PosteriorPreset):
+        names = [name for name, p in POSTERIOR_PRESETS.items() if p is preset]
+        if not names:
+            raise UserError("ddnm takes numbers with --exact alone; leave them out")
+        config.sampler.preset = names[0]
+        return
     own, eta = preset.resampling, -1.0 if preset.eta is None else preset.eta
     config.sampler.update(preset="own", spacing=preset.spacing, eta=eta)
     config.sampler.update(jump_length=own.jump_length, jump_times=own.jump_n_sample)
     config.sampler.update(start=own.start_resampling, stop=own.stop_resampling)
 
 
-def measure(
-    config: Config, variables: Tree, preset: Preset, images: int, num: int
+def measure_run(
+    config: Config,
+    variables: Tree,
+    preset: Preset | PosteriorPreset,
+    images: int,
+    num: int,
 ) -> table.Row:
     """One row: held-out images, `num` completions each."""
     set_sampler(config, preset)
@@ -88,7 +125,7 @@ def measure(
         attributes = example.extra["scene_attributes"]
         counts.append(posterior.count_modes(example.samples, scene, attributes))
         classes.append(scene)
-    evaluations = make_sampler(config).plan.evaluations
+    evaluations = make_sampler(config).cost.evaluations
     return make_row(evaluations, counts, classes, start)
 
 
@@ -105,7 +142,6 @@ def make_row(
 
 # ---- the exact network ----
 
-SIZE = (32, 32)
 WIDTH = 0.02  # standard deviation around each template, for pixels in [-1, 1]
 
 
@@ -134,11 +170,13 @@ def exact_network(
     return network
 
 
-def measure_exact(preset: Preset, num: int) -> table.Row:
+def measure_exact(
+    preset: Preset | PosteriorPreset, num: int, size: tuple[int, int], seed: int
+) -> table.Row:
     """One row: a scene of each class on the same background, `num` completions each."""
-    attributes = scenes.sample(0, 0, SIZE)["attributes"]
+    attributes = scenes.sample(0, 0, size)["attributes"]
     classes = list(range(len(scenes.CLASSES)))
-    valid = [scenes.modes(c, attributes, SIZE) for c in classes]
+    valid = [scenes.modes(c, attributes, size) for c in classes]
     p = np.concatenate([scenes.probabilities(c) for c in classes]) / len(classes)
     templates = jnp.asarray(np.concatenate(valid), jnp.float32) / 127.5 - 1
     denoiser = Denoiser(
@@ -146,32 +184,52 @@ def measure_exact(preset: Preset, num: int) -> table.Row:
         process.make_schedule("linear", 1000, preset.spacing),
         Parameterization("epsilon", "learned_range"),
     )
-    plan = make_plan(denoiser.schedule.steps, preset.resampling)
-    mask = np.ones((*SIZE, 1), np.float32)
-    mask[scenes.hole(SIZE)] = 0
+    mask = np.ones((*size, 1), np.float32)
+    mask[scenes.hole(size)] = 0
     first = np.stack([modes[0] for modes in valid]).astype(np.float32) / 127.5 - 1
     image = jnp.asarray(np.repeat(first * mask, num, 0))
+    masks = jnp.broadcast_to(jnp.asarray(mask), (len(image), *mask.shape))
+    complete = _repaint if isinstance(preset, Preset) else _draw_posterior
 
     @jax.jit
-    def complete(keys: Array) -> Array:
-        masks = jnp.broadcast_to(jnp.asarray(mask), (len(keys), *mask.shape))
-        noise = make_noise(keys, SIZE)
-        images, _ = repaint(denoiser, plan, image, masks, noise, eta=preset.eta)
+    def draw(keys: Array) -> Array:
+        images = complete(preset, denoiser, image, masks, keys)
         return to_uint8(composite({"image": image, "mask": masks}, images))
 
     start = time.perf_counter()
-    drawn = np.asarray(complete(jax.random.split(jax.random.key(0), len(image))))
+    drawn = np.asarray(draw(jax.random.split(jax.random.key(seed), len(image))))
     counts = [
         posterior.count_modes(own, c, attributes)
         for c, own in zip(classes, np.split(drawn, len(classes)), strict=True)
     ]
-    return make_row(plan.evaluations, counts, classes, start)
+    if isinstance(preset, Preset):
+        plan = make_plan(denoiser.schedule.steps, preset.resampling)
+        return make_row(plan.evaluations, counts, classes, start)
+    cost = preset.cost(denoiser.schedule.steps)
+    return make_row(cost.evaluations, counts, classes, start)
+
+
+def _repaint(
+    preset: Any, denoiser: Denoiser, image: Array, mask: Array, keys: Array
+) -> Array:
+    plan = make_plan(denoiser.schedule.steps, preset.resampling)
+    noise = make_noise(keys, (image.shape[1], image.shape[2]))
+    return repaint(denoiser, plan, image, mask, noise, eta=preset.eta)[0]
+
+
+def _draw_posterior(
+    preset: Any, denoiser: Denoiser, image: Array, mask: Array, keys: Array
+) -> Array:
+    calls, denoise = preset.calls(denoiser.schedule), denoise_with(denoiser)
+
+    def of_image(image: Array, mask: Array, key: Array) -> Array:
+        measurement = measure(image[None], mask[None])
+        return preset.draw(denoise, calls, measurement, key)[0]
+
+    return jax.vmap(of_image)(image, mask, keys)
 
 
 # ---- the curve ----
-
-# In the order of PRESETS.
-COLORS = ("tab:purple", "tab:green", "tab:orange", "tab:blue", "tab:red")
 
 
 def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
@@ -194,7 +252,8 @@ def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
     styles = itertools.cycle(("-", ":", "--", "-."))
     for title, style, rows in zip(tables, styles, tables.values(), strict=False):
         network = title.removeprefix("scenes, ")
-        for preset, color in zip(PRESETS, COLORS, strict=True):
+        for i, preset in enumerate((*PRESETS, *POSTERIOR_PRESETS)):
+            color = f"C{i}"
             own = [row for row in rows if row["walk"].partition("/")[0] == preset]
             own.sort(key=lambda row: row["calls"])
             if not own:
@@ -251,6 +310,8 @@ def main() -> None:
     parser.add_argument("--walks", default="draft,fast,painter,repaint")
     parser.add_argument("--images", type=int, default=96)
     parser.add_argument("--num", type=int, default=10)
+    parser.add_argument("--size", type=int, default=32, help="of --exact")
+    parser.add_argument("--seed", type=int, default=0, help="of --exact")
     parser.add_argument(
         "--exact", action="store_true", help="replace the trained network"
     )
@@ -264,12 +325,13 @@ def main() -> None:
     names = args.walks.split(",")
     presets = [find_preset(name) for name in names]
     if args.exact:
-        rows = [measure_exact(preset, args.num) for preset in presets]
-        network = "the exact network"
+        size = args.size, args.size
+        rows = [measure_exact(p, args.num, size, args.seed) for p in presets]
+        network = f"the exact network, {args.size} px"
     else:
         config, variables, step = checkpoints.restore_variables(args.workdir)
         each = args.images, args.num
-        rows = [measure(config, variables, preset, *each) for preset in presets]
+        rows = [measure_run(config, variables, preset, *each) for preset in presets]
         network = f"{step:,} steps of training"
     rows = [{"walk": n} | row for n, row in zip(names, rows, strict=True)]
     table.report({f"scenes, {network}": rows}, table.machine(), args.json)

@@ -84,7 +84,9 @@ def published() -> ConfigDict:
         "fixed": "fixed_large",  # or fixed_small: the variance if it is not learnt
     }
     config.sampler = {
-        "preset": "painter",  # repaint, painter, fast, draft, plain; own: as follows
+        # repaint, painter, fast, draft, plain; ddnm, ddnm-fast, ddnm-fine, pigdm,
+        # smcdiff, tds (docs/samplers.md); own: as follows
+        "preset": "painter",
         "spacing": "250",  # kept timesteps: "250", "ddim25" or "10,20,30"
         "jump_length": 10,  # kept timesteps that a jump goes back
         "jump_times": 10,  # passes over each stretch; 1: no jumps

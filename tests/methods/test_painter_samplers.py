@@ -192,7 +192,9 @@ def test_noise_derived_from_the_corrected_x0_loses_the_guidance_on_the_grid():
 
 
 def test_pigdm_is_near_the_posterior():
-    assert grid.total_variation(draw_grid(pigdm, steps=100)) < 0.2
+    for clip in (False, True):
+        sampler = partial(pigdm, clip=clip)
+        assert grid.total_variation(draw_grid(sampler, steps=100)) < 0.2
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,11 @@ from picjax.methods.painter.net import (
 )
 from picjax.methods.painter.process import Parameterization, Schedule
 from picjax.methods.painter.resampling import PRESETS, Plan, Preset, Resampling
+from picjax.methods.painter.samplers.presets import (
+    POSTERIOR_PRESETS,
+    Cost,
+    PosteriorPreset,
+)
 from picjax.system import Config, Opt, check_choices, image_shape
 
 CLASSIFIER_HEAD_WIDTH = 64  # of every published classifier
@@ -31,6 +36,7 @@ class Sampler(NamedTuple):
       eta: DDIM's; None: ancestral steps.
       label: the class to draw; -1: the image's if known, else random.
       guidance_scale: of the classifier's gradient; 0: no guidance.
+      posterior: a sampler other than RePaint's resampling.
     """
 
     schedule: Schedule
@@ -38,6 +44,14 @@ class Sampler(NamedTuple):
     eta: float | None
     label: int
     guidance_scale: float
+    posterior: PosteriorPreset | None = None
+
+    @property
+    def cost(self) -> Cost:
+        """Of one completion."""
+        if self.posterior is not None:
+            return self.posterior.cost(self.schedule.steps)
+        return Cost(self.plan.evaluations)
 
 
 # ---- validity ----
@@ -59,16 +73,26 @@ def check(config: Config) -> None:
             "loss.steps": timesteps.TIMESTEP_SAMPLERS,
             "model.qkv_order": ("legacy", "new"),
             "model.classifier_pool": get_args(Pool),
-            "sampler.preset": (*PRESETS, "own"),
+            "sampler.preset": (*PRESETS, *POSTERIOR_PRESETS, "own"),
         },
     )
     _check_networks(config)
     _check_classes(config)
+    _check_guidance(config)
     eta = config.sampler.eta
     if eta > 1:
         raise UserError(
             f"config.sampler.eta {eta} is above 1; give 0 to 1, or -1 for ancestral "
             "steps"
+        )
+
+
+def _check_guidance(config: Config) -> None:
+    preset, scale = config.sampler.preset, config.sampler.guidance
+    if config.model.classifier_classes and scale and preset in POSTERIOR_PRESETS:
+        raise UserError(
+            f"config.sampler.preset '{preset}' does not follow a classifier; set "
+            f"config.sampler.guidance=0, or take one of {', '.join(PRESETS)}"
         )
 
 
@@ -212,8 +236,9 @@ def make_sampler(config: Config) -> Sampler:
       UserError: if the process is too short for it.
     """
     settings, diffusion = config.sampler, config.diffusion
-    preset = own_preset(settings) if settings.preset == "own" else None
-    preset = preset or PRESETS[settings.preset]
+    posterior = POSTERIOR_PRESETS.get(settings.preset)
+    own = own_preset(settings) if settings.preset == "own" else None
+    preset = posterior or own or PRESETS[settings.preset]
     try:
         schedule = process.make_schedule(
             diffusion.schedule, diffusion.steps, preset.spacing
@@ -234,7 +259,8 @@ def make_sampler(config: Config) -> Sampler:
             f".stop leave no jump on {schedule.steps} steps, the scale on which they "
             "count; make them smaller, or set config.sampler.jump_times=1"
         )
-    return Sampler(schedule, plan, preset.eta, settings.label, settings.guidance)
+    eta = None if isinstance(preset, PosteriorPreset) else preset.eta
+    return Sampler(schedule, plan, eta, settings.label, settings.guidance, posterior)
 
 
 def own_preset(settings: Config) -> Preset:

@@ -8,6 +8,7 @@ classifier that guides is trained beside the network, on noised images of its ow
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from picjax.methods.painter.classifier import Classifier, Guidance, class_guidan
 from picjax.methods.painter.net import UNet
 from picjax.methods.painter.process import Denoiser, Noised, Parameterization, Schedule
 from picjax.methods.painter.resampling import PRESETS, make_noise, repaint
+from picjax.methods.painter.samplers.interface import denoise_with, measure
 from picjax.methods.painter.settings import Sampler
 from picjax.methods.painter.timesteps import LossHistory
 from picjax.system import (
@@ -243,6 +245,8 @@ class Painter(System):
                 for name, k in keys.items()
             }
             y = self._labels(self.sampler.label, own["label"], batch)
+            if self.sampler.posterior is not None:
+                return self._draw_posterior(variables, batch, own["noise"], y)
             images, _ = repaint(
                 self.denoiser(variables, self.sampler.schedule, y),
                 self.sampler.plan,
@@ -255,6 +259,30 @@ class Painter(System):
             return images
 
         return draw_many(draw, n)
+
+    def _draw_posterior(
+        self,
+        variables: Tree,
+        batch: Batch,
+        keys: Key[Array, " b"],
+        y: Int[Array, " b"] | None,
+    ) -> Float[Array, "b h w 3"]:
+        """A completion per image by a sampler of the posterior."""
+        preset, schedule = self.sampler.posterior, self.sampler.schedule
+        assert preset is not None
+        calls = preset.calls(schedule)
+
+        def of_image(image: Array, mask: Array, key: Array, label: Any) -> Array:
+            y = None if label is None else jnp.full(preset.particles, label)
+            denoise = denoise_with(self.denoiser(variables, schedule, y))
+            measurement = measure(image[None], mask[None])
+            return preset.draw(denoise, calls, measurement, key)[0]
+
+        return jax.vmap(of_image)(batch["image"], batch["mask"], keys, y)
+
+    def sampling_cost(self) -> str:
+        """The sampler's cost in evaluations of the network."""
+        return str(self.sampler.cost)
 
     def denoiser(
         self, variables: Tree, schedule: Schedule, y: Int[Array, " b"] | None

@@ -143,6 +143,7 @@ def pigdm(
     eta: float = 1.0,
     weight: Weight = "paper",
     scale: float = 1.0,
+    clip: bool = False,
     project: bool = False,
     record: Record = no_record,
 ) -> tuple[Images, Any]:
@@ -159,6 +160,8 @@ def pigdm(
       eta: DDIM's; 0 draws nothing after the start.
       weight: of the gradient; `gradient_weight` has the formulas.
       scale: multiplies the weight.
+      clip: x_0 to [-1, 1], but not its gradient: near the start an error of the
+        network is 150 times as large in x_0, and an untrained one would diverge.
       project: put y into x_0 and follow the gradient in the hole alone, as the released
         code does for free-form masks.
       record: what to return of every call; its x_0 has y in it if `project`.
@@ -170,7 +173,7 @@ def pigdm(
 
     def body(x: Images, call: Call) -> tuple[Images, Any]:
         denoised, pullback = denoise_with_gradient(denoise, x, call.index)
-        x0 = denoised.x0
+        x0 = jnp.clip(denoised.x0, -1, 1) if clip else denoised.x0
         certainty = call.sigma**2 / (call.sigma**2 + sigma_y**2)
         gradient = pullback(certainty * mask * (y - x0))
         if project:

@@ -19,7 +19,7 @@ Noise = Callable[[str, Array], Array]
 Uniforms = Callable[[Array], Array]  # call -> uniforms for the resampling
 
 
-def noise_from_keys(keys: Key[Array, " b"], shape: tuple[int, int, int]) -> Noise:
+def noise_from_keys(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Noise:
     """Standard normals [b h w c]; an image's noise depends on its own key alone.
 
     Args:

@@ -1,0 +1,77 @@
+"""The painter's samplers of the posterior, by name."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.configs import load_config, make_batch
+
+from picjax.cli import UserError
+from picjax.methods.painter import process
+from picjax.methods.painter.samplers.presets import POSTERIOR_PRESETS, Cost
+from picjax.methods.painter.system import make
+from picjax.system import inference_variables
+
+
+def make_short(preset):
+    """The tiny painter with a preset, on ten steps."""
+    config = load_config("painter", "tiny")
+    config.sampler.preset = preset
+    system = make(config)
+    schedule = process.make_schedule("linear", 1000, "10")
+    return dataclasses.replace(
+        system, sampler=system.sampler._replace(schedule=schedule)
+    )
+
+
+@pytest.mark.parametrize("name", ["ddnm", "pigdm", "smcdiff", "tds"])
+def test_a_preset_completes_and_keeps_known_pixels(name):
+    system = make_short(name)
+    batch = make_batch(8)
+    state = jax.jit(system.init)(batch, jax.random.key(0))
+    complete = jax.jit(system.complete, static_argnums=3)
+    images = complete(inference_variables(state), batch, jax.random.key(1), 2)
+    assert jnp.isfinite(images).all()
+    known = np.broadcast_to(batch["mask"][:, None] > 0.5, images.shape)
+    truth = np.broadcast_to(batch["image"][:, None], images.shape)
+    np.testing.assert_array_equal(np.asarray(images)[known], truth[known])
+    assert float(jnp.abs(images[:, 0] - images[:, 1]).max()) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "cost"),
+    [
+        ("ddnm", Cost(100)),
+        ("ddnm-fast", Cost(50)),
+        ("ddnm-fine", Cost(250)),
+        ("pigdm", Cost(100, 100)),
+        ("smcdiff", Cost(1600, 0, 16)),
+        ("tds", Cost(400, 400, 4)),
+    ],
+)
+def test_costs_count_evaluations_gradients_and_particles(name, cost):
+    config = load_config("painter", "tiny")
+    config.sampler.preset = name
+    sampler = make(config).sampler
+    assert sampler.cost == cost
+    calls = POSTERIOR_PRESETS[name].calls(sampler.schedule)
+    assert len(calls.index) * cost.particles == cost.evaluations
+
+
+def test_a_cost_is_a_sentence():
+    assert str(Cost(1510)) == "1,510 evaluations of the network per completion"
+    assert str(Cost(400, 400, 4)) == (
+        "400 evaluations of the network, 400 gradients through it, 4 particles in "
+        "memory per completion"
+    )
+
+
+def test_a_classifier_that_would_be_ignored_is_refused():
+    config = load_config("painter", "digits")
+    config.sampler.preset = "ddnm"
+    with pytest.raises(UserError, match="does not follow a classifier; set .*=0"):
+        make(config)
+    config.sampler.guidance = 0.0
+    assert make(config).sampler.cost == Cost(100)
