@@ -11,6 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from picjax.configs import common
+
 PRESETS = {
     "inade": {},
     # SPADE with a latent per image (Park et al., CVPR 2019).
@@ -29,43 +31,34 @@ VARIANTS = {
 }
 
 
-def get_config(variant: str = "ade20k") -> ConfigDict:
-    """The config of a variant, `VARIANT[-PRESET]`."""
-    name, _, preset = (variant or "ade20k").partition("-")
-    if name not in VARIANTS:
-        raise ValueError(f"variant '{name}' is none of {', '.join(VARIANTS)}")
-    if preset and preset not in PRESETS:
-        raise ValueError(f"preset '{preset}' is none of {', '.join(PRESETS)}")
-    config = published(VARIANTS[name])
-    change = {
+def get_config(variant: str = "") -> ConfigDict:
+    """Return the config of a variant, `VARIANT[-PRESET]`."""
+    name, _, preset = variant.partition("-")
+    name = common.check_variant(name, VARIANTS)
+    preset = common.check_variant(preset, PRESETS, "preset")
+    config = published()
+    with config.ignore_type():  # a side, or height and width
+        config.image_size = VARIANTS[name]
+    changes = {
         "ade20k": ade20k,
         "cityscapes": cityscapes,
         "celeba": celeba,
         "deepfashion": deepfashion,
         "tiny": tiny,
     }
-    change[name](config)
-    config.update_from_flattened_dict(PRESETS[preset or "inade"])
+    changes[name](config)
+    config.update_from_flattened_dict(PRESETS[preset])
     return config
 
 
-def published(image_size: int | tuple[int, int]) -> ConfigDict:
+def published() -> ConfigDict:
     """The settings of the official code."""
-    data = {
-        "name": "folder",  # a source with label and instance maps
-        "path": "",  # training images
-        "eval_path": "",  # held-out images; empty: a share of the training images
-        "split": "train",  # of a TFDS data set
-        "load_size": 286,  # resized to this, then cropped
-        "crop": "random",  # random or center
-        "flip": True,
-        "rotation": 0.0,  # degrees, either way
-        "masks": ("center",),  # for completion: drawn from these, one per image
-        "hole_ratio": (0.2, 0.6),  # of free-form masks
-        "mask_path": "",  # of masks from files
-        "threads": 16,
-    }
-    model = {
+    config: Any = common.base("inade")
+    config.batch_size = 16
+    config.steps = 100_000
+    config.save_every = 5_000
+    config.data.load_size = 286
+    config.model = {
         "norm": "inade",  # inade, spade or clade
         "label_nc": 150,  # classes
         "dontcare": True,  # one more class, of unlabelled pixels
@@ -85,7 +78,7 @@ def published(image_size: int | tuple[int, int]) -> ConfigDict:
         "discriminator_norm": "instance",  # instance, batch or none
         "dtype": "float32",  # of computation; bfloat16 for speed
     }
-    loss = {
+    config.loss = {
         "gan_mode": "hinge",  # hinge, ls, original or w
         "feature": 10.0,  # L1 of the discriminator's features
         "perceptual": 10.0,  # L1 of VGG19's features
@@ -93,7 +86,7 @@ def published(image_size: int | tuple[int, int]) -> ConfigDict:
         "kl": 0.05,  # of the encoder's statistics to the prior
         "kl_reduction": "sum",  # over the batch, as the original; or mean
     }
-    opt = {
+    config.opt = {
         "lr": 2e-4,
         "ttur": True,  # generator at lr / 2, discriminator at 2 lr
         "epoch_steps": 0,  # steps per epoch of the schedule; 0: a constant rate
@@ -103,33 +96,7 @@ def published(image_size: int | tuple[int, int]) -> ConfigDict:
         "b2": 0.9,
         "accumulate": 1,  # steps whose gradients are averaged for one update
     }
-    watch = {  # evaluation during training, as picjax.eval
-        "every": 0,  # steps; 0: off
-        "metrics": "l1,psnr,ssim,diversity",
-        "images": 64,  # held-out ones
-        "num": 4,  # completions of each
-    }
-    return ConfigDict(
-        {
-            "system": "inade",
-            "seed": 0,
-            "image_size": image_size,
-            "batch_size": 16,  # over all devices
-            "steps": 100_000,
-            "log_every": 100,
-            "save_every": 5_000,
-            "sample_every": 1_000,  # 0: no grids
-            "samples": 6,  # completions per row in the grids
-            "keep": 3,  # newest checkpoints kept
-            "best": "",  # a logged metric: the step where it was best is kept too
-            "eval": watch,
-            "mesh": {"data": -1, "fsdp": 1},  # devices; -1: all that are left
-            "data": data,
-            "model": model,
-            "loss": loss,
-            "opt": opt,
-        }
-    )
+    return config
 
 
 def ade20k(config: Any) -> None:
@@ -155,13 +122,8 @@ def deepfashion(config: Any) -> None:
 
 
 def tiny(config: Any) -> None:
-    """Seconds: for tests."""
-    config.batch_size = 4
-    config.steps = 4
-    config.log_every = 1
-    config.save_every = 2
-    config.sample_every = 4
-    config.samples = 2
+    """Set up a run of seconds, for tests."""
+    common.tiny(config)
     config.data.load_size = 0
     config.model.update(label_nc=3, dontcare=False, instances=6, noise_nc=4, z_dim=4)
     config.model.update(ngf=1, ndf=2)

@@ -58,6 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         read_job(jobs[0], args)
     model = load(args.workdir, args.sampler)
     check_mask_given(model.translates, args.compose or args.mask)
+    if model.sampling_cost:
+        print(
+            f"{model.sampling_cost}, {args.best_of or args.num} per image", flush=True
+        )
     complete_all(model, jobs, args, out)
     print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
@@ -227,7 +231,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the method scores highest",
     )
-    presets = "preset of painter: repaint, painter, fast, draft, plain"
+    presets = "preset of painter, such as fast or ddnm (docs/samplers.md)"
     add("--sampler", default="", metavar="NAME", help=presets)
     add("--seed", type=int, default=0, help="another seed gives other completions (0)")
     add("--out", metavar="DIR", help="output folder (WORKDIR/completions)")

@@ -43,6 +43,7 @@ class Model:
       size: height and width at which the model works.
       step: the training step of the checkpoint.
       has_likelihood: whether `evaluate` returns likelihoods.
+      sampling_cost: of one completion, in words; empty for one pass of a network.
       translates: whether it generates whole pictures from others, without a mask.
     """
 
@@ -52,6 +53,7 @@ class Model:
         self.step = step
         self.translates = translates(config)
         self.has_likelihood = system.has_likelihood
+        self.sampling_cost = system.sampling_cost()
         self._mask_warnings = system.mask_warnings
         self._can_score = system.can_score
         self._mesh = sharding.make_mesh()

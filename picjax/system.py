@@ -117,6 +117,10 @@ class System(Protocol):
         """How plausible the method considers each image; higher is more plausible."""
         raise TypeError(f"{type(self).__name__} does not score images")
 
+    def sampling_cost(self) -> str:
+        """What one completion costs, in words; empty if it is one pass of a network."""
+        return ""
+
     def mask_warnings(self, mask: UInt8[np.ndarray, "h w"]) -> Sequence[str]:
         """Sentences that a user who completes this mask should read."""
         return ()

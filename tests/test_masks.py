@@ -65,7 +65,7 @@ def holes(name, size, n, **more):
 def test_official_masks_hide_as_much_as_the_official_ones(
     name, mean, deviation, quantiles
 ):
-    """Specification of PICNet, section 5: 1500 draws at 256 px."""
+    """As PICNet's own code over 1500 draws at 256 px."""
     found = holes(name, (256, 256), 400)
     assert abs(found.mean() - mean) < 0.025
     assert abs(found.std() - deviation) < 0.02

@@ -14,8 +14,7 @@ import numpy as np
 from picjax.data import sources
 from picjax.data.decode import core_count
 from picjax.data.sources import DataConfig, Element
-from picjax.images import to_float, to_uint8  # noqa: F401 (transitional)
-from picjax.masks import FILES, mask_drawer  # noqa: F401 (transitional: FILES)
+from picjax.masks import mask_drawer
 
 Size = tuple[int, int]
 PREFETCHED = 2  # finished batches that wait, besides one in progress per thread

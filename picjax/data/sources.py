@@ -15,12 +15,11 @@ from picjax.cli import UserError, check_choice
 from picjax.data import scenes
 from picjax.data.decode import BadImage, say
 from picjax.data.photos import HeldOutPhotos, Photos
-from picjax.data.stored import (  # noqa: F401 (transitional: file_names)
+from picjax.data.stored import (
     Element,
     Pictures,
     check_classes,
     digits,
-    file_names,
     folder,
     packed,
     tfds,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from picjax.cli import UserError
 from picjax.completion import check_finite, visible_part
-from picjax.data import pipeline, sources
+from picjax.data import pipeline, stored
 from picjax.data.decode import list_images, say
 from picjax.evaluation.metrics.image import picnet_choice
 from picjax.evaluation.metrics.results import Example
@@ -139,7 +139,7 @@ def own_size_files(model: Model, images: int) -> list[tuple[str, Path]]:
     data: Any = model.config.data  # a ConfigDict's type does not know its keys
     path = data.eval_path
     paths = list_images(path, "--real")
-    return list(zip(sources.file_names(path, paths), paths, strict=True))[:images]
+    return list(zip(stored.file_names(path, paths), paths, strict=True))[:images]
 
 
 def _draw_ahead(

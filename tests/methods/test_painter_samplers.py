@@ -10,8 +10,8 @@ from helpers import grid
 from helpers.mixture import denoise_by, mixture_network, strided_schedule
 
 from picjax.data import scenes
-from picjax.data.pipeline import to_uint8
 from picjax.evaluation.metrics.posterior import count_modes
+from picjax.images import to_uint8
 from picjax.methods.painter.resampling import Resampling, visited_steps
 from picjax.methods.painter.samplers.copaint import copaint, plan_refinements
 from picjax.methods.painter.samplers.guidance import dps, mcg, pigdm

@@ -27,7 +27,7 @@ from pix2pix_nets import (
 from pix2pix_steps import check_steps
 
 from picjax import masks
-from picjax.data.pipeline import to_float, to_uint8
+from picjax.images import to_float, to_uint8
 from picjax.layers.conv import Conv, ConvTranspose
 from picjax.layers.initialisers import kernel_std
 from picjax.losses.adversarial import GAN, gradient_penalty
