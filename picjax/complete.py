@@ -231,7 +231,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="M",
         help="draw M, keep the N that the method scores highest",
     )
-    presets = "preset of painter, such as fast or ddnm (docs/samplers.md)"
+    presets = "preset of painter, such as fast or ddnm"
     add("--sampler", default="", metavar="NAME", help=presets)
     add("--seed", type=int, default=0, help="another seed gives other completions (0)")
     add("--out", metavar="DIR", help="output folder (WORKDIR/completions)")

@@ -1,6 +1,6 @@
 """Normalisation with PyTorch's statistics: two passes, epsilon 1e-5, always in float32.
 
-All but `BatchNorm` are flax's. Each takes `train`, which only `BatchNorm` reads, so that
+Flax's where the numbers agree. Each takes `train`, which only `BatchNorm` reads, so that
 a network can choose its norm by name.
 """
 
@@ -21,27 +21,29 @@ _ONES = nn.initializers.ones_init()
 class InstanceNorm(nn.Module):
     """Each channel of each image to mean 0 and variance 1, then scale and bias.
 
-    Without `affine` there are neither scale nor bias.
+    Without `affine` there are neither scale nor bias. Flax's divides by the deviation in
+    another order: after 20 adversarial steps its losses are 1e-5 away instead of 1e-7,
+    and a gradient that nearly cancels leaves the original's tolerance.
     """
 
     affine: bool = True
     dtype: Any = jnp.float32
 
-    def setup(self) -> None:
-        self.norm = nn.InstanceNorm(
-            epsilon=EPSILON,
-            dtype=self.dtype,
-            use_bias=self.affine,
-            use_scale=self.affine,
-            use_fast_variance=False,
-        )
-        nn.share_scope(self, self.norm)
-
+    @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], train: bool = False
     ) -> Float[Array, "b h w c"]:
         del train
-        return self.norm(x)
+        x = x.astype(jnp.float32)
+        mean = x.mean((1, 2), keepdims=True)
+        var = jnp.square(x - mean).mean((1, 2), keepdims=True)
+        y = (x - mean) / jnp.sqrt(var + EPSILON)
+        if self.affine:
+            shape = (x.shape[-1],)
+            scale = self.param("scale", _ONES, shape)
+            bias = self.param("bias", nn.initializers.zeros_init(), shape)
+            y = y * _last_axis(scale, x.ndim) + _last_axis(bias, x.ndim)
+        return y.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

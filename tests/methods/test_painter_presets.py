@@ -11,7 +11,7 @@ from helpers.configs import load_config, make_batch
 from picjax.cli import UserError
 from picjax.methods.painter import process
 from picjax.methods.painter.samplers.presets import POSTERIOR_PRESETS, Cost
-from picjax.methods.painter.system import make
+from picjax.methods.painter.system import Painter
 from picjax.system import inference_variables
 
 
@@ -19,7 +19,7 @@ def make_short(preset):
     """The tiny painter with a preset, on ten steps."""
     config = load_config("painter", "tiny")
     config.sampler.preset = preset
-    system = make(config)
+    system = Painter.from_config(config)
     schedule = process.make_schedule("linear", 1000, "10")
     return dataclasses.replace(
         system, sampler=system.sampler._replace(schedule=schedule)
@@ -54,7 +54,7 @@ def test_a_preset_completes_and_keeps_known_pixels(name):
 def test_costs_count_evaluations_gradients_and_particles(name, cost):
     config = load_config("painter", "tiny")
     config.sampler.preset = name
-    sampler = make(config).sampler
+    sampler = Painter.from_config(config).sampler
     assert sampler.cost == cost
     calls = POSTERIOR_PRESETS[name].calls(sampler.schedule)
     assert len(calls.index) * cost.particles == cost.evaluations
@@ -72,6 +72,6 @@ def test_a_classifier_that_would_be_ignored_is_refused():
     config = load_config("painter", "digits")
     config.sampler.preset = "ddnm"
     with pytest.raises(UserError, match="does not follow a classifier; set .*=0"):
-        make(config)
+        Painter.from_config(config)
     config.sampler.guidance = 0.0
-    assert make(config).sampler.cost == Cost(100)
+    assert Painter.from_config(config).sampler.cost == Cost(100)
