@@ -1,9 +1,6 @@
-"""Attention with several heads, and PICNet's short and long term attention.
+"""PICNet's short and long term attention (arXiv 1903.04227, section 3.3)."""
 
-The latter is section 3.3 of arXiv 1903.04227.
-"""
-
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -46,40 +43,6 @@ def attend(
     one = jax.checkpoint(lambda row: block(row[:, None])[:, 0])
     out = lax.map(one, jnp.moveaxis(query, 1, 0), batch_size=max_rows)
     return jnp.moveaxis(out, 0, 1)
-
-
-QkvOrder = Literal["legacy", "new"]
-
-
-def qkv_attention(
-    qkv: Float[Array, "b n c3"], heads: int, order: QkvOrder
-) -> Float[Array, "b n c"]:
-    """Attention of tokens with each other, heads side by side in the result.
-
-    Query and key are each divided by the fourth root of a head's width; the softmax is
-    float32 (guided diffusion, arXiv 2105.05233).
-
-    Args:
-      qkv: query, key and value. "legacy": these three of each head, head by head; "new":
-        the query of all heads, then the key, then the value.
-      heads: number of heads.
-      order: layout of `qkv`.
-    """
-    b, n, c3 = qkv.shape
-    width = c3 // (3 * heads)
-    scale = width**-0.25
-    if order == "legacy":
-        parts = qkv.reshape(b, n, heads, 3, width).swapaxes(2, 3)
-    else:
-        parts = qkv.reshape(b, n, 3, heads, width)
-    # Plain matrix products take 14 to 25 % less time on a CPU than one einsum, for value
-    # and gradient.
-    query = parts[:, :, 0].transpose(0, 2, 1, 3) * scale
-    key = parts[:, :, 1].transpose(0, 2, 3, 1) * scale
-    value = parts[:, :, 2].transpose(0, 2, 1, 3)
-    energy = jnp.matmul(query, key, preferred_element_type=jnp.float32)
-    weights = nn.softmax(energy).astype(value.dtype)
-    return (weights @ value).transpose(0, 2, 1, 3).reshape(b, n, c3 // 3)
 
 
 class AutoAttention(nn.Module):

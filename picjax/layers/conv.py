@@ -158,45 +158,6 @@ def uniform_init(fan_in: int) -> Init:
     return init
 
 
-class PlainConv(nn.Module):
-    """PyTorch's convolution or linear layer with its default initialisation.
-
-    Attributes:
-      features: channels of the output.
-      window: sizes of the kernel [*window in out]. Empty: a linear layer; all ones: a
-        product at each position; larger: padded with zeros to keep the size.
-      stride: of the window.
-      zero: whether kernel and bias start at 0.
-      double: whether a 3 x 3 convolution follows nearest-neighbour upsampling by 2.
-      dtype: of computation.
-    """
-
-    features: int
-    window: tuple[int, ...] = (3, 3)
-    stride: int = 1
-    zero: bool = False
-    double: bool = False
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *i c"]) -> Float[Array, "b *j d"]:
-        shape = (*self.window, x.shape[-1], self.features)
-        init = uniform_init(math.prod(shape[:-1]))
-        if self.zero:
-            init = nn.initializers.zeros_init()
-        kernel = self.param("kernel", init, shape)
-        bias = self.param("bias", init, shape[-1:]).astype(self.dtype)
-        x = x.astype(self.dtype)
-        if self.double:
-            y = upsample_and_convolve(x, kernel)
-        elif math.prod(self.window) == 1:
-            y = x @ kernel.astype(self.dtype).reshape(shape[-2:])
-        else:
-            rows, columns = self.window
-            y = convolve(x, kernel, self.stride, (rows // 2, columns // 2))
-        return add_bias(y, bias)
-
-
 class _SpectralKernel(nn.Module):
     """A kernel [kh kw in out] and a bias; `u` and `v` in "stats" if `spectral`.
 

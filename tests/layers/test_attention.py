@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from picjax.layers.attention import AutoAttention, attend, attention_map, qkv_attention
+from picjax.layers.attention import AutoAttention, attend, attention_map
 
 KEY = jax.random.key(0)
 
@@ -65,11 +65,3 @@ def test_the_hole_sees_the_encoder_only_through_attention() -> None:
     assert change(0.0, hole) == 0
     assert change(1.0, hole) > 1e-3
     assert change(0.0, 1 - hole) > 1e-3
-
-
-def test_orders_of_heads_are_a_permutation() -> None:
-    qkv = jax.random.normal(KEY, (2, 5, 3 * 8))
-    legacy = qkv_attention(qkv, 2, "legacy")
-    permuted = qkv.reshape(2, 5, 2, 3, 4).swapaxes(2, 3).reshape(qkv.shape)
-    np.testing.assert_allclose(qkv_attention(permuted, 2, "new"), legacy, rtol=1e-6)
-    assert jnp.abs(qkv_attention(qkv, 2, "new") - legacy).max() > 0.1

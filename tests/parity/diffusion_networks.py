@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from fixture import Fixture, below, nchw, nhwc
 
-from picjax.layers.attention import qkv_attention
-from picjax.layers.embedding import timestep_embedding
 from picjax.layers.norm import GroupNorm
 from picjax.methods.painter.classifier import AttentionPool, Classifier
+from picjax.methods.painter.layers import qkv_attention, timestep_embedding
 from picjax.methods.painter.net import Attention, Resample, ResBlock, UNet, resample
 from picjax.methods.painter.official import (
     UNET,

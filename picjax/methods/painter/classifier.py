@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from picjax.layers.attention import qkv_attention
-from picjax.layers.conv import PlainConv
 from picjax.layers.norm import GroupNorm
 from picjax.methods.painter import process
+from picjax.methods.painter.layers import PlainConv, qkv_attention
 from picjax.methods.painter.net import GROUPS, Time, Torso
 from picjax.methods.painter.process import Images, Prediction, Schedule, Times
 

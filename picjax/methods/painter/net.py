@@ -17,10 +17,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from picjax.cli import UserError
-from picjax.layers.attention import QkvOrder, qkv_attention
-from picjax.layers.conv import PlainConv, average_pool, upsample
-from picjax.layers.embedding import timestep_embedding
+from picjax.layers.conv import average_pool, upsample
 from picjax.layers.norm import GroupNorm
+from picjax.methods.painter.layers import (
+    PlainConv,
+    QkvOrder,
+    qkv_attention,
+    timestep_embedding,
+)
 
 GROUPS = 32
 Sample = Literal["none", "up", "down"]
@@ -191,7 +195,7 @@ class Torso(nn.Module):
         `attention_factors`.
       head_width: channels per attention head; 0 or None: there are `heads` heads.
       heads: number of heads; ignored with a `head_width`.
-      qkv_order: see `layers.attention.qkv_attention`.
+      qkv_order: see `layers.qkv_attention`.
       scale_shift: see `ResBlock`.
       resblock_updown: residual blocks change the size; otherwise `Resample` does.
       conv_resample: whether `Resample` has convolutions.
