@@ -2,9 +2,29 @@
 
 import argparse
 import difflib
+import errno
+import io
+import os
 import sys
+import warnings
 from collections.abc import Callable, Collection
 from typing import NoReturn
+
+# What to do about an error of the operating system.
+ADVICE = {
+    errno.ENOSPC: "free some space on the disk, or use another",
+    errno.EDQUOT: "free some space of your quota, or use another disk",
+    errno.EACCES: "change its permissions, or use another",
+    errno.EPERM: "change its permissions, or use another",
+    errno.EROFS: "it lies on a read-only disk: use another",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOTDIR: "a part of the path is a file: correct it",
+    errno.EISDIR: "it is a folder: name a file",
+    errno.ENOENT: "correct the path",
+    errno.ELOOP: "its links lead in a circle: correct them",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.EPIPE: "read all of the output",
+}
 
 
 class UserError(Exception):
@@ -16,12 +36,53 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command; a `UserError` becomes one line on standard error and exit 2."""
+    """Run a command; what the user can fix becomes one line and exit 2.
+
+    That is a `UserError`, and what the operating system refuses: a file, its name, or
+    memory.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a file's name need not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # Pillow's remarks about files, in several lines.
+    warnings.filterwarnings("ignore", module="PIL")
     try:
         main()
     except UserError as error:
-        print(f"picjax: {' '.join(str(error).split())}", file=sys.stderr)
+        say(str(error))
         sys.exit(2)
+    except OSError as error:
+        say(describe_os_error(error))
+        sys.exit(2)
+    except MemoryError:
+        say("the memory is exhausted; use a smaller image, batch or number")
+        sys.exit(2)
+
+
+def describe_os_error(error: OSError) -> str:
+    """What the operating system refused, and how to mend it."""
+    names = [os.fsdecode(x) for x in (error.filename, error.filename2) if x]
+    which = " and ".join(f"'{name}'" for name in names) or "a file"
+    return (
+        f"{which} cannot be used ({error.strerror or error}); "
+        f"{ADVICE.get(error.errno or 0, 'correct it, or use another')}"
+    )
+
+
+def say(line: str) -> None:
+    """Print one line to standard error, such as the name of a skipped file.
+
+    Printed instead of logged, so that it passes through a progress bar on the screen
+    and does not depend on the root logger, which other packages configure.
+    """
+    print(f"picjax: {printable(' '.join(line.split()))}", file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """A text whose control characters are escaped, so that a terminal obeys none."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def check_choice(what: str, value: str, choices: Collection[str]) -> None:

@@ -17,9 +17,11 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import checkpoints, images, masks
-from picjax.cli import Parser, UserError, run
+from picjax import checkpoints, files, images, masks
+from picjax.cli import Parser, UserError, run, say
 from picjax.compose import compose
+from picjax.data.listing import list_images
+from picjax.images import Picture
 from picjax.log import progress_bar
 from picjax.model import Model, check_mask_given, load, translates
 
@@ -54,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
         )
-    if args.image and len(jobs) == 1:  # of several images, damaged ones are skipped
-        read_job(jobs[0], args)
+    check_readable(jobs, args)
+    files.check_writable(out, "--out")
     model = load(args.workdir, args.sampler)
     check_mask_given(model.translates, args.compose or args.mask)
     if model.sampling_cost:
@@ -83,40 +85,58 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
     if args.mask is None:
         config = checkpoints.read_config(Path(args.workdir))
         check_mask_given(translates(config), None)
-    files = images.find_images(args.image, "--image")
-    stems = [path.stem for path in files]
+    paths = list_images(args.image, "--image", deep=False)
+    stems = [path.stem for path in paths]
     images.check_unique(stems, f"'{args.image}' holds {{}} images")
     matched = [None] * len(stems)
     if args.mask is not None:
         matched = masks.match_masks(stems, args.mask)
-    return [Job(*pair) for pair in zip(files, matched, strict=True)]
+    return [Job(*pair) for pair in zip(paths, matched, strict=True)]
 
 
-def find_scenes(files: Sequence[str]) -> list[Job]:
+def find_scenes(scenes: Sequence[str]) -> list[Job]:
     """The scenes in files, each composed once to check it.
 
     Raises:
       UserError: if one cannot be composed, or two have the same name.
     """
-    paths = [Path(file) for file in files]
+    paths = [Path(scene) for scene in scenes]
     images.check_unique([path.stem for path in paths], "--compose has {} scenes")
     for path in paths:
         compose(path)
     return [Job(path, None) for path in paths]
 
 
+def check_readable(jobs: Sequence[Job], args: argparse.Namespace) -> None:
+    """Check that one of the jobs can be done, before a model is loaded.
+
+    Raises:
+      UserError: the first one's, if none can be read.
+    """
+    errors = []
+    for job in jobs:
+        try:
+            read_job(job, args)
+            return
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 def read_job(
     job: Job, args: argparse.Namespace
-) -> tuple[np.ndarray, np.ndarray | str | None, list[str]]:
+) -> tuple[Picture, np.ndarray | str | None, list[str]]:
     """Read an image and its mask (or the mask's name), with warnings about the mask."""
     if args.compose:
         image, mask = compose(job.image)
-        return image, mask[..., 0], []
-    image = images.read_image(job.image)
+        return Picture(image), mask[..., 0], []
+    picture = images.read_picture(job.image)
     if job.mask is None or isinstance(job.mask, str):
-        return image, job.mask, []
-    mask, remarks = masks.resolve(job.mask, image, args.seed, invert=args.invert_mask)
-    return image, mask, remarks
+        return picture, job.mask, []
+    mask, remarks = masks.resolve(
+        job.mask, picture.pixels, args.seed, invert=args.invert_mask
+    )
+    return picture, mask, remarks
 
 
 def complete_all(
@@ -125,57 +145,62 @@ def complete_all(
     """Complete every image that can be read; each warning is printed once.
 
     Raises:
-      UserError: at the end, if some images could not be read.
+      UserError: at the end, if some images could not be read; each was named.
     """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    errors: list[UserError] = []
+    skipped = 0
     printed: set[str] = set()
     with progress_bar(console) as bar:
         for job in bar.track(jobs, description="images"):
             try:
-                image, mask, remarks = read_job(job, args)
+                picture, mask, remarks = read_job(job, args)
             except UserError as error:
-                errors.append(error)
+                say(f"skipped {error}")
+                skipped += 1
                 continue
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                samples = model.complete(image, mask, args.num, args.seed, args.best_of)
+                samples = model.complete(
+                    picture, mask, args.num, args.seed, args.best_of
+                )
             remarks = {*remarks, *(str(warning.message) for warning in caught)}
             for warning in remarks - printed:
-                console.print(f"picjax: {warning}", markup=False)
+                say(warning)
             printed |= remarks
             if mask is not None:
-                mask, _ = masks.resolve(mask, image, args.seed, model.size)
-            write(out, job.image.stem, image, mask, samples)
-    if errors:
+                mask, _ = masks.resolve(mask, picture.pixels, args.seed, model.size)
+            write(out, job.image.stem, picture, mask, samples)
+    if skipped:
         raise UserError(
-            f"{len(errors)} of {len(jobs)} images were left out, the others are in "
-            f"'{out}': {errors[0]}"
+            f"{skipped} of {len(jobs)} images were skipped, the others are in '{out}'; "
+            "replace those named above"
         )
 
 
 def write(
     out: Path,
     stem: str,
-    image: UInt8[np.ndarray, "h w 3"],
+    picture: Picture,
     mask: UInt8[np.ndarray, "h w"] | None,
     samples: UInt8[np.ndarray, "n h w 3"],
 ) -> None:
     """Write `<stem>_truth.png`, `_mask.png`, `_out_<i>.png` and `_grid.png`.
 
     A translated image is written as `<stem>_condition.png` instead of the first two.
-    Completions of an earlier run with more of them are removed, so that a folder never
-    mixes two runs.
+    All are in the picture's own colours. Completions of an earlier run with more of
+    them are removed, so that a folder never mixes two runs.
     """
-    files = {"condition": image}
+    image = picture.pixels
+    contents = {"condition": image}
     if mask is not None:
         masked = np.where(mask[..., None] == 1, image, np.uint8(images.HOLE_GREY))
-        files = {"truth": image, "mask": masked}
-    files["grid"] = grid(list(files.values()), samples)
-    files |= {f"out_{i}": sample for i, sample in enumerate(samples)}
+        contents = {"truth": image, "mask": masked}
+    contents["grid"] = grid(list(contents.values()), samples)
+    contents |= {f"out_{i}": sample for i, sample in enumerate(samples)}
     with ThreadPoolExecutor() as pool:  # compression is slow and single-threaded
-        paths = [out / f"{stem}_{name}.png" for name in files]
-        list(pool.map(images.write_png, paths, files.values()))
+        paths = [out / f"{stem}_{name}.png" for name in contents]
+        profiles = [picture.icc] * len(paths)
+        list(pool.map(images.write_png, paths, contents.values(), profiles))
     stale = len(samples)
     while (path := out / f"{stem}_out_{stale}.png").exists():
         path.unlink()

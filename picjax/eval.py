@@ -20,8 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from picjax import files
-from picjax.cli import Parser, run
-from picjax.data.decode import say
+from picjax.cli import Parser, run, say
 from picjax.evaluation import compare, protocols
 from picjax.evaluation.metrics import fid, results
 from picjax.evaluation.metrics.features import Fid

@@ -10,6 +10,33 @@ from etils import epath
 from picjax.cli import UserError
 
 
+def check_writable(path: epath.PathLike, option: str) -> None:
+    """Check that a folder of outputs exists or can be created, before it is needed.
+
+    Args:
+      path: the folder.
+      option: the command-line option, for errors.
+
+    Raises:
+      UserError: if not.
+    """
+    path = epath.Path(path)
+    present, reason = path, ""
+    try:
+        while not present.exists() and present != present.parent:
+            present = present.parent
+        if not present.is_dir():
+            reason = f"'{present}' is a file"
+        elif "://" not in str(path) and not os.access(present, os.W_OK | os.X_OK):
+            reason = f"'{present}' is not writable"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise UserError(
+            f"{option} '{path}' cannot be written to ({reason}); choose another folder"
+        )
+
+
 def write_text(path: epath.PathLike, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())

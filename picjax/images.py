@@ -1,20 +1,28 @@
 """Images: reading, conversion, resizing to a model and back, grids, PNG files."""
 
 import io
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from picjax.cli import UserError
-from picjax.data.decode import BadImage, decode, to_rgb
+from picjax.data.colour import Profile
+from picjax.data.decode import (
+    MIN_SIDE,
+    BadImage,
+    bad_image,
+    check_picture,
+    check_size,
+    open_image,
+    to_rgb,
+)
 from picjax.files import write_bytes
 
 MARGIN = 4  # pixels between images and around them
@@ -25,54 +33,6 @@ CELL = 192  # pixels: the longest side in a grid of completions
 
 
 # ---- reading ----
-
-
-def find_images(path: str | Path, option: str) -> list[Path]:
-    """The image files at a path, sorted by name; only their headers are read.
-
-    Args:
-      path: an image, or a folder of images.
-      option: the command-line option, for errors.
-
-    Raises:
-      UserError: if there is no image, or a file is not an image.
-    """
-    # Pictures of 90 to 180 million pixels are large, not attacks.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    path = Path(path)
-    if path.is_file():
-        check_image(path)
-        return [path]
-    if not path.is_dir():
-        raise UserError(f"{option} '{path}' does not exist; use a file or a folder")
-    extensions = Image.registered_extensions()
-    files = sorted(
-        p
-        for p in path.iterdir()
-        if p.suffix.lower() in extensions and p.is_file() and not p.name.startswith(".")
-    )
-    if not files:
-        raise UserError(
-            f"{option} '{path}' holds no image file; point it to a folder of images"
-        )
-    for file in files:
-        check_image(file)
-    return files
-
-
-def check_image(path: Path) -> None:
-    """Read a file's header.
-
-    Raises:
-      UserError: if it is not an image.
-    """
-    try:
-        with Image.open(path):
-            pass
-    except UnidentifiedImageError as error:
-        raise _unusable(path, "it is no image") from error
-    except (OSError, Image.DecompressionBombError) as error:
-        raise _unusable(path, error) from error
 
 
 def check_unique(stems: Sequence[str], message: str) -> None:
@@ -94,25 +54,68 @@ def check_unique(stems: Sequence[str], message: str) -> None:
 
 
 def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
-    """Read an image file of any mode as upright RGB.
+    """Read an image file of any mode as upright RGB, in sRGB.
+
+    Raises:
+      UserError: if it cannot be used.
+    """
+    return read_picture(path).srgb
+
+
+def read_picture(path: Path) -> "Picture":
+    """Read an image file of any mode as upright RGB, in its own colours.
 
     Raises:
       UserError: if it cannot be used.
     """
     try:
-        return np.asarray(decode(path))
+        with open_image(path) as file:
+            check_size(file.size, MIN_SIDE)
+            rgb, profile = to_rgb(file)
     except BadImage as error:
-        raise _unusable(path, error) from error
-
-
-def _unusable(path: Path, reason: object) -> UserError:
-    return UserError(f"'{path}' cannot be used: {reason}; use a whole PNG or JPEG file")
+        raise UserError(
+            f"'{path}' cannot be used: {error}; use a whole PNG or JPEG file"
+        ) from error
+    return Picture(np.asarray(rgb), profile)
 
 
 # ---- conversion ----
 
 
-def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+class Picture(NamedTuple):
+    """A picture in its own colours.
+
+    Attributes:
+      pixels: uint8 [h w 3], upright.
+      profile: of its colours; None: sRGB.
+    """
+
+    pixels: UInt8[np.ndarray, "h w 3"]
+    profile: Profile | None = None
+
+    @property
+    def srgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The pixels that a model sees."""
+        if self.profile is None:
+            return self.pixels
+        return np.asarray(self.profile.to_srgb(Image.fromarray(self.pixels)))
+
+    @property
+    def icc(self) -> bytes | None:
+        """The profile, to be stored in files with these colours."""
+        return self.profile.icc if self.profile else None
+
+    def in_own_colours(
+        self, samples: UInt8[np.ndarray, "n h w 3"]
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """A model's samples in the picture's colours."""
+        if self.profile is None:
+            return samples
+        converted = (self.profile.from_srgb(Image.fromarray(x)) for x in samples)
+        return np.stack([np.asarray(x) for x in converted])
+
+
+def as_picture(image: np.ndarray | Image.Image) -> Picture:
     """Convert a picture to RGB pixels.
 
     Args:
@@ -120,24 +123,34 @@ def as_pixels(image: np.ndarray | Image.Image) -> UInt8[np.ndarray, "h w 3"]:
         its EXIF orientation is applied, transparency dropped, 16 bits reduced to 8.
 
     Raises:
-      UserError: if it is any other array.
+      UserError: if it is anything else.
     """
-    if isinstance(image, Image.Image):
-        try:
-            return np.asarray(to_rgb(image))
-        except ValueError as error:
-            raise UserError(f"the image cannot be used: {error}; use RGB") from error
-    channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4):
+    try:
+        if isinstance(image, Image.Image):
+            with bad_image():
+                check_picture(image)
+                rgb, profile = to_rgb(image)
+                return Picture(np.asarray(rgb), profile)
+        pixels = np.asarray(image) if hasattr(image, "__array__") else None
+        if pixels is None:
+            raise BadImage(f"it is a {type(image).__name__}")
+        shape = f"it is {pixels.dtype} of shape {list(pixels.shape)}"
+        channels = pixels.shape[2] if pixels.ndim == 3 else 1
+        if pixels.ndim not in (2, 3) or channels not in (1, 3, 4):
+            raise BadImage(shape)
+        check_size((pixels.shape[1], pixels.shape[0]))
+        if pixels.dtype != np.uint8:
+            raise BadImage(shape)
+    except BadImage as error:
         raise UserError(
-            f"the image is {image.dtype} of shape {image.shape}; "
-            "use uint8 of shape [h w 3] or [h w], or a Pillow image"
-        )
-    if image.ndim == 2:
-        image = image[..., None]
+            f"the image cannot be used: {error}; use a Pillow image, or uint8 of shape "
+            "[h w 3] or [h w]"
+        ) from error
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
     if channels == 1:
-        return np.repeat(image, 3, axis=2)
-    return np.ascontiguousarray(image[..., :3])
+        return Picture(np.repeat(pixels, 3, axis=2))
+    return Picture(np.ascontiguousarray(pixels[..., :3]))
 
 
 def to_float(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,13 +299,15 @@ def thumbnail(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "y x 3"]:
     return np.asarray(picture)
 
 
-def png_bytes(array: np.ndarray) -> bytes:
-    """Encode a uint8 image [h w 3] or [h w] as PNG."""
+def png_bytes(array: np.ndarray, icc: bytes | None = None) -> bytes:
+    """Encode a uint8 image [h w 3] or [h w] as PNG, with the profile of its colours."""
     buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "png", compress_level=3)
+    Image.fromarray(array).save(buffer, "png", compress_level=3, icc_profile=icc)
     return buffer.getvalue()
 
 
-def write_png(path: epath.PathLike, array: np.ndarray) -> None:
-    """Write a uint8 image [h w 3] or [h w] atomically."""
-    write_bytes(path, png_bytes(array))
+def write_png(
+    path: epath.PathLike, array: np.ndarray, icc: bytes | None = None
+) -> None:
+    """Write a uint8 image [h w 3] or [h w], and its profile, atomically."""
+    write_bytes(path, png_bytes(array, icc))

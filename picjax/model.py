@@ -31,7 +31,7 @@ from picjax.completion import (
     make_draw,
     visible_part,
 )
-from picjax.images import as_pixels, fit, paste, to_float
+from picjax.images import Picture, as_picture, fit, paste, to_float
 from picjax.system import Config, System, Tree, image_shape
 
 
@@ -132,7 +132,7 @@ class Model:
 
     def complete(
         self,
-        image: np.ndarray | Image.Image,
+        image: np.ndarray | Image.Image | Picture,
         mask: np.ndarray | Image.Image | str | None = None,
         n: int = 10,
         seed: int = 0,
@@ -144,7 +144,8 @@ class Model:
 
         Args:
           image: uint8 [h w 3] or [h w], or a Pillow image of any mode. If the model
-            translates: the input picture.
+            translates: the input picture. One with a colour profile is completed in its
+            own colours.
           mask: an array [h w] or [h w 1] with 1 = known, 0 = hole; a Pillow image,
             read like a mask file (white = hole); or the name of a mask, such as
             "center", drawn at the model's size. None only if the model translates.
@@ -163,7 +164,8 @@ class Model:
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
         check_mask_given(self.translates, mask)
-        pixels = as_pixels(image)
+        picture = image if isinstance(image, Picture) else as_picture(image)
+        pixels = picture.srgb
         if mask is None:
             everything = np.ones(pixels.shape[:2], np.uint8)
             condition = fit(pixels, everything, self.size)[0][None]
@@ -171,17 +173,19 @@ class Model:
             batch = {"image": nothing, "mask": nothing[..., :1], "condition": condition}
             full_mask = 0 * everything
         else:
-            full_mask, remarks = masks.resolve(mask, pixels, seed, self.size)
+            own = picture.pixels  # a random mask depends on them
+            full_mask, remarks = masks.resolve(mask, own, seed, self.size)
             target = None
             if isinstance(mask, str):
-                target = masks.named(mask, pixels, seed, self.size)
+                target = masks.named(mask, own, seed, self.size)
             small, small_mask = fit(pixels, full_mask, self.size, target)
             for warning in (*remarks, *self._mask_warnings(small_mask)):
                 warnings.warn(warning, stacklevel=2)
             batch = {"image": small[None], "mask": small_mask[None, ..., None]}
         drawn = self.sample(batch, n, seed, num_candidates=num_candidates)
         check_finite(drawn, ["the image"])
-        return paste(pixels, full_mask, np.asarray(drawn.pixels[0]))
+        samples = picture.in_own_colours(np.asarray(drawn.pixels[0]))
+        return paste(picture.pixels, full_mask, samples)
 
 
 def load(

@@ -134,12 +134,14 @@ def test_warnings_are_said_once(mask, word, tmp_path, model, capsys):
         model.complete(picture(0), Image.fromarray(mask), n=1)
 
 
-def test_what_the_system_says_of_a_mask_is_said_once(tmp_path, model, capsys):
+def test_what_the_system_says_of_a_mask_is_said_once(
+    tmp_path, model, monkeypatch, capsys
+):
     def remarks(known):
         assert known.shape == model.size and set(np.unique(known)) == {0, 1}
         return [f"{known.mean():.0%} is known"]
 
-    model._mask_warnings = remarks
+    monkeypatch.setattr(model, "_mask_warnings", remarks)
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(0))
     command("--workdir", tmp_path, "--image", tmp_path / "in", "--mask=top", "--num=1")
@@ -148,13 +150,17 @@ def test_what_the_system_says_of_a_mask_is_said_once(tmp_path, model, capsys):
         model.complete(picture(0), "top", n=1)
 
 
-def test_a_damaged_image_in_a_folder_is_left_out(tmp_path, model):
+@pytest.mark.parametrize("share", [0.5, 0.0])
+def test_a_damaged_image_in_a_folder_is_skipped(share, tmp_path, model, capsys):
     for name in ("a", "b", "c"):
         save(tmp_path / "in" / f"{name}.png", picture(0))
     whole = (tmp_path / "in/b.png").read_bytes()
-    (tmp_path / "in/b.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match=r"1 of 3 images were left out.*b\.png"):
+    (tmp_path / "in/b.png").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UserError, match="1 of 3 images were skipped"):
         command("--workdir", tmp_path, "--image", tmp_path / "in", "--mask=half")
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [text for text in lines if text.startswith("picjax: skipped '")]
+    assert "b.png' cannot be used" in line
     outputs = os.listdir(tmp_path / "completions")
     assert "c_out_9.png" in outputs and not [n for n in outputs if n.startswith("b")]
 

@@ -29,7 +29,7 @@ def test_image_modes(mode):
     else:
         rgb = Image.fromarray(np.full((10, 12, 3), 200, np.uint8))
         image = rgb.convert(mode, palette=Image.Palette.ADAPTIVE)
-    pixels = images.as_pixels(image)
+    pixels = images.as_picture(image).pixels
     assert pixels.shape == (10, 12, 3)
     if mode != "1":  # that one is dithered
         np.testing.assert_allclose(pixels, 200, atol=2)
@@ -39,7 +39,7 @@ def test_exif_rotation():
     image = Image.fromarray(picture(0, 10, 20))
     exif = image.getexif()
     exif[0x0112] = 6  # shown turned by 90 degrees
-    upright = images.as_pixels(image)
+    upright = images.as_picture(image).pixels
     assert upright.shape == (20, 10, 3)
 
 

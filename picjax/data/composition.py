@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from picjax.cli import UserError
 from picjax.data import canvas
 from picjax.data.canvas import LARGEST, Cutout, Scene
+from picjax.data.decode import BadImage, open_image, to_srgb
 
 
 def compose(
@@ -155,10 +156,13 @@ def open_picture(path: Path, name: str) -> Image.Image:
             f"{name} does not exist; paths are relative to the scene's file"
         )
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             has_alpha = picture.has_transparency_data
             rgba = ImageOps.exif_transpose(picture).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            alpha = rgba.getchannel("A")
+            rgba = to_srgb(rgba)
+            rgba.putalpha(alpha)
+    except BadImage as error:
         raise UserError(f"{name} cannot be read ({error}); give a PNG") from error
     if not has_alpha:
         raise UserError(

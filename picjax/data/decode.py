@@ -1,28 +1,122 @@
-"""Image files of any mode and size as upright 8-bit RGB."""
+"""Image files of any mode and size as upright 8-bit RGB: the one place that opens them.
 
+Only formats whose decoders lie in Pillow's own libraries are opened, whatever a file is
+called: others start programs (EPS) or read further files.
+"""
+
+import contextlib
 import os
-import sys
-import warnings
+import stat
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from picjax.cli import UserError
+from picjax.data import colour
+from picjax.data.colour import Profile
 
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 MIN_SIDE = 8  # pixels of the shorter side of a usable picture
+MAX_PIXELS = 178_956_970  # of a picture; Pillow itself refuses more
+MAX_BYTES = 2**30  # of a file, more than MAX_PIXELS uncompressed
 ORIENTATION = 0x0112
+# TIFF tags (TIFF 6.0, sections 8 and 19).
+BITS_PER_SAMPLE, PHOTOMETRIC, LARGEST_SAMPLE = 258, 262, 341
+DARK = 2**12  # 16-bit pixels that stay below are likely of fewer bits
 
 
 class BadImage(Exception):
     """A file that cannot be used; the message is the reason, without the name."""
 
 
+# ---- opening ----
+
+
+@lru_cache
+def formats() -> tuple[str, ...]:
+    """Those of FORMATS that the installed Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def open_image(path: str | Path) -> Iterator[Image.Image]:
+    """Open an image file, within limits that are checked before anything is decoded.
+
+    Raises:
+      BadImage: for every exception of the block: Pillow's decoders raise many types.
+    """
+    with bad_image():
+        check_file(path)
+        with Image.open(path, formats=formats()) as picture:
+            check_size(picture.size)
+            yield picture
+
+
+@contextlib.contextmanager
+def bad_image() -> Iterator[None]:
+    """Turn every exception of Pillow into a BadImage with the reason in one line."""
+    try:
+        yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(f"it is no image ({', '.join(formats())})") from error
+    except MemoryError as error:
+        raise BadImage("it does not fit into memory") from error
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadImage(" ".join(reason.split()) or type(error).__name__) from error
+
+
+def check_file(path: str | Path) -> None:
+    """Refuse what is no file to be decoded.
+
+    Raises:
+      BadImage: with the reason.
+      OSError: if there is no file.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+        raise BadImage("it is no file")
+    if status.st_size == 0:
+        raise BadImage("it is empty")
+    if status.st_size > MAX_BYTES:
+        raise BadImage(f"{status.st_size:,} bytes are more than {MAX_BYTES:,}")
+
+
+def check_size(size: tuple[int, int], least: int = 1) -> None:
+    """Refuse a picture by its width and height.
+
+    Raises:
+      BadImage: if a side is below `least`, or there are too many pixels.
+    """
+    width, height = size
+    if min(size) < least:
+        raise BadImage(f"{width}x{height} pixels are too few")
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+
+
+def check_picture(picture: Image.Image) -> None:
+    """Refuse a Pillow image that `open_image` would not have opened.
+
+    Raises:
+      BadImage: if it is of another format, or too large.
+    """
+    if picture.format not in (None, "MPO", *formats()):  # MPO: a JPEG of two frames
+        raise BadImage(f"{picture.format} is none of {', '.join(formats())}")
+    check_size(picture.size)
+
+
 def decode(path: str | Path, target: int = 0) -> Image.Image:
     """Decode an image file.
 
     CMYK, palette, grey, 16-bit and transparent files become RGB; the first frame of an
-    animation is used; EXIF orientation is applied.
+    animation is used; EXIF orientation is applied, and colours are converted to sRGB.
 
     Args:
       path: the file.
@@ -32,51 +126,106 @@ def decode(path: str | Path, target: int = 0) -> Image.Image:
     Raises:
       BadImage: if it is empty, damaged, not an image, too small or too large.
     """
-    try:
-        with Image.open(path) as picture:
-            if min(picture.size) < MIN_SIDE:
-                raise BadImage(f"{picture.width}x{picture.height} pixels are too few")
-            if target:
-                picture.draft(None, (target, target))  # pyright: ignore
-            return to_rgb(picture)
-    except BadImage:
-        raise
-    except UnidentifiedImageError as error:
-        reason = "it is empty" if os.path.getsize(path) == 0 else "it is no image"
-        raise BadImage(reason) from error
-    except Exception as error:  # Pillow's decoders raise many types on damaged files
-        raise BadImage(str(error) or type(error).__name__) from error
+    with open_image(path) as picture:
+        check_size(picture.size, MIN_SIDE)
+        if target:
+            picture.draft(None, (target, target))  # pyright: ignore
+        return to_srgb(picture)
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to upright RGB; transparency is dropped.
+# ---- conversion ----
+
+
+def to_srgb(picture: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to upright RGB in sRGB; transparency is dropped.
 
     Raises:
-      ValueError: for floating-point pixels, whose range is unknown.
+      BadImage: for pixels of unknown range.
     """
-    if picture.getexif().get(ORIENTATION, 1) != 1:
+    rgb, profile = to_rgb(picture)
+    return profile.to_srgb(rgb) if profile else rgb
+
+
+def to_rgb(picture: Image.Image) -> tuple[Image.Image, Profile | None]:
+    """Convert a picture of any mode to upright RGB, in its own colours if it is RGB.
+
+    Returns:
+      The picture, and its profile if it is not in sRGB.
+
+    Raises:
+      BadImage: for pixels of unknown range, such as floating-point numbers.
+    """
+    reduced = _has_16_bits(picture)
+    if picture.mode[0] in "IF":
+        picture = _upright(picture, to_grey(picture))
+    elif picture.getexif().get(ORIENTATION, 1) != 1:
         picture = ImageOps.exif_transpose(picture)
     if picture.mode == "RGB":
         picture.load()
-        return picture
-    if picture.mode.startswith("I"):  # 16 bits in every such mode
-        wide = np.asarray(picture).astype(np.float64)
-        grey = np.clip(np.round(wide / 257), 0, 255).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if picture.mode == "F":
-        raise ValueError("its pixels are floating-point numbers")
-    if "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # Pillow warns about the direct conversion
-    return picture.convert("RGB")
+        rgb, profile = picture, colour.profile_of(picture)
+    else:
+        if "transparency" in picture.info:
+            picture = picture.convert("RGBA")  # Pillow warns about direct conversion
+        converted = colour.to_srgb(picture)
+        rgb = converted or picture.convert("RGB")
+        profile = None if converted else colour.profile_of(rgb)
+    if reduced and 0 < np.asarray(rgb).max() < DARK >> 8:
+        raise _unknown_range(f"16-bit pixels stay below {DARK}")
+    return rgb, profile
 
 
-def say(line: str) -> None:
-    """Print one line to standard error, such as the name of a skipped file.
+def to_grey(picture: Image.Image) -> Image.Image:
+    """Reduce a grey picture of 16 or 32 bits to 8, by the range that its file states.
 
-    Printed instead of logged, so that it passes through a progress bar on the screen
-    and does not depend on the root logger, which other packages configure.
+    If it states none, 16 bits have their whole range, and 32 bits that of the smallest
+    type of 8 or 16 that holds them.
+
+    Raises:
+      BadImage: if the range is unknown: for floating-point numbers, negative numbers,
+        and where it would make the picture nearly black.
     """
-    print(f"picjax: {line}", file=sys.stderr)
+    if picture.mode == "F":
+        raise _unknown_range("pixels are floating-point numbers")
+    values = np.asarray(picture).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    tags: Any = getattr(picture, "tag_v2", {})
+    top = _stated_range(picture, tags)
+    if top is None:
+        top = 255 if picture.mode == "I" and high <= 255 else 65535
+        if top == 65535 and 0 < high < DARK:
+            raise _unknown_range(f"{picture.mode} pixels stay below {DARK}")
+    if low < 0 or high > top:
+        raise _unknown_range(f"pixels lie between {low} and {high}")
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow leaves as it is
+        values = top - values
+    return Image.fromarray(np.round(values * (255 / top)).astype(np.uint8))
+
+
+def _stated_range(picture: Image.Image, tags: Any) -> int | None:
+    """The largest value that a file says a pixel may have."""
+    if picture.format == "PPM":  # Pillow has scaled it by the file's maximum
+        return 65535
+    stated = np.atleast_1d(tags.get(LARGEST_SAMPLE, 0))
+    if np.isfinite(stated[0]) and stated[0] >= 1:
+        return int(stated[0])
+    bits = min(np.atleast_1d(tags.get(BITS_PER_SAMPLE, 16)))
+    return 2 ** int(bits) - 1 if 8 < bits < 16 else None
+
+
+def _unknown_range(what: str) -> BadImage:
+    return BadImage(f"its {what}, so their range is unknown: save it with 8 bits")
+
+
+def _has_16_bits(picture: Image.Image) -> bool:
+    """Whether Pillow will drop the lower 8 of 16 bits per channel."""
+    tiles = getattr(picture, "tile", ())
+    return bool(tiles) and ";16" in str(tiles[0][3]) and picture.mode[0] != "I"
+
+
+def _upright(original: Image.Image, converted: Image.Image) -> Image.Image:
+    """The converted picture with the EXIF orientation of the original."""
+    converted.getexif()[ORIENTATION] = original.getexif().get(ORIENTATION, 1)
+    return ImageOps.exif_transpose(converted)
 
 
 def core_count() -> int:
@@ -84,54 +233,3 @@ def core_count() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def list_images(path: str | Path, key: str) -> list[Path]:
-    """The image files of a directory tree or a text list, sorted by name.
-
-    Lines of a list are paths relative to the list, or else to the working directory.
-    Hidden files and those without an image's extension are ignored.
-
-    Args:
-      path: a directory, a .txt file, or one image.
-      key: name of the setting for errors, such as `config.data.path`.
-
-    Raises:
-      UserError: if there is none.
-    """
-    # Pictures of 90 to 180 million pixels are large, not attacks.
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-    root = Path(path)
-    if not str(path) or not root.exists():
-        raise UserError(
-            f"{key} '{path}' does not exist; set it to a folder of images or a .txt list"
-        )
-    if root.is_file():
-        files = _read_list(root) if root.suffix.lower() == ".txt" else [root]
-    else:
-        files = _walk(root)
-    if not files:
-        raise UserError(
-            f"{key} '{path}' holds no image file; point it to a folder of images or a "
-            ".txt list of them"
-        )
-    return files
-
-
-def _read_list(file: Path) -> list[Path]:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    paths = [Path(line.strip()) for line in lines if line.strip()]
-    return [beside if (beside := file.parent / p).exists() else p for p in paths]
-
-
-def _walk(root: Path) -> list[Path]:
-    extensions = Image.registered_extensions()
-    files = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            Path(folder, name)
-            for name in names
-            if os.path.splitext(name)[1].lower() in extensions and name[0] != "."
-        ]
-    return sorted(files)

@@ -23,8 +23,9 @@ from jaxtyping import UInt8
 from rich.console import Console
 from rich.progress import track
 
-from picjax.cli import Parser, UserError, run
-from picjax.data.decode import BadImage, core_count, decode, list_images, say
+from picjax.cli import Parser, UserError, run, say
+from picjax.data.decode import BadImage, core_count, decode
+from picjax.data.listing import list_images
 from picjax.data.transforms import resample
 from picjax.files import new_folder
 

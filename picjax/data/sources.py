@@ -11,9 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from picjax.cli import UserError, check_choice
+from picjax.cli import UserError, check_choice, say
 from picjax.data import scenes
-from picjax.data.decode import BadImage, say
+from picjax.data.decode import BadImage
 from picjax.data.photos import HeldOutPhotos, Photos
 from picjax.data.stored import (
     Element,

@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data.decode import BadImage, decode, list_images
+from picjax.data.decode import BadImage, decode
+from picjax.data.listing import list_images
 from picjax.data.transforms import Augment, Pixels, Size, augment, resample
 
 Element = dict[str, Any]

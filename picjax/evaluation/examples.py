@@ -3,6 +3,7 @@
 Both sources are streams of examples, each one image with its completions.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
@@ -10,16 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from picjax.cli import UserError
+from picjax.cli import UserError, say
 from picjax.completion import check_finite, visible_part
 from picjax.data import pipeline, stored
-from picjax.data.decode import list_images, say
+from picjax.data.decode import BadImage, open_image
+from picjax.data.listing import extensions, list_images
 from picjax.evaluation.metrics.image import picnet_choice
 from picjax.evaluation.metrics.results import Example
 from picjax.evaluation.store import CompletionStore
-from picjax.images import check_unique, find_images, fit, paste, read_image
+from picjax.images import check_unique, fit, paste, read_image
 from picjax.masks import mask_drawer, match_masks, resolve
 from picjax.model import Model
 
@@ -100,18 +101,22 @@ def own_size_examples(
 
     Each is resized to the model's size and its completions are resized back, with known
     pixels pasted if `sampling.composite`. Masks are drawn at the image's size, by seed
-    and index. Arguments are those of `model_examples`.
+    and index. A file that cannot be used is skipped. Arguments are those of
+    `model_examples`.
 
     Raises:
-      UserError: if an image cannot be read, a completion is not finite, or
-        `num_candidates` is impossible.
+      UserError: if a completion is not finite, or `num_candidates` is impossible.
     """
     draw_mask = lru_cache(partial(mask_drawer, model.config.data))
     named = own_size_files(model, images)
 
-    def read(index: int) -> Batch:
+    def read(index: int) -> Batch | None:
         name, path = named[index]
-        truth = read_image(path)
+        try:
+            truth = read_image(path)
+        except UserError as error:
+            say(f"skipped {error}")
+            return None
         rng = np.random.default_rng((sampling.seed % 2**32, index))
         full_mask = draw_mask(truth.shape[:2])(rng, name, index)
         image, mask = fit(truth, full_mask, model.size)
@@ -120,7 +125,10 @@ def own_size_examples(
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(named), batch_size):
-            elements = [read(i) for i in range(len(named))[start : start + batch_size]]
+            chunk = range(len(named))[start : start + batch_size]
+            elements = [e for e in map(read, chunk) if e is not None]
+            if not elements:
+                continue
             full = [{k: e[k] for k in ("image", "mask", "name")} for e in elements]
             originals = {"originals": elements}
             yield pipeline.collate(full, batch_size) | originals
@@ -247,7 +255,7 @@ def find_pairs(
     Raises:
       UserError: if an image has no completion, or fewer than the others.
     """
-    reals = find_images(real, "--real")
+    reals = list_images(real, "--real", deep=False)
     truths = [path for path in reals if path.stem.endswith("_truth")]
     names = {path.stem.removesuffix("_truth"): path for path in truths or reals}
     if len(names) < len(truths or reals):
@@ -291,7 +299,7 @@ def match(
             f"--pattern '{pattern}' has no {{stem}}; write {{stem}}_out_{{i}}"
         )
     suffix = Path(pattern).suffix
-    is_image = suffix.lower() in Image.registered_extensions()
+    is_image = suffix.lower() in extensions()
     written = pattern.removesuffix(suffix) if is_image else pattern
     regex = {"{stem}": "(?P<stem>.+)", "{i}": r"(?P<i>\d+)", "*": "[^/]*"}
     repeated = {"{stem}": "(?P=stem)", "{i}": "(?P=i)"}
@@ -328,29 +336,36 @@ def folder_examples(
     """Examples from files.
 
     If there is a mask, the truth's known pixels are pasted into the completions, unless
-    `composite` is False. Each warning about a mask is printed once.
+    `composite` is False. Each warning about a mask is printed once. An image is skipped
+    if one of its files cannot be used.
 
     Raises:
       UserError: if an image and a completion differ in size.
     """
     printed: set[str] = set()
     for pair in pairs:
-        truth = read_image(pair.real)
-        samples = [read_image(path) for path in pair.fakes]
+        mask, warnings = None, []
+        try:
+            truth = read_image(pair.real)
+            samples = [read_image(path) for path in pair.fakes]
+            if pair.mask is not None:
+                mask, warnings = resolve(pair.mask, truth, seed, invert=invert)
+        except UserError as error:
+            say(f"skipped the image '{pair.stem}': {error}")
+            continue
         for path, sample in zip(pair.fakes, samples, strict=True):
             if sample.shape != truth.shape:
                 raise UserError(
                     f"'{path}' is {size_text(sample)} but '{pair.real}' is "
                     f"{size_text(truth)}; resize one of them, by a rule that you state"
                 )
-        mask, stack = None, np.stack(samples)
-        if pair.mask is not None:
-            mask, warnings = resolve(pair.mask, truth, seed, invert=invert)
+        stack = np.stack(samples)
+        for warning in dict.fromkeys(warnings):
+            if warning not in printed:
+                say(warning)
+                printed.add(warning)
+        if mask is not None:
             mask = mask[..., None]
-            for warning in dict.fromkeys(warnings):
-                if warning not in printed:
-                    say(warning)
-                    printed.add(warning)
             if composite:
                 stack = np.where(mask == 1, truth, stack)
         chosen = picnet_choice(stack, truth)
@@ -358,10 +373,10 @@ def folder_examples(
 
 
 def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """Height and width of images, from their headers."""
+    """Height and width of the images that can be opened, from their headers."""
     shapes = set()
     for path in paths:
-        with Image.open(path) as picture:
+        with contextlib.suppress(BadImage), open_image(path) as picture:
             shapes.add((picture.height, picture.width))
     return shapes
 

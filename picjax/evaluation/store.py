@@ -10,8 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from picjax import files
-from picjax.cli import UserError
-from picjax.data.decode import say
+from picjax.cli import UserError, say
 
 FREE_SHARE = 0.5  # of the disk's free space that completions may take
 

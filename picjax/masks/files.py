@@ -7,6 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from picjax.cli import UserError
+from picjax.data.decode import BadImage, open_image, to_grey
 from picjax.masks.strokes import Mask
 
 Size = tuple[int, int]
@@ -21,9 +22,9 @@ def load_mask(
       UserError: if the file is not a readable image.
     """
     try:
-        with Image.open(path) as picture:
+        with open_image(path) as picture:
             mask, warnings = picture_mask(picture, size, invert)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except BadImage as error:
         raise UserError(
             f"mask '{path}' cannot be read ({error}); use a PNG with white = hole"
         ) from error
@@ -79,7 +80,6 @@ def _mask_channel(picture: Image.Image) -> tuple[UInt8[np.ndarray, "h w"], bool]
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if (alpha < 255).any():
             return alpha, True
-    if picture.mode.startswith("I"):
-        wide = np.asarray(picture).astype(np.int64)
-        return np.clip(wide // 256, 0, 255).astype(np.uint8), False
+    if picture.mode[0] in "IF":
+        return np.asarray(to_grey(picture)), False
     return np.asarray(picture.convert("RGB").convert("L")), False

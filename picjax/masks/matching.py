@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from picjax.cli import UserError, check_choice
-from picjax.images import check_image, find_images
+from picjax.data.decode import BadImage, bad_image, check_picture
+from picjax.data.listing import list_images
 from picjax.masks import shapes
 from picjax.masks.files import load_mask, picture_mask
 from picjax.masks.strokes import Mask
@@ -32,7 +33,6 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
     """
     path = Path(mask)
     if path.is_file():
-        check_image(path)
         return [path] * len(stems)
     if not path.is_dir():
         if path.suffix or len(path.parts) > 1:
@@ -42,7 +42,7 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
             )
         check_choice("mask", mask, shapes.NAMES)
         return [mask] * len(stems)
-    files = find_images(path, "--mask")
+    files = list_images(path, "--mask", deep=False)
     by_stem = {file.stem: file for file in files}
     unmatched = [stem for stem in stems if stem not in by_stem]
     if not unmatched:
@@ -88,7 +88,14 @@ def resolve(
     if isinstance(mask, Path):
         return load_mask(mask, image.shape[:2], invert)
     if isinstance(mask, Image.Image):
-        return picture_mask(mask, image.shape[:2], invert)
+        try:
+            with bad_image():
+                check_picture(mask)
+                return picture_mask(mask, image.shape[:2], invert)
+        except BadImage as error:
+            raise UserError(
+                f"the mask cannot be used: {error}; use a picture with white = hole"
+            ) from error
     return _check_array(mask, image.shape[:2]), []
 
 

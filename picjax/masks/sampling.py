@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from picjax.cli import UserError
-from picjax.data.decode import list_images, say
+from picjax.cli import UserError, say
+from picjax.data.listing import list_images
 from picjax.masks import shapes
 from picjax.masks.files import load_mask
 from picjax.masks.strokes import Mask

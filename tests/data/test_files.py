@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data import decode, pipeline, sources
+from picjax.data import decode, listing, pipeline, sources
 
 RED, GREEN = (250, 5, 5), (5, 250, 5)
 
@@ -102,14 +102,19 @@ def test_large_jpegs_are_read_smaller_but_never_too_small(tmp_path, picture):
     assert decode.decode(tmp_path / "a.jpg").size == (800, 480)
 
 
-def test_gigantic_files(tmp_path, picture, monkeypatch):
-    """Above Pillow's limit used, above twice the limit named as too large."""
+@pytest.mark.parametrize(
+    ("limit", "least", "reason"),
+    [("MAX_PIXELS", 960, "40x24 pixels are more"), ("MAX_BYTES", 0, "bytes are more")],
+)
+def test_gigantic_files(limit, least, reason, tmp_path, picture, monkeypatch):
+    """Nothing is decoded above the limits on pixels and bytes."""
     picture.save(tmp_path / "a.png")
-    decode.list_images(tmp_path, "key")  # says that large pictures are welcome
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    least = least or (tmp_path / "a.png").stat().st_size
+    monkeypatch.setattr(decode, limit, least)
     close(decode.decode(tmp_path / "a.png"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400)
-    with pytest.raises(decode.BadImage, match="960 pixels"):
+    monkeypatch.setattr(decode, limit, least - 1)
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(decode.BadImage, match=reason):
         decode.decode(tmp_path / "a.png")
 
 
@@ -199,13 +204,13 @@ def test_a_list_of_files(tmp_path, picture):
     picture.save(tmp_path / "images" / "b.png")
     absolute = tmp_path / "images" / "b.png"
     (tmp_path / "list.txt").write_text(f"images/a.png\n\n{absolute}\nimages/gone.png\n")
-    found = decode.list_images(tmp_path / "list.txt", "key")
+    found = listing.list_images(tmp_path / "list.txt", "key")
     assert [path.name for path in found] == ["a.png", "b.png", "gone.png"]
     with pytest.raises(decode.BadImage, match="No such file"):
         decode.decode(found[2])
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(UserError, match=r"list\.txt"):
-        decode.list_images(tmp_path / "list.txt", "key")
+        listing.list_images(tmp_path / "list.txt", "key")
 
 
 def test_names_of_files_in_several_folders_differ(tmp_path, picture):

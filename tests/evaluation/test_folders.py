@@ -93,6 +93,21 @@ def test_files_that_belong_to_no_image_are_named(tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize("file", ["real/a.png", "fake/a_out_1.png", "masks/a.png"])
+def test_an_image_with_a_damaged_file_is_skipped(file, tmp_path, capsys):
+    for stem in ("a", "b"):
+        save(tmp_path / f"real/{stem}.png", picture(0))
+        save(tmp_path / f"masks/{stem}.png", center()[..., 0] * np.uint8(255))
+        for i in range(2):
+            save(tmp_path / f"fake/{stem}_out_{i}.png", picture(i))
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:60])
+    folders = zip(("real", "fake", "mask"), ("real", "fake", "masks"), strict=True)
+    words = [f"--{option}={tmp_path / name}" for option, name in folders]
+    evaluate(*words, "--metrics=l1")
+    assert read_metrics(tmp_path / "fake/eval")["protocol"]["images"] == 1
+    assert f"{file}' cannot be" in capsys.readouterr().err
+
+
 def test_known_pixels_are_pasted_unless_raw(tmp_path):
     """Composites obey L1 whole = hole share x L1 hole; raw outputs do not."""
     save(tmp_path / "real/a.png", picture(0))
