@@ -104,10 +104,10 @@ def test_ranges(values, dtype, tags, top, tmp_path):
 def test_unknown_ranges_are_not_black(values, dtype, kind, tmp_path):
     path = tmp_path / "a.tiff"
     Image.fromarray(values.astype(dtype)).save(path)
-    use = images.read_picture if kind == "image" else masks.load_mask
-    more = () if kind == "image" else ((24, 40),)
     with pytest.raises(UserError, match="their range is unknown: save it with 8 bits"):
-        use(path, *more)
+        images.read_picture(path) if kind == "image" else masks.load_mask(
+            path, (24, 40)
+        )
 
 
 def test_twelve_bits_in_a_colour_png(tmp_path):
