@@ -1,10 +1,10 @@
 """INADE: many images from one label map, instance by instance (CVPR 2021).
 
-    python -m picjax.train --config=configs/inade.py:celeba
+    python -m picjax.train --config=configs/inade.py:scenes     # known styles, 32 px
+    python -m picjax.train --config=configs/inade.py:celeba --config.data.path=DIR
     python -m picjax.train --config=configs/inade.py:ade20k-spade   # SPADE in its place
 
-A variant is one of VARIANTS, with one of PRESETS behind a dash. Training needs a data
-source with label and instance maps.
+A variant is one of VARIANTS, with one of PRESETS behind a dash.
 """
 
 from typing import Any
@@ -18,17 +18,21 @@ PRESETS = {
     # SPADE with a latent per image (Park et al., CVPR 2019).
     "spade": {"model.norm": "spade"},
     # CLADE (Tan et al., TPAMI 2021); deterministic.
-    "clade": {"model.norm": "clade", "model.encoder": False},
+    "clade": {"model.norm": "clade", "model.encoder": False, "model.latent": False},
+    # CLADE whose first layer reads a latent.
+    "clade-noise": {"model.norm": "clade", "model.encoder": False},
 }
 
 # Image size of each variant: a side, or height and width.
 VARIANTS = {
+    "scenes": 32,
     "ade20k": 256,
     "cityscapes": (256, 512),
     "celeba": 256,
     "deepfashion": 256,
     "tiny": 32,
 }
+DATA = {"scenes": "scenes", "tiny": "scenes"}  # others: folders
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -40,6 +44,7 @@ def get_config(variant: str = "") -> ConfigDict:
     with config.ignore_type():  # a side, or height and width
         config.image_size = VARIANTS[name]
     changes = {
+        "scenes": scenes,
         "ade20k": ade20k,
         "cityscapes": cityscapes,
         "celeba": celeba,
@@ -47,6 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
         "tiny": tiny,
     }
     changes[name](config)
+    config.data.name = DATA.get(name, "folder")
     config.update_from_flattened_dict(PRESETS[preset])
     return config
 
@@ -65,6 +71,7 @@ def published() -> ConfigDict:
         "instances": 151,  # size of the instance axis, at least the most in an image
         "noise_nc": 64,  # channels of an instance's style noise
         "z_dim": 256,  # size of an image's latent
+        "latent": True,  # the first layer reads a latent; else a convolution of the labels
         "encoder": True,  # styles of real images in training; without, noise is prior
         "edges": True,  # the instances' edges are input of the discriminator
         "sketch": False,  # a sketch in the batch guides the generator
@@ -77,6 +84,12 @@ def published() -> ConfigDict:
         "patch_layers": 4,  # layers of each before the logits
         "discriminator_norm": "instance",  # instance, batch or none
         "dtype": "float32",  # of computation; bfloat16 for speed
+    }
+    config.data.masks = ()  # the whole image is generated
+    config.data.maps = {
+        # The same numbers as in `model`.
+        name: config.model.get_ref(name)
+        for name in ("label_nc", "dontcare", "instances")
     }
     config.loss = {
         "gan_mode": "hinge",  # hinge, ls, original or w
@@ -97,6 +110,17 @@ def published() -> ConfigDict:
         "accumulate": 1,  # steps whose gradients are averaged for one update
     }
     return config
+
+
+def scenes(config: Any) -> None:
+    """Instances whose styles have a known distribution; minutes on a CPU."""
+    config.steps = 4_000
+    config.log_every = 20
+    config.save_every = 1_000
+    config.sample_every = 1_000
+    config.data.load_size = 0
+    config.model.update(label_nc=4, dontcare=False, instances=8, noise_nc=8, z_dim=8)
+    config.model.update(ngf=16, ndf=16)
 
 
 def ade20k(config: Any) -> None:
@@ -125,5 +149,6 @@ def tiny(config: Any) -> None:
     """Set up a run of seconds, for tests."""
     common.tiny(config)
     config.data.load_size = 0
-    config.model.update(label_nc=3, dontcare=False, instances=6, noise_nc=4, z_dim=4)
+    config.samples = 2
+    config.model.update(label_nc=4, dontcare=False, instances=6, noise_nc=4, z_dim=4)
     config.model.update(ngf=1, ndf=2)

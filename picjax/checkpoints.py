@@ -232,12 +232,14 @@ def abstract_state(config: Config) -> State:
 
 
 def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a small batch with the entries that every method has."""
+    """Shapes and dtypes of a small batch with the entries that `init` may read."""
     height, width = image_shape(config)
-    channels = {"image": 3, "mask": 1}
+    shapes = {"image": ((3,), "float32"), "mask": ((1,), "float32")}
+    if config.data.get("maps"):
+        shapes |= {"label": ((), "int32"), "instance": ((), "int32")}
     return {
-        name: jax.ShapeDtypeStruct((2, height, width, c), "float32")
-        for name, c in channels.items()
+        name: jax.ShapeDtypeStruct((2, height, width, *c), dtype)
+        for name, (c, dtype) in shapes.items()
     }
 
 

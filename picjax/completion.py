@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from picjax import sharding
 from picjax.cli import UserError
-from picjax.data import pipeline
+from picjax.data import maps, pipeline
 from picjax.images import image_grid, to_float, to_uint8
 from picjax.system import (
     Config,
@@ -28,8 +28,9 @@ from picjax.system import (
     side_by_side,
 )
 
+GREY = 128  # of a hole, as a method sees it: 0 in [-1, 1]
 # What a method may be conditioned on besides the visible pixels.
-CONDITIONS = ("condition", "class")
+CONDITIONS = ("condition", "class", "label", "instance")
 
 
 class Completions(NamedTuple):
@@ -111,7 +112,7 @@ def make_draw(system: System) -> Callable[..., Completions]:
 def make_grid(
     config: Config, system: System, mesh: jax.sharding.Mesh
 ) -> Callable[[State], np.ndarray]:
-    """Return a function that draws a grid: input, truth, completions, extra columns.
+    """Return a function that draws a grid: inputs, truth, completions, extra columns.
 
     The held-out images (four) and the draws are the same every time.
     """
@@ -120,6 +121,7 @@ def make_grid(
     place = partial(jax.make_array_from_process_local_data, whole)
     visible = {name: place(x) for name, x in visible_part(batch).items()}
     truth = place(batch["image"])
+    shown = grid_inputs(config, batch) | {"truth": batch["image"]}
     key, n = jax.random.key(0), config.samples
     draw = make_draw(system)
 
@@ -128,22 +130,39 @@ def make_grid(
         completions = draw(variables, visible, key, n=n, num_candidates=n).pixels
         full = to_float({**visible, "image": truth})
         extra = system.visualize(variables, full, key)
-        shown = full.get("condition", full["image"] * full["mask"])
-        return {
-            "input": to_uint8(shown),
-            "truth": truth,
-            **{str(i + 1): completions[:, i] for i in range(n)},
-            **{title: to_uint8(x) for title, x in extra.items()},
-        }
+        drawn = {str(i + 1): completions[:, i] for i in range(n)}
+        return drawn, {title: to_uint8(x) for title, x in extra.items()}
 
     def draw_grid(state: State) -> np.ndarray:
-        by_title = jax.device_get(columns(inference_variables(state), visible, truth))
-        titles = ["input", "truth", *map(str, range(1, n + 1))]
-        titles += sorted(by_title.keys() - set(titles))
-        rows = zip(*(by_title[title] for title in titles), strict=True)
-        return image_grid([list(row) for row in rows], titles)
+        drawn, extra = jax.device_get(
+            columns(inference_variables(state), visible, truth)
+        )
+        # Returned by `jit` in the order of their names.
+        numbered = {title: drawn[title] for title in map(str, range(1, n + 1))}
+        by_title = {**shown, **numbered, **extra}
+        rows = zip(*by_title.values(), strict=True)
+        return image_grid([list(row) for row in rows], list(by_title))
 
     return draw_grid
+
+
+def grid_inputs(
+    config: Config, batch: Mapping[str, Any]
+) -> dict[str, UInt8[np.ndarray, "b h w 3"]]:
+    """What completions are conditioned on, as columns of a grid by title.
+
+    `input` is the picture to translate, or the known pixels if there are any; `labels`
+    the label map in colours.
+    """
+    columns = {}
+    if "condition" in batch:
+        columns["input"] = batch["condition"]
+    elif "label" not in batch or batch["mask"].any():
+        columns["input"] = np.where(batch["mask"], batch["image"], np.uint8(GREY))
+    if "label" in batch:
+        classes = maps.classes(config.data.maps)
+        columns["labels"] = np.stack([maps.colour(x, classes) for x in batch["label"]])
+    return columns
 
 
 def best(

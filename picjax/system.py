@@ -61,8 +61,8 @@ class System(Protocol):
     A method subclasses this protocol and implements the four functions without a body;
     the others have defaults. A batch is a dict of `image` (float32 [b h w 3] in
     [-1, 1]), `mask` (float32 [b h w 1], 1 = known) and, where the method uses them,
-    `condition` (another picture, like `image`) and `class` (int32 [b]). Variables are
-    `inference_variables(state)`.
+    `condition` (another picture, like `image`), `class` (int32 [b]), `label` and
+    `instance` (int32 [b h w]). Variables are `inference_variables(state)`.
 
     Attributes:
       has_likelihood: whether `evaluate` returns `bits_per_dim` of the image and

@@ -35,7 +35,8 @@ def train_batches(
 
     Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs add
     `condition` uint8 [b h w 3] and have mask 0: no pixel of the image is known. With
-    `config.classes` there is also `class` int32 [b].
+    `config.classes` there is also `class` int32 [b]; with `config.maps` there are `label`
+    and `instance` int32 [b h w].
 
     Args:
       config: the `data` part of a config.

@@ -14,6 +14,7 @@ import numpy as np
 from picjax.cli import UserError, check_choice, say
 from picjax.data import scenes
 from picjax.data.decode import BadImage
+from picjax.data.labelled import InstanceScenes
 from picjax.data.photos import HeldOutPhotos, Photos
 from picjax.data.stored import (
     Element,
@@ -167,7 +168,7 @@ def training(config: DataConfig, size: Size) -> Usable:
     if config.name == "photos":
         return Usable(Photos(how))
     if config.name == "scenes":
-        return Usable(Scenes(size, scenes.TRAIN))
+        return Usable(_scenes(config)(size, scenes.TRAIN))
     source = _stored(config, config.path, "config.data.path", size, how)
     if not config.eval_path:
         source = Part(source, _share(source, held_out=False))
@@ -186,7 +187,7 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
     if config.name == "photos":
         return Usable(HeldOutPhotos(size))
     if config.name == "scenes":
-        return Usable(Scenes(size, scenes.EVAL))
+        return Usable(_scenes(config)(size, scenes.EVAL))
     how = None
     if config.crop == "aspect":
         how = augmentation(config, size)._replace(flip=False, rotation=0.0)
@@ -197,6 +198,10 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
     source = _stored(config, config.path, "config.data.path", size, how)
     part = Part(source, _share(source, held_out=True))
     return _checked(part, "config.data.path", config.path)
+
+
+def _scenes(config: DataConfig) -> type[Scenes] | type[InstanceScenes]:
+    return InstanceScenes if config.get("maps") else Scenes
 
 
 def _stored(

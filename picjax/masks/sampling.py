@@ -24,19 +24,20 @@ def mask_drawer(config: DataConfig, size: Size) -> Draw:
 
     `files` stands for the files at `config.mask_path`: a random one in training; in
     evaluation the one with the image's name, or else the one at the image's index,
-    modulo their number. In aligned pairs no pixel is known.
+    modulo their number. In aligned pairs, and without masks in data with label maps, no
+    pixel is known.
 
     Raises:
       UserError: if a name is unknown, there is no mask, or `files` finds no file; if
         aligned pairs have masks.
     """
     names = list(config.masks)
-    if config.name == "aligned":
-        if names:
-            raise UserError(
-                f"config.data.masks is {', '.join(names)}; leave it empty for aligned "
-                "pairs, of which the whole image is generated"
-            )
+    if config.name == "aligned" and names:
+        raise UserError(
+            f"config.data.masks is {', '.join(names)}; leave it empty for aligned "
+            "pairs, of which the whole image is generated"
+        )
+    if config.name == "aligned" or (config.get("maps") and not names):
         return lambda rng, image, index: np.zeros(size, np.uint8)
     if not names:
         raise UserError(

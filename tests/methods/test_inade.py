@@ -9,7 +9,8 @@ import pytest
 from helpers.configs import load_config, make_batch
 
 from picjax.cli import UserError
-from picjax.methods.inade import transforms
+from picjax.completion import GREY, grid_inputs
+from picjax.data import maps
 from picjax.methods.inade.build import read_vgg
 from picjax.methods.inade.system import INADE, zero_biases
 from picjax.methods.inade.vgg import CONVS
@@ -33,6 +34,7 @@ def make(variant="tiny", **changes):
         ({"model__upsampling": "more"}, "is not a multiple of 64"),
         ({"model__norm": "clad"}, "norm 'clad' .* did you mean 'clade'"),
         ({"model__norm": "clade"}, "encoder is for INADE and SPADE"),
+        ({"model__latent": False}, "latent=False is for SPADE and CLADE"),
         ({"loss__gan_mode": "lsgan"}, "gan_mode 'lsgan'"),
     ],
 )
@@ -42,11 +44,12 @@ def test_settings_that_cannot_work_are_refused(changes, message):
 
 
 @pytest.mark.parametrize("variant", ["ade20k", "cityscapes", "celeba", "deepfashion"])
-@pytest.mark.parametrize("preset", ["", "-spade", "-clade"])
+@pytest.mark.parametrize("preset", ["", "-spade", "-clade", "-clade-noise"])
 def test_published_configs_build(variant, preset):
     system = make(variant + preset)
     assert system.generator.width == 64
-    assert (system.encoder is None) == (preset == "-clade")
+    assert (system.encoder is None) == ("clade" in preset)
+    assert system.reads_latent == (preset != "-clade")
 
 
 def test_a_batch_without_maps_is_refused():
@@ -99,7 +102,7 @@ def test_edges_are_input_of_the_discriminator_only_if_wanted():
     for edges in (True, False):
         system = make(model__edges=edges)
         pair = system.pair(system.layout(batch), batch["image"])
-        assert pair.shape[-1] == 3 + edges + 3
+        assert pair.shape[-1] == 4 + edges + 3
 
 
 def test_every_bias_starts_at_zero():
@@ -108,11 +111,19 @@ def test_every_bias_starts_at_zero():
     assert zeroed["conv"]["kernel"].all() and not zeroed["conv"]["bias"].any()
 
 
-def test_the_grid_shows_the_labels_in_colours():
-    batch = make_batch(32)
-    (column,) = make().visualize({}, batch, KEY).values()
-    colours = transforms.colour(np.asarray(batch["label"][0]), 3)
-    np.testing.assert_allclose(column[0], colours / 127.5 - 1, atol=1e-6)
+@pytest.mark.parametrize("known", [False, True])
+def test_the_grid_shows_the_labels_in_colours_and_known_pixels(known):
+    batch = {k: np.asarray(x) for k, x in make_batch(32).items()}
+    batch["image"] = np.full((2, 32, 32, 3), 7, np.uint8)
+    columns = grid_inputs(
+        load_config("inade", "tiny"), batch | {"mask": batch["mask"] * known}
+    )
+    assert list(columns) == (["input", "labels"] if known else ["labels"])
+    expected = maps.colour(batch["label"][0], 4)
+    np.testing.assert_array_equal(columns["labels"][0], expected)
+    if known:
+        assert (columns["input"][0, 0] == 7).all()
+        assert (columns["input"][0, 16, 16] == GREY).all()
 
 
 # ---- VGG ----

@@ -10,7 +10,7 @@ from inade_shared import (
 )
 from PIL import Image
 
-from picjax.methods.inade import transforms
+from picjax.data import maps as transforms
 from picjax.methods.inade.layout import Layout, edge_map, semantics
 
 # ---- data ----

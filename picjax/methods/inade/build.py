@@ -54,6 +54,11 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, nn.Module]
             "config.model.encoder is for INADE and SPADE; set it to False with "
             "config.model.norm=clade"
         )
+    if not model.latent and (model.encoder or model.norm == "inade"):
+        raise UserError(
+            "config.model.latent=False is for SPADE and CLADE without encoder; set it to "
+            "True"
+        )
     options: Any = {"statistics": model.statistics}
     if model.norm == "inade":
         options["sketch"] = model.sketch

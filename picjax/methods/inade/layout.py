@@ -1,4 +1,4 @@
-"""Label and instance maps: what the networks read of them, and their checks.
+"""Label and instance maps: what the networks read of them.
 
 Maps stay integers. One-hot tensors exist in the discriminator's input alone.
 """
@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-
-from picjax.cli import UserError
 
 Size = tuple[int, int]
 
@@ -72,43 +70,3 @@ def semantics(layout: Layout, classes: int) -> Float[Array, "b h w c"]:
     if layout.edges is None:
         return onehot
     return jnp.concatenate([onehot, layout.edges], -1)
-
-
-def check_maps(
-    label: Int[np.ndarray, "h w"],
-    instance: Int[np.ndarray, "y x"],
-    classes: int,
-    instances: int,
-    name: str,
-) -> None:
-    """Refuse maps that the networks would silently misread.
-
-    On a device, an index beyond a table reads its last row.
-
-    Args:
-      label: classes; fewer than `classes` of them.
-      instance: instance ids; fewer than `instances` of them.
-      classes: rows of the class tables.
-      instances: size of the padded instance axis.
-      name: the file or example, for the message.
-
-    Raises:
-      UserError: if the sizes differ or an id is out of range.
-    """
-    if label.shape != instance.shape:
-        raise UserError(
-            f"'{name}' has a label map of {label.shape} and an instance map of "
-            f"{instance.shape}; resize both to their image's size"
-        )
-    if label.min() < 0 or label.max() >= classes:
-        raise UserError(
-            f"'{name}' has labels from {label.min()} to {label.max()}, where the model "
-            f"has classes 0 to {classes - 1}; set config.model.label_nc, or "
-            "config.model.contain_dontcare_label for a class of unlabelled pixels"
-        )
-    if instance.min() < 0 or instance.max() >= instances:
-        raise UserError(
-            f"'{name}' has instances from {instance.min()} to {instance.max()}, where "
-            f"the model has room for 0 to {instances - 1}; renumber them from 0 or "
-            "raise config.model.instances"
-        )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.cli import UserError
 from picjax.losses import adversarial
-from picjax.methods.inade import losses, transforms
+from picjax.methods.inade import losses
 from picjax.methods.inade.build import CHOICES, networks, optimisers, read_vgg
 from picjax.methods.inade.discriminator import Discriminator, Features
 from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
@@ -81,6 +81,7 @@ class INADE(System):
       instances: size of the instance axis; ids are below it.
       noise_nc: channels of the style noise.
       z_dim: size of the latent.
+      reads_latent: whether the generator's first layer reads the latent.
       first_feature: index of the first layer whose features are matched.
       edges: whether discriminator, SPADE and CLADE see the instances' edges.
       kl_reduction: `sum` over the batch, as the original, or `mean`.
@@ -97,6 +98,7 @@ class INADE(System):
     instances: int
     noise_nc: int
     z_dim: int
+    reads_latent: bool
     first_feature: int
     edges: bool
     kl_reduction: str
@@ -124,6 +126,7 @@ class INADE(System):
             instances=model.instances,
             noise_nc=model.noise_nc,
             z_dim=model.z_dim,
+            reads_latent=model.latent,
             # INADE matches the last features before the logits, SPADE all.
             first_feature=model.patch_layers - 1 if model.norm == "inade" else 0,
             edges=model.edges,
@@ -312,8 +315,7 @@ class INADE(System):
 
     def latent(self, latent: Float[Array, "b d"]) -> Float[Array, "b d"] | None:
         """The input of the first layer; without, it is a convolution of the labels."""
-        reads_labels = self.norm != "inade" and self.encoder is None
-        return None if reads_labels else latent
+        return latent if self.reads_latent else None
 
     def encoder_inputs(
         self, image: Float[Array, "b h w 3"], layout: Layout, train: bool
@@ -365,15 +367,6 @@ class INADE(System):
         """L1 of one completion, over the whole image."""
         image = composite(batch, self.sample(variables, batch, key, 1)[:, 0])
         return {"l1": jnp.abs(image - batch["image"]).mean((1, 2, 3))}
-
-    def visualize(
-        self, variables: Tree, batch: Batch, key: PRNGKeyArray
-    ) -> dict[str, Float[Array, "b h w 3"]]:
-        """The label map in colours."""
-        del variables, key
-        colours = transforms.palette(self.generator.classes)
-        pixels = jnp.asarray(colours)[self.layout(batch).label]
-        return {"labels": pixels.astype(jnp.float32) / 127.5 - 1}
 
 
 def zero_biases(variables: Tree) -> Tree:

@@ -1,4 +1,7 @@
-"""Pictures and their maps, from files to arrays and back, as the original has them."""
+"""Label and instance maps beside their pictures: geometry, ranges, ids, colours.
+
+Maps stay integers: int32 [h w], `label` 0 .. classes - 1 and `instance` 0 .. I - 1.
+"""
 
 from typing import Any, NamedTuple
 
@@ -128,6 +131,54 @@ def reidentify(
     ids = ids[..., 0] if ids.ndim == 3 else ids
     values = np.unique(ids)
     return np.searchsorted(values, ids).astype(np.int32)
+
+
+# ---- ids ----
+
+
+def classes(config: Any) -> int:
+    """Number of classes of `config.data.maps`, that of unlabelled pixels included."""
+    return config.label_nc + config.dontcare
+
+
+def check_maps(
+    label: Int[np.ndarray, "h w"],
+    instance: Int[np.ndarray, "y x"],
+    classes: int,
+    instances: int,
+    name: str,
+) -> None:
+    """Refuse maps that the networks would silently misread.
+
+    On a device, an index beyond a table reads its last row.
+
+    Args:
+      label: classes; fewer than `classes` of them.
+      instance: instance ids; fewer than `instances` of them.
+      classes: rows of the class tables.
+      instances: size of the padded instance axis.
+      name: the file or example, for the message.
+
+    Raises:
+      UserError: if the sizes differ or an id is out of range.
+    """
+    if label.shape != instance.shape:
+        raise UserError(
+            f"'{name}' has a label map of {label.shape} and an instance map of "
+            f"{instance.shape}; resize both to their image's size"
+        )
+    if label.min() < 0 or label.max() >= classes:
+        raise UserError(
+            f"'{name}' has labels from {label.min()} to {label.max()}, where the model "
+            f"has classes 0 to {classes - 1}; set config.model.label_nc, or "
+            "config.model.dontcare for a class of unlabelled pixels"
+        )
+    if instance.min() < 0 or instance.max() >= instances:
+        raise UserError(
+            f"'{name}' has instances from {instance.min()} to {instance.max()}, where "
+            f"the model has room for 0 to {instances - 1}; renumber them from 0 or "
+            "raise config.model.instances"
+        )
 
 
 # ---- output ----
