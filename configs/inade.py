@@ -40,7 +40,7 @@ def get_config(variant: str = "") -> ConfigDict:
     name, _, preset = variant.partition("-")
     name = common.check_variant(name, VARIANTS)
     preset = common.check_variant(preset, PRESETS, "preset")
-    config = published()
+    config: Any = published()
     with config.ignore_type():  # a side, or height and width
         config.image_size = VARIANTS[name]
     changes = {
@@ -86,11 +86,7 @@ def published() -> ConfigDict:
         "dtype": "float32",  # of computation; bfloat16 for speed
     }
     config.data.masks = ()  # the whole image is generated
-    config.data.maps = {
-        # The same numbers as in `model`.
-        name: config.model.get_ref(name)
-        for name in ("label_nc", "dontcare", "instances")
-    }
+    config.data.maps = maps_of(config.model)
     config.loss = {
         "gan_mode": "hinge",  # hinge, ls, original or w
         "feature": 10.0,  # L1 of the discriminator's features
@@ -110,6 +106,11 @@ def published() -> ConfigDict:
         "accumulate": 1,  # steps whose gradients are averaged for one update
     }
     return config
+
+
+def maps_of(model: Any) -> dict[str, Any]:
+    """What the data's maps hold: the same numbers as in `model`, by reference."""
+    return {name: model.get_ref(name) for name in ("label_nc", "dontcare", "instances")}
 
 
 def scenes(config: Any) -> None:
