@@ -53,18 +53,20 @@ def our_inception(
     """A function from uint8 images to pool features, as `picjax.eval` computes them."""
     import jax
 
-    from picjax.evaluation.metrics.features import FeatureStream
+    from picjax.evaluation.metrics.features import Inception
     from picjax.evaluation.metrics.networks import Networks, Settings
-    from picjax.evaluation.metrics.weights import RANDOM, Loaded
+    from picjax.evaluation.metrics.results import RANDOM
+    from picjax.evaluation.metrics.weights import Loaded
 
     class LoadedNetworks(Networks):
         def load(self, released):
             return Loaded(tensors, RANDOM)
 
     each = batch // jax.local_device_count()
-    stream = FeatureStream(LoadedNetworks(Settings(pipeline=pipeline, batch=each)))
-    stream.listen("2048", lambda: None)
-    return lambda images: stream.features(images)["2048"]
+    networks = LoadedNetworks(Settings(pipeline=pipeline, batch=each))
+    network = Inception(networks, "fid", pipeline)
+    network.taps.add("2048")
+    return lambda images: network.features(list(images))["2048"]
 
 
 def pytorch_fid_inception(tensors) -> Callable[[np.ndarray], np.ndarray]:

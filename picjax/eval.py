@@ -15,6 +15,7 @@ has drawn. See docs/evaluation.md.
 
 import argparse
 import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from picjax.evaluation.options import Options, check, resolve
 from picjax.evaluation.report import page, tables
 from picjax.evaluation.run import EvalTask, Evaluation, evaluate
 from picjax.evaluation.tasks import folder_task, run_task, work_at_different_sizes
+
+BASELINES = "beside: biharmonic,mean (default), telea, or none"
 
 
 def parse(argv: Sequence[str] | None) -> Options:
@@ -55,9 +58,10 @@ def parse(argv: Sequence[str] | None) -> Options:
     add("--images", type=int, metavar="N", help="how many (100 of a run, or all)")
     add("--seed", type=int, help="of masks and completions (0)")
     add("--metrics", metavar="A,B", help="names, all, paper:NAME (without networks)")
+    add("--baselines", metavar="A,B", help=BASELINES)
     add("--weights", metavar="DIR", help="weights of the measuring networks")
     add("--allow-random-features", action="store_true", help="use untrained networks")
-    features = "pipeline, net, version, pairs or luma of the networks"
+    features = "pipeline, net, version, pairs or luma of networks"
     add("--feature", metavar="K=V,..", help=features)
     add("--stats", metavar="FILE", help="FID against these statistics")
     add("--save-stats", metavar="FILE", help="write the truths' statistics")
@@ -80,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     outs = out_folders(options, sources, labels)
     if options.workdir and options.real and len(sources) > 1:
         options.own_size |= work_at_different_sizes(sources)
+    options.baseline_folder = Path(options.out or outs[0]) / "baselines"
     create = folder_task if options.fake else run_task
     for source, label, out in zip(sources, labels, outs, strict=True):
         task = create(options, source, label, out)
@@ -87,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             say(f"{label} is measured already, in {out}")
             continue
         write(options, task, evaluate(task))
+    shutil.rmtree(options.baseline_folder, ignore_errors=True)
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")
         print(f"all of it: {outs[0].parent}/report.html")
@@ -104,7 +110,8 @@ def out_folders(
 
 def write(options: Options, task: EvalTask, evaluation: Evaluation) -> None:
     """Writes metrics.json and the reports of an evaluation, and prints its table."""
-    protocol, numbers = task.protocol | evaluation.facts, evaluation.results
+    protocol = task.protocol | evaluation.facts
+    by_method = evaluation.by_method(task.label)
     # A description is complete only after all examples.
     protocol["metrics"] = {n: m.description for n, m in task.metrics.items()}
     metric = task.metrics.get("fid")
@@ -113,19 +120,24 @@ def write(options: Options, task: EvalTask, evaluation: Evaluation) -> None:
             fid.save(file, metric.real.stats())
         print(f"statistics of the true images: {options.save_stats}")
     if options.preset is not None:
-        numbers = protocols.reported(options.preset, numbers)
+        by_method = {
+            name: protocols.reported(options.preset, numbers)
+            for name, numbers in by_method.items()
+        }
         protocol |= protocols.statement(options.preset, protocol)
-    page.write(task.out, protocol, numbers, evaluation.gallery)
+    page.write(task.out, protocol, by_method, evaluation.gallery)
+    numbers, *others = (results.to_json(x) for x in by_method.values())
     content = {
         "protocol": protocol,
         "samples": results.SAMPLES,
-        "results": results.to_json(numbers),
+        "results": numbers,
+        "baselines": dict(zip(evaluation.baselines, others, strict=True)),
     }
     text = json.dumps(content, indent=2) + "\n"
     files.write_text(task.out / "metrics.json", text)
     if task.store is not None:
         task.store.remove()
-    header, cells = results.table_cells(numbers)  # the units are in the report
+    header, cells = results.table_cells(by_method)  # the units are in the report
     print(f"{protocol['what']}: {page.sentence(protocol)}")
     for note in page.notes(protocol):
         print(f"({note})")

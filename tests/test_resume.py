@@ -15,7 +15,7 @@ from picjax import checkpoints
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
 from picjax.evaluation.metrics import backbones, catalog, layers
-from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.model import load
 
 # The method that compiles fastest; a rate that does not depend on the number of steps.
@@ -157,7 +157,7 @@ def test_two_processes_give_the_numbers_of_one(
     lines = trace(tmp_path)
     logged = {k: lines[-1].pop(k) for k in [*lines[-1]] if k.startswith("eval/")}
     assert_close(lines, trace(undisturbed)[:3])
-    made = catalog.create(metrics, Settings())
+    made = catalog.create(metrics, Networks(Settings()))
     for example in model_examples(load(tmp_path), Sampling(2), 3, batch_size=3):
         for metric in made.values():
             metric.add(example)

@@ -18,6 +18,7 @@ from scipy import stats
 from picjax import files
 from picjax.evaluation.metrics.results import (
     BETTER,
+    RANDOM,
     Result,
     column_name,
     finite_or_none,
@@ -50,6 +51,7 @@ class Entry(NamedTuple):
       images: checksums of each image and mask.
       values: one value per image of every key that samples.csv has.
       panels: of its first images.
+      baselines: name -> their numbers.
     """
 
     label: str
@@ -58,6 +60,7 @@ class Entry(NamedTuple):
     images: list[tuple[str, str]]
     values: dict[Key, Float[np.ndarray, " n"]]
     panels: list[Panel]
+    baselines: dict[str, dict[Key, Result]]
 
 
 def labels(sources: Sequence[str]) -> list[str]:
@@ -76,22 +79,28 @@ def read(folder: Path, label: str) -> Entry:
         json.loads((folder / name).read_text())
         for name in ("metrics.json", "manifest.json", "panels.json")
     )
-    numbers = from_json(content["results"])
-    results = {(r.metric, r.region, r.samples): r for r in numbers}
+    results = by_key(content["results"])
+    baselines = {name: by_key(x) for name, x in content["baselines"].items()}
     images = [(entry["truth"], str(entry["mask"])) for entry in manifest["images"]]
-    values = image_values(folder / "samples.csv", list(results))
+    values = image_values(folder / "samples.csv", results)
     shown = [Panel(**panel) for panel in panels]
-    return Entry(label, content["protocol"], results, images, values, shown)
+    protocol = content["protocol"]
+    return Entry(label, protocol, results, images, values, shown, baselines)
 
 
-def image_values(table: Path, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+def by_key(tree: dict[str, Any]) -> dict[Key, Result]:
+    """The numbers of metrics.json by metric, region and samples."""
+    return {(r.metric, r.region, r.samples): r for r in from_json(tree)}
+
+
+def image_values(table: Path, keys: Mapping[Key, Result]) -> dict[Key, np.ndarray]:
     """One value per image of every key whose metric has a column in the table."""
     values: dict[Key, list[float]] = {}
     with open(table, encoding="utf-8", newline="") as file:
         for rows in rows_by_image(csv.DictReader(file)):
             chosen = [row["picnet"] for row in rows].index("1")
-            for key in keys:
-                column = column_name(key[0], key[1])
+            for key, result in keys.items():
+                column = column_name(key[0], key[1], result.unit)
                 if column in rows[0]:
                     samples = np.array([float(row[column]) for row in rows])
                     value = image_value(samples, key[2], chosen, BETTER.get(key[0]))
@@ -167,9 +176,10 @@ def table_keys(results: Mapping[Key, Result]) -> list[Key]:
 def table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]], Differences]:
     """Header, rows, and differences from the first entry by row and label.
 
-    A difference is its mean, low and high end; None for an end that does not exist.
+    The baselines follow the entries, once for entries of the same images. A difference
+    is its mean, low and high end; None for an end that does not exist.
     """
-    first = entries[0]
+    first, baselines = entries[0], baseline_columns(entries)
     cells: list[list[str]] = []
     differences: Differences = {}
     for key in dict.fromkeys(key for e in entries for key in table_keys(e.results)):
@@ -179,14 +189,29 @@ def table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]], Differe
             paired = e is not first and e.images == first.images
             if paired and key in e.values and key in first.values:
                 numbers = difference(first.values[key], e.values[key])
-                text += _difference_text(numbers, BETTER.get(key[0]))
+                random = RANDOM in e.results[key].unit  # then neither end is better
+                text += _difference_text(
+                    numbers, None if random else BETTER.get(key[0])
+                )
                 by_label = differences.setdefault("/".join(key), {})
                 by_label[e.label] = tuple(map(finite_or_none, numbers))
             row.append(text)
+        numbers = (column.get(key) for column in baselines.values())
+        row += ["" if x is None else format_result(x) for x in numbers]
         unit = next(e.results[key].unit for e in entries if key in e.results)
         cells.append([*row, unit])
-    columns = [e.label for e in entries]
+    columns = [*(e.label for e in entries), *baselines]
     return ["metric", "region", "samples", *columns, "unit"], cells, differences
+
+
+def baseline_columns(entries: Sequence[Entry]) -> dict[str, dict[Key, Result]]:
+    """Title -> numbers of each baseline of each set of images."""
+    columns: dict[str, dict[Key, Result]] = {}
+    for e in entries:
+        for name, numbers in e.baselines.items():
+            same = e.images == entries[0].images
+            columns.setdefault(name if same else f"{name} ({e.label})", numbers)
+    return columns
 
 
 def _difference_text(numbers: tuple[float, float, float], better: str | None) -> str:

@@ -16,7 +16,7 @@ from picjax.completion import CONDITIONS, check_finite, make_draw, visible_part
 from picjax.data import pipeline
 from picjax.evaluation.examples import BATCH, batch_examples
 from picjax.evaluation.metrics import catalog
-from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.evaluation.metrics.results import BETTER, Result, column_name
 from picjax.images import to_float
 from picjax.system import Config, State, System, image_shape, inference_variables
@@ -57,6 +57,8 @@ def metric_names(config: Config, system: System) -> list[str]:
     )
     if text in ("all", "basic"):
         return [name for name in names if name not in reasons]
+    if num == 1:  # the default metrics serve methods with one completion, too
+        names = [name for name in names if name != "diversity"]
     for name in names:
         if name in reasons:
             raise UserError(f"config.eval.metrics {name} {reasons[name]}; leave it out")
@@ -125,7 +127,7 @@ def make_monitor(
         }
 
     # Created before training: the weights of a network may be unavailable.
-    metrics = list(catalog.create(names, Settings()).values())
+    metrics = list(catalog.create(names, Networks(Settings())).values())
 
     def measure(state: State) -> dict[str, float]:
         variables = inference_variables(state)

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from picjax.cli import UserError, check_choice
@@ -27,6 +28,7 @@ class Options(argparse.Namespace):
     images: int | None
     seed: int
     metrics: str
+    baselines: str | None
     weights: str | None
     allow_random_features: bool
     feature: str | None
@@ -37,6 +39,7 @@ class Options(argparse.Namespace):
     repeated: dict[str, Any] | None = None  # content of the manifest
     preset: protocols.Preset | None = None
     own_size: bool = False  # runs of different sizes, at the images' own size
+    baseline_folder: Path = Path()  # of baselines' completions, until the end
 
     @property
     def expected(self) -> list[dict[str, Any]] | None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from picjax import files
 from picjax.cli import UserError
+from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import size_text
 from picjax.evaluation.metrics.results import Accumulator, Columns, Example, Result
 from picjax.evaluation.report.gallery import Gallery
@@ -39,6 +40,7 @@ class EvalTask:
       out: folder of everything that is written.
       expected: entries of a manifest that the images must match, in order.
       store: completions of an interrupted evaluation.
+      baselines: measured on the same examples.
     """
 
     label: str
@@ -50,6 +52,7 @@ class EvalTask:
     out: Path
     expected: Sequence[dict[str, Any]] | None = None
     store: CompletionStore | None = None
+    baselines: Sequence[Baseline] = ()
 
     def is_finished(self) -> bool:
         """Whether `out` holds this evaluation of these files already."""
@@ -72,11 +75,18 @@ class Evaluation(NamedTuple):
       results: of every metric.
       facts: numbers of images and samples, sizes, share of the hole.
       gallery: panels of some of the images.
+      baselines: name -> results.
     """
 
     results: list[Result]
     facts: dict[str, Any]
     gallery: Gallery
+    baselines: dict[str, list[Result]]
+
+    def by_method(self, label: str) -> dict[str, list[Result]]:
+        """Results of what was evaluated, under a label, and of the baselines."""
+        label = f"{label}, evaluated" if label in self.baselines else label
+        return {label: self.results} | self.baselines
 
 
 def evaluate(task: EvalTask) -> Evaluation:
@@ -88,8 +98,8 @@ def evaluate(task: EvalTask) -> Evaluation:
     make_folder(task.out)
     if task.store is not None:
         task.store.open()
-    for metric in task.metrics.values():
-        metric.reset()
+    for measured in (*task.metrics.values(), *task.baselines):
+        measured.reset()
     with temporary_text() as table, temporary_text() as entries:
         recorder = Recorder(table, entries, task.expected)
         with progress_bar(Console(stderr=True, highlight=False)) as bar:
@@ -98,12 +108,17 @@ def evaluate(task: EvalTask) -> Evaluation:
                 columns: Columns = {}
                 for metric in task.metrics.values():
                     columns |= metric.add(example)
+                for baseline in task.baselines:
+                    baseline.add(example)
                 recorder.add(example, columns)
                 bar.advance(progress)
         recorder.check_complete()
         results = [r for metric in task.metrics.values() for r in metric.results()]
         recorder.write(task.out, task.protocol)
-    return Evaluation(results, recorder.facts(), recorder.gallery)
+    baselines = {b.name: measured for b in task.baselines if (measured := b.results())}
+    remarks = [note for b in task.baselines if (note := b.note())]
+    facts = recorder.facts() | {"remarks": remarks}
+    return Evaluation(results, facts, recorder.gallery, baselines)
 
 
 def temporary_text() -> IO[str]:

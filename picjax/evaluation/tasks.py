@@ -6,7 +6,7 @@ protocol.
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from picjax import __version__, masks
 from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
-from picjax.evaluation import examples
+from picjax.evaluation import baselines, examples
+from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import Sampling
 from picjax.evaluation.metrics import catalog
-from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.evaluation.metrics.results import Accumulator
 from picjax.evaluation.options import Options
 from picjax.evaluation.run import EvalTask
@@ -40,7 +41,11 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     set_data(model, options)
     num, images = options.num or NUM, options.images or IMAGES
     sampling = Sampling(num, options.seed, options.best_of, not options.raw)
-    metrics, left_out = _run_metrics(options, model, num, images)
+    networks = Networks(feature_settings(options))
+    reasons = _run_reasons(options, model, num, images, networks.settings.net)
+    metrics, left_out = choose_metrics(options, networks, reasons)
+    no_hole = "the whole image is generated" if model.translates else ""
+    beside = choose_baselines(options, networks, metrics, no_hole, left_out)
     drawing = run_protocol(options, model, workdir)
     checkpoint = Path(workdir) / "checkpoints" / str(model.step)
     height, width = model.size
@@ -59,11 +64,12 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
         examples=partial(create, model, sampling, images, batch_size, store),
         total=images,
         metrics=metrics,
-        protocol=drawing | common_protocol(options, num, metrics, left_out),
+        protocol=drawing | common_protocol(options, num, metrics, left_out, beside),
         inputs=[checkpoint, *data_files(model.config.data), *stats_files(options)],
         out=out,
         expected=options.expected,
         store=store,
+        baselines=beside,
     )
 
 
@@ -82,20 +88,20 @@ def set_data(model: Model, options: Options) -> None:
         set_masks(model.config, options.preset.masks)
 
 
-def _run_metrics(
-    options: Options, model: Model, num: int, images: int
-) -> tuple[dict[str, Accumulator], dict[str, str]]:
-    settings = feature_settings(options)
+def _run_reasons(
+    options: Options, model: Model, num: int, images: int, net: str
+) -> dict[str, str]:
+    """Metrics that cannot be measured of a run -> why."""
     sizes, has_likelihood = {model.size}, model.has_likelihood
     if options.own_size:  # a likelihood is of the model's size
         named = examples.own_size_files(model, images)
         sizes, has_likelihood = examples.sizes(path for _, path in named), False
     data, reasons = model.config.data, {}
     for size in sizes:
-        reasons |= catalog.inapplicable(
-            data, has_likelihood, size, num, images, settings.net
-        )
-    return choose_metrics(options, settings, reasons)
+        reasons |= catalog.inapplicable(data, has_likelihood, size, num, images, net)
+    if model.translates:
+        reasons["seam"] = "needs a hole, and the whole image is generated"
+    return reasons
 
 
 def run_protocol(options: Options, model: Model, workdir: str) -> dict[str, Any]:
@@ -165,13 +171,15 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
     if options.expected is not None:
         pairs = in_order(pairs, [entry["name"] for entry in options.expected])
     pairs = pairs[: options.images]
-    num, settings = len(pairs[0].fakes), feature_settings(options)
-    reasons: dict[str, str] = {}
+    num, networks = len(pairs[0].fakes), Networks(feature_settings(options))
+    net, reasons = networks.settings.net, dict[str, str]()
     for size in examples.sizes(pair.real for pair in pairs):
-        reasons |= catalog.inapplicable(
-            None, False, size, num, len(pairs), settings.net
-        )
-    metrics, left_out = choose_metrics(options, settings, reasons)
+        reasons |= catalog.inapplicable(None, False, size, num, len(pairs), net)
+    no_hole = "" if options.mask else "the hole is unknown; give --mask"
+    if no_hole:
+        reasons["seam"] = f"cannot be measured: {no_hole}"
+    metrics, left_out = choose_metrics(options, networks, reasons)
+    beside = choose_baselines(options, networks, metrics, no_hole, left_out)
     composite = not options.raw and options.mask is not None
     protocol = {
         "what": f"{fake} against {real}",
@@ -181,7 +189,7 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
         "inverted": options.invert_mask,
         "pixels": "8-bit files "
         + ("with the truth's known pixels pasted" if composite else "as they are"),
-        **common_protocol(options, num, metrics, left_out),
+        **common_protocol(options, num, metrics, left_out, beside),
     }
     return EvalTask(
         label=label,
@@ -198,6 +206,7 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
         inputs=[*examples.pair_files(pairs), *stats_files(options)],
         out=out,
         expected=options.expected,
+        baselines=beside,
     )
 
 
@@ -219,13 +228,13 @@ def in_order(
 
 
 def choose_metrics(
-    options: Options, settings: Settings, reasons: dict[str, str]
+    options: Options, networks: Networks, reasons: dict[str, str]
 ) -> tuple[dict[str, Accumulator], dict[str, str]]:
     """The metrics to measure, and why others are left out.
 
     Args:
       options: of the command.
-      settings: of metrics with networks.
+      networks: of metrics that need one.
       reasons: metrics that cannot be measured here -> why.
 
     Raises:
@@ -235,7 +244,7 @@ def choose_metrics(
         preset = options.preset
         names = preset.metrics if preset else catalog.parse_names(options.metrics, "")
         applicable = [name for name in names if name not in reasons]
-        metrics, left_out = catalog.create_available(applicable, settings)
+        metrics, left_out = catalog.create_available(applicable, networks)
         if options.metrics != "basic":
             left_out |= {name: reasons[name] for name in names if name in reasons}
         return metrics, left_out
@@ -243,7 +252,46 @@ def choose_metrics(
     for name in names:
         if name in reasons:
             raise UserError(f"--metrics {name} {reasons[name]}; leave it out")
-    return catalog.create(names, settings), {}
+    return catalog.create(names, networks), {}
+
+
+def choose_baselines(
+    options: Options,
+    networks: Networks,
+    metrics: Iterable[str],
+    no_hole: str,
+    left_out: dict[str, str],
+) -> list[Baseline]:
+    """The methods that learn nothing to measure beside the completions.
+
+    Args:
+      options: of the command.
+      networks: shared with the metrics of the completions.
+      metrics: names of these.
+      no_hole: why there is no hole that they could fill; empty if there is one.
+      left_out: gets an entry if there are none for that reason.
+
+    Raises:
+      UserError: if one is unknown, not installed, or asked for without a hole.
+    """
+    names = baselines.parse_names(options.baselines)
+    if no_hole and options.baselines is None:
+        left_out["baselines"] = no_hole
+    elif no_hole and names:
+        raise UserError(f"--baselines cannot be measured: {no_hole}, or leave it out")
+    if no_hole:
+        return []
+    measured = [name for name in metrics if name not in baselines.WITHOUT]
+    limit = baselines.MOST_PIXELS if options.baselines is None else None
+    return [
+        Baseline(
+            name,
+            catalog.create(measured, networks.for_other_metrics()),
+            options.baseline_folder,
+            limit,
+        )
+        for name in names
+    ]
 
 
 def feature_settings(options: Options) -> Settings:
@@ -274,6 +322,7 @@ def common_protocol(
     num: int,
     metrics: dict[str, Accumulator],
     left_out: dict[str, str],
+    beside: Sequence[Baseline],
 ) -> dict[str, Any]:
     """What every protocol states."""
     return {
@@ -284,6 +333,7 @@ def common_protocol(
         "stats": options.stats,
         "metrics": {name: metric.description for name, metric in metrics.items()},
         "left_out": left_out,
+        "baselines": {b.name: b.method.description for b in beside},
         "versions": {"picjax": __version__, "python": sys.version.split()[0]}
         | {name: metadata.version(name) for name in PACKAGES},
     }

@@ -54,7 +54,8 @@ def test_without_weights_the_others_are_measured(tmp_path, offline, capsys):
     words = write_folders(tmp_path, images=4)[:-1]
     evaluate(*words, "--metrics=all")
     content = read_metrics(tmp_path / "fake/eval")
-    assert set(content["results"]) == {"l1", "psnr", "ssim", "tv", "diversity"}
+    expected = {"l1", "psnr", "ssim", "tv", "diversity", "seam"}
+    assert set(content["results"]) == expected
     left_out = content["protocol"]["left_out"]
     assert (
         "no weights pt_inception" in left_out["fid"]

@@ -14,7 +14,7 @@ from picjax.cli import UserError
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
 from picjax.evaluation.metrics import catalog
-from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.model import Model
 from picjax.system import State, System, inference_variables
 
@@ -78,7 +78,7 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
     assert [line["step"] for line in logged] == [2, 3, 4, 6]
     assert "eval/l1_hole" not in logged[1]
     model = Model(config, SYSTEM, inference_variables(state), STEPS)
-    metrics = catalog.create(["l1", "psnr", "posterior"], Settings())
+    metrics = catalog.create(["l1", "psnr", "posterior"], Networks(Settings()))
     for example in model_examples(model, Sampling(2), 9, batch_size=4):
         for metric in metrics.values():
             metric.add(example)
@@ -154,7 +154,7 @@ def test_a_logged_metric_may_choose_the_best(config):
     config.data.name = "photos"
     monitor.check(config, SYSTEM)
     names = monitor.metric_names(config, SYSTEM)
-    assert names == ["l1", "psnr", "ssim", "tv", "diversity"]
+    assert names == ["l1", "psnr", "ssim", "tv", "diversity", "seam"]
 
 
 def test_a_save_without_the_metric_is_never_the_best():

@@ -113,7 +113,7 @@ def test_likelihood_beside_the_entropy_of_scenes():
         metric.add(Example("x", truth, center(), truth[None], 0, given))
         entropies.append(scenes.entropy(scene))
     found = {r.samples: r.value for r in metric.results() if r.region == "hole"}
-    assert "entropy" in table_cells(metric.results())[0]
+    assert "entropy" in table_cells({"fake": metric.results()})[0]
     values = 3 * (SIZE // 2) ** 2  # missing
     assert found["entropy"] == pytest.approx(np.mean(entropies) / np.log(2) / values)
     other, given = BASIC["likelihood"](), extra | {"scene": np.asarray(0)}

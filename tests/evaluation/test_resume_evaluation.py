@@ -63,7 +63,7 @@ def test_it_ends_like_an_undisturbed_one(tmp_path, counted, monkeypatch, capsys)
     counted.drawn.clear()
     out = tmp_path / "out"
     interrupt(monkeypatch, *WORDS, "--out", out, after=9)
-    assert os.listdir(out) == ["completions"]
+    assert sorted(os.listdir(out)) == ["baselines", "completions"]
     assert len(list((out / "completions").glob("*.npy"))) == 16  # two batches of 8
     before = sum(counted.drawn)
     counted.drawn.clear()

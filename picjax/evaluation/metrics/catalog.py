@@ -18,10 +18,12 @@ from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.evaluation.metrics.posterior import Posterior
 from picjax.evaluation.metrics.resize import PIPELINES
 from picjax.evaluation.metrics.results import Accumulator
+from picjax.evaluation.metrics.seam import Seam
 from picjax.evaluation.metrics.weights import NoWeights
 
 BASIC: dict[str, Callable[[], Accumulator]] = {
     **image.PIXEL_METRICS,
+    "seam": Seam,
     "posterior": Posterior,
     "likelihood": Likelihood,
 }
@@ -95,7 +97,8 @@ def inapplicable(
         reason = f"needs {smallest} pixels per side"
         reasons |= {"lpips": reason, "lpips_diversity": reason}
     if num < 2:
-        reasons["lpips_diversity"] = "needs two completions per image or more"
+        several = "needs two completions per image or more"
+        reasons |= {"diversity": several, "lpips_diversity": several}
     for name, fewest in features.FEWEST.items():
         if images < fewest:
             reasons[name] = f"needs {fewest:,} images or more"
@@ -124,27 +127,25 @@ def check(settings: Settings) -> None:
         )
 
 
-def create(names: Sequence[str], settings: Settings) -> dict[str, Accumulator]:
+def create(names: Sequence[str], networks: Networks) -> dict[str, Accumulator]:
     """The named metrics; those that use the same network share it.
 
     Raises:
       UserError: if a setting is unknown or weights are unavailable.
     """
-    check(settings)
-    networks = Networks(settings)
+    check(networks.settings)
     return {name: _create_one(name, networks) for name in names}
 
 
 def create_available(
-    names: Sequence[str], settings: Settings
+    names: Sequence[str], networks: Networks
 ) -> tuple[dict[str, Accumulator], dict[str, str]]:
     """As `create`; metrics whose weights are unavailable are returned with the reason.
 
     Raises:
       UserError: if a setting is unknown.
     """
-    check(settings)
-    networks = Networks(settings)
+    check(networks.settings)
     metrics: dict[str, Accumulator] = {}
     left_out: dict[str, str] = {}
     for name in names:

@@ -6,7 +6,7 @@ image's sample 0.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,18 +16,64 @@ from jaxtyping import UInt8
 
 from picjax.cli import UserError
 from picjax.evaluation.metrics import distribution, fid, inception, layers, resize
-from picjax.evaluation.metrics.networks import Networks, brand
-from picjax.evaluation.metrics.results import Columns, Example, Result
+from picjax.evaluation.metrics.networks import Networks
+from picjax.evaluation.metrics.results import Columns, Example, Result, brand
 
 FEATURES = 2048  # of Inception, for FID
 FULL_RANK = 2048  # images; with fewer, FID's covariances are singular
 FEWEST_IDS = 2000  # images for P-IDS and U-IDS
+RECENT = 2  # batches whose features are kept
 CHUNK, MOST = 1000, 10_000  # images per chunk and in all of PICNet's score
 FEWEST = {"fid": 2, "kid": 2, "is": 10, "picnet_is": CHUNK, "pr": 4, "ids": FEWEST_IDS}
 
 
+class Inception:
+    """Inception's features of batches of images, on all devices.
+
+    Args:
+      networks: of the evaluation.
+      variant: a key of `inception.RELEASED`.
+      pipeline: name of the input's preparation.
+    """
+
+    def __init__(self, networks: Networks, variant: str, pipeline: str):
+        loaded = networks.load(inception.RELEASED[variant])
+        self.source, self.pipeline, self.variant = loaded.source, pipeline, variant
+        self.batch_size = networks.settings.batch * jax.local_device_count()
+        self.taps: set[str] = set()
+        self._params = layers.everywhere(inception.prepare(loaded.tensors))
+        # Compiled apart from the network, which then serves every size of image.
+        self._prepare = layers.on_all_devices(
+            lambda _, x: resize.for_inception(x, pipeline)
+        )
+        self._recent: dict[tuple[int, ...], tuple[Any, dict[str, np.ndarray]]] = {}
+
+    @functools.cached_property
+    def _network(self) -> Callable[[Any, Any], Any]:
+        taps = tuple(sorted(self.taps))
+        return layers.on_all_devices(
+            lambda params, x: inception.features(params, x, taps, self.variant)
+        )
+
+    def features(
+        self, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> dict[str, np.ndarray]:
+        """The `taps` of at most a batch of images of one size."""
+        # A baseline is measured against the same truths as the completions before it.
+        key = tuple(map(id, images))
+        _, rows = self._recent.pop(key, (None, None))
+        if rows is None:
+            x = self._prepare((), layers.fill_up(np.stack(images), self.batch_size))
+            by_tap = self._network(self._params, x)
+            rows = {tap: np.asarray(x)[: len(images)] for tap, x in by_tap.items()}
+        self._recent[key] = images, rows  # the images too: an id is not used again
+        while len(self._recent) > RECENT:
+            del self._recent[next(iter(self._recent))]
+        return rows
+
+
 class FeatureStream:
-    """Inception features of some images of each example, in batches, on all devices.
+    """Inception features of some images of each example, queued up to a batch.
 
     Attributes:
       variant: of the network, a key of `inception.RELEASED`.
@@ -38,19 +84,15 @@ class FeatureStream:
     picked: ClassVar[str] = "sample 0 and the truths"
 
     def __init__(self, networks: Networks):
-        loaded = networks.load(inception.RELEASED[self.variant])
-        self.source = loaded.source
-        self.batch_size = networks.settings.batch * jax.local_device_count()
-        pipeline = self.pipeline(networks)
-        self.description = f"{loaded.source}, input {pipeline}, of {self.picked}"
-        self.taps: set[str] = set()
-        self._listeners: list[tuple[str, Callable[..., None]]] = []
-        self._params = layers.everywhere(inception.prepare(loaded.tensors))
-        self.reset()
-        # Compiled apart from the network, which then serves every size of image.
-        self._prepare = layers.on_all_devices(
-            lambda _, x: resize.for_inception(x, pipeline)
+        self.network = networks.share(
+            self.variant,
+            lambda n: Inception(n, self.variant, self.pipeline(n)),
         )
+        network = self.network
+        self.source, self.batch_size = network.source, network.batch_size
+        self.description = f"{self.source}, input {network.pipeline}, of {self.picked}"
+        self._listeners: list[tuple[str, Callable[..., None]]] = []
+        self.reset()
 
     def pipeline(self, networks: Networks) -> str:
         """Name of the input's preparation."""
@@ -65,13 +107,6 @@ class FeatureStream:
         self._queue: list[tuple[np.ndarray, ...]] = []
         self._last: Example | None = None
 
-    @functools.cached_property
-    def _network(self) -> Callable[[Any, Any], Any]:
-        taps = tuple(sorted(self.taps))
-        return layers.on_all_devices(
-            lambda params, x: inception.features(params, x, taps, self.variant)
-        )
-
     @property
     def queued(self) -> int:
         """Number of queued examples."""
@@ -79,7 +114,7 @@ class FeatureStream:
 
     def listen(self, tap: str, listener: Callable[..., None]) -> None:
         """Calls `listener` with a tap's rows, one argument per picked image."""
-        self.taps.add(tap)
+        self.network.taps.add(tap)
         self._listeners.append((tap, listener))
 
     def add(self, example: Example) -> None:
@@ -98,15 +133,9 @@ class FeatureStream:
         if not self._queue:
             return
         queue, self._queue = self._queue, []
-        rows = [self.features(np.stack(x)) for x in zip(*queue, strict=True)]
+        rows = [self.network.features(x) for x in zip(*queue, strict=True)]
         for tap, listener in self._listeners:
             listener(*(by_tap[tap] for by_tap in rows))
-
-    def features(self, images: UInt8[np.ndarray, "n h w 3"]) -> dict[str, np.ndarray]:
-        """The taps that are listened to, of at most a batch of images."""
-        x = self._prepare((), layers.fill_up(images, self.batch_size))
-        rows_by_tap = self._network(self._params, x)
-        return {tap: np.asarray(x)[: len(images)] for tap, x in rows_by_tap.items()}
 
 
 class PicnetStream(FeatureStream):
@@ -142,7 +171,9 @@ class FeatureMetric:
     stream_type: ClassVar[type[FeatureStream]] = FeatureStream
 
     def __init__(self, networks: Networks):
-        self.stream = networks.share(self.stream_type.variant, self.stream_type)
+        self.stream = networks.share(
+            self.stream_type.__name__, self.stream_type, together=True
+        )
         self.stream.listen(self.tap, self._take)
         self.reset()
 

@@ -24,12 +24,13 @@ from picjax.evaluation.metrics.layers import (
     mean_pool,
     relu,
 )
-from picjax.evaluation.metrics.networks import Networks, brand
+from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import normalise, resize
 from picjax.evaluation.metrics.results import (
     Columns,
     Example,
     MeanAccumulator,
+    brand,
     first_only,
 )
 from picjax.evaluation.metrics.weights import PYIQA, Released
@@ -215,17 +216,16 @@ class HyperIQA(MeanAccumulator):
     """HyperIQA of sample 0."""
 
     def __init__(self, networks: Networks):
-        loaded = networks.load(RELEASED)
-        self.params, self._score = prepare(loaded.tensors), jax.jit(score)
+        self.network = networks.scorer(RELEASED, prepare, score)
         super().__init__(
             "hyperiqa",
-            brand("score of the weights", loaded.source),
-            f"{loaded.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; "
+            brand("score of the weights", self.network.source),
+            f"{self.network.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; "
             "images with a side of 224 or less are upscaled to 256 first",
         )
 
     def add(self, example: Example) -> Columns:
         """A column, NaN but for sample 0."""
-        value = float(self._score(self.params, crops(example.samples[0])).mean())
+        value = float(self.network.score(crops(example.samples[0])).mean())
         self.count("whole", "first", value)
-        return {"hyperiqa": first_only(value, len(example.samples))}
+        return {self.column("whole"): first_only(value, len(example.samples))}

@@ -15,7 +15,6 @@ from picjax.evaluation.metrics.results import (
     Columns,
     Example,
     MeanAccumulator,
-    column_name,
     regions,
 )
 
@@ -254,7 +253,7 @@ class PerSample(MeanAccumulator):
                 mask = np.broadcast_to(mask, (len(samples), *mask.shape))
             values = np.asarray(self.measure(samples, truths, mask))
             self.count_samples(region, values, example.chosen)
-            columns[column_name(self.name, region)] = values
+            columns[self.column(region)] = values
         return columns
 
 
@@ -271,8 +270,7 @@ class Diversity(MeanAccumulator):
         for region, mask in regions(example):
             value = float(pixel_diversity(example.samples, mask))
             self.count(region, "all", value)
-            column = column_name("diversity", region)
-            columns[column] = np.full(len(example.samples), value)
+            columns[self.column(region)] = np.full(len(example.samples), value)
         return columns
 
 

@@ -20,13 +20,13 @@ from picjax.cli import UserError
 from picjax.evaluation.metrics import backbones, layers
 from picjax.evaluation.metrics.backbones import Taps
 from picjax.evaluation.metrics.layers import Params, Tensors
-from picjax.evaluation.metrics.networks import Networks, brand
+from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import resize
 from picjax.evaluation.metrics.results import (
     Columns,
     Example,
     MeanAccumulator,
-    column_name,
+    brand,
 )
 
 HEADS = Path(__file__).parent / "data" / "lpips_heads.npz"
@@ -181,6 +181,17 @@ def pair_distances(
     return jax.lax.map(one, pairs).T
 
 
+@jax.jit
+def distances_to_one(
+    model: Model, taps: Taps, index: Any, hole: Float[Array, "1 h w"]
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """LPIPS of images to one of them: (whole image, mean of the map over the hole)."""
+    repeated = [jnp.broadcast_to(x[index], x.shape) for x in taps]
+    maps = compare(model, taps, repeated)
+    whole = jnp.stack([m.mean((1, 2)) for m in maps]).sum(0)
+    return whole, hole_mean(maps, hole)
+
+
 def hole_box(mask: Real[np.ndarray, "h w 1"]) -> tuple[slice, slice] | None:
     """Rows and columns of the hole if it is one rectangle (1 = known)."""
     hole = mask[..., 0] < 0.5
@@ -240,25 +251,16 @@ class Lpips(MeanAccumulator):
             f"{self.embedder.description}; hole: mean of the spatial map over it",
         )
 
-        @jax.jit
-        def distances(model: Model, taps: Any, truth: Any, hole: Any) -> Any:
-            repeated = [jnp.broadcast_to(x[truth], x.shape) for x in taps]
-            maps = compare(model, taps, repeated)
-            whole = jnp.stack([m.mean((1, 2)) for m in maps]).sum(0)
-            return whole, hole_mean(maps, hole)
-
-        self._distances = distances
-
     def add(self, example: Example) -> Columns:
         """A column for the whole image and, with a mask, one for the hole."""
         n, taps = len(example.samples), self.embedder.embed_example(example)
-        both = self._distances(self.embedder.model, taps, n, _hole(example)[None])
+        both = distances_to_one(self.embedder.model, taps, n, _hole(example)[None])
         columns = {}
         for region, values in zip(("whole", "hole"), both, strict=True):
             if region == "whole" or example.mask is not None:
                 values = np.asarray(values, np.float64)[:n]
                 self.count_samples(region, values, example.chosen)
-                columns[column_name(self.name, region)] = values
+                columns[self.column(region)] = values
         return columns
 
 
@@ -307,7 +309,7 @@ class LpipsDiversity(MeanAccumulator):
         for region, value in values.items():
             if region != "hole box" or math.isfinite(value):
                 self.count(region, "all", value)
-            columns[column_name(self.name, region)] = np.full(n, value)
+            columns[self.column(region)] = np.full(n, value)
         return columns
 
     def _choose_pairs(self, example: Example) -> Pairs:

@@ -1,10 +1,15 @@
 """What metrics that use a trained network share: settings, weights, the networks."""
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
+
+import jax
 
 from picjax.cli import UserError
 from picjax.evaluation.metrics import weights
+from picjax.evaluation.metrics.layers import Params, Tensors
 from picjax.evaluation.metrics.weights import Released
 
 Shared = TypeVar("Shared")
@@ -46,6 +51,13 @@ class Networks:
         self.settings = settings
         self._errors: dict[str, UserError] = {}
         self._shared: dict[str, Any] = {}
+        self._together: dict[str, Any] = {}
+
+    def for_other_metrics(self) -> "Networks":
+        """The same networks for a set of metrics over other examples."""
+        other = copy.copy(self)
+        other._together = {}
+        return other
 
     def load(self, released: Released) -> weights.Loaded:
         """A network's weights (`weights.load`); a failed load is not repeated."""
@@ -60,13 +72,43 @@ class Networks:
             self._errors[name] = error
             raise
 
-    def share(self, name: str, create: Callable[["Networks"], Shared]) -> Shared:
-        """The object of this name, created on the first request."""
-        if name not in self._shared:
-            self._shared[name] = create(self)
-        return self._shared[name]
+    def share(
+        self,
+        name: str,
+        create: Callable[["Networks"], Shared],
+        together: bool = False,
+    ) -> Shared:
+        """The object of this name, created on the first request.
+
+        Args:
+          name: of the object.
+          create: called with these networks.
+          together: whether it depends on the examples, so that only the metrics of one
+            set share it.
+        """
+        objects = self._together if together else self._shared
+        if name not in objects:
+            objects[name] = create(self)
+        return objects[name]
+
+    def scorer(
+        self,
+        released: Released,
+        prepare: Callable[[Tensors], Params],
+        function: Callable[[Params, jax.Array], jax.Array],
+    ) -> "Scorer":
+        """A compiled function of a network's parameters, shared by all who ask."""
+
+        def create(networks: Networks) -> Scorer:
+            loaded = networks.load(released)
+            params = prepare(loaded.tensors)
+            return Scorer(partial(jax.jit(function), params), loaded.source)
+
+        return self.share(released.names[0], create)
 
 
-def brand(unit: str, source: str) -> str:
-    """The unit, marked if the number comes from an untrained network."""
-    return f"{unit} ({weights.RANDOM})" if source == weights.RANDOM else unit
+class Scorer(NamedTuple):
+    """A network with its parameters, and the source of these."""
+
+    score: Callable[[jax.Array], jax.Array]
+    source: str

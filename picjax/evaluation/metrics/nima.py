@@ -13,12 +13,13 @@ from PIL import Image
 
 from picjax.evaluation.metrics import backbones, layers
 from picjax.evaluation.metrics.layers import Params, Shapes, Tensors, linear, max_pool
-from picjax.evaluation.metrics.networks import Networks, brand
+from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import normalise
 from picjax.evaluation.metrics.results import (
     Columns,
     Example,
     MeanAccumulator,
+    brand,
     first_only,
 )
 from picjax.evaluation.metrics.weights import PYIQA, Released
@@ -84,17 +85,16 @@ class Nima(MeanAccumulator):
     """NIMA's mean rating of sample 0."""
 
     def __init__(self, networks: Networks):
-        loaded = networks.load(RELEASED)
-        self.params, self._distribution = prepare(loaded.tensors), jax.jit(distribution)
+        self.network = networks.scorer(RELEASED, prepare, distribution)
         super().__init__(
             "nima",
-            brand("1..10", loaded.source),
-            f"{loaded.source}, mean rating of sample 0's centre, shorter side 224",
+            brand("1..10", self.network.source),
+            f"{self.network.source}, mean rating of sample 0's centre, shorter side 224",
         )
 
     def add(self, example: Example) -> Columns:
         """A column, NaN but for sample 0."""
-        p = self._distribution(self.params, crop(example.samples[0]))
+        p = self.network.score(crop(example.samples[0]))
         value = float(moments(p)[0][0])
         self.count("whole", "first", value)
-        return {"nima": first_only(value, len(example.samples))}
+        return {self.column("whole"): first_only(value, len(example.samples))}

@@ -6,7 +6,7 @@ is better, in `BETTER`.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,7 @@ BETTER = {  # Result.metric -> which end is better; absent if neither is
     "posterior/total_variation": "min",
     "posterior/image_total_variation": "min",
 }
+RANDOM = "random features"  # marks numbers that come from an untrained network
 Columns = dict[
     str, Float[np.ndarray, " n"]
 ]  # column of samples.csv -> value per sample
@@ -152,6 +153,10 @@ class MeanAccumulator:
         """Forgets every example."""
         self._means: dict[tuple[str, str], RunningMean] = {}
 
+    def column(self, region: str) -> str:
+        """Column of samples.csv, marked as `unit` is."""
+        return column_name(self.name, region, self.unit)
+
     def count(self, region: str, samples: str, value: float) -> None:
         """Counts the value of one image."""
         self._means.setdefault((region, samples), RunningMean()).add(float(value))
@@ -175,9 +180,15 @@ class MeanAccumulator:
         ]
 
 
-def column_name(metric: str, region: str) -> str:
-    """Column of samples.csv: `l1`, `l1_hole`."""
-    return metric if region == "whole" else f"{metric}_{region.replace(' ', '_')}"
+def column_name(metric: str, region: str, unit: str = "") -> str:
+    """Column of samples.csv: `l1`, `l1_hole`; marked if the unit is."""
+    name = metric if region == "whole" else f"{metric}_{region.replace(' ', '_')}"
+    return brand(name, RANDOM) if RANDOM in unit else name
+
+
+def brand(text: str, source: str) -> str:
+    """A unit, value or column, marked if the source of the weights is RANDOM."""
+    return f"{text} ({RANDOM})" if source == RANDOM else text
 
 
 def first_only(value: float, n: int) -> Float[np.ndarray, " n"]:
@@ -233,27 +244,45 @@ def finite_or_none(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def table_cells(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of a table, one row per metric and region."""
-    used = [
-        samples for samples in SAMPLES if any(r.samples == samples for r in results)
-    ]
-    rows: dict[tuple[str, str], dict[str, Result]] = {}
-    for r in results:
-        rows.setdefault((r.metric, r.region), {})[r.samples] = r
+def columns_used(results: Sequence[Result]) -> list[str]:
+    """The keys of SAMPLES that a table of these results has as columns."""
+    used = {r.samples for r in results}
+    return [samples for samples in SAMPLES if samples in used]
+
+
+def table_cells(
+    by_method: Mapping[str, Sequence[Result]],
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a table, one row per metric, region and method.
+
+    Args:
+      by_method: name -> results, of what is evaluated and then of the baselines.
+    """
+    used = columns_used([r for results in by_method.values() for r in results])
+    rows: dict[tuple[str, str], dict[str, dict[str, Result]]] = {}
+    for method, results in by_method.items():
+        for r in results:
+            row = rows.setdefault((r.metric, r.region), {})
+            row.setdefault(method, {})[r.samples] = r
     cells = []
-    for (metric, region), row in rows.items():
-        unit = next(iter(row.values())).unit
-        values = [format_result(row[s]) if s in row else "" for s in used]
-        cells.append([metric, region, *values, unit])
-    return ["metric", "region", *used, "unit"], cells
+    for (metric, region), methods in rows.items():
+        for method, row in methods.items():
+            unit = next(iter(row.values())).unit
+            values = [format_result(row[s]) if s in row else "" for s in used]
+            cells.append([metric, region, method, *values, unit])
+    return ["metric", "region", "method", *used, "unit"], cells
 
 
 def format_result(result: Result) -> str:
     """`12.34 ± 0.56`: as many digits as the standard error justifies.
 
-    Without a standard error: three decimals, or three digits of a small number.
+    Without a standard error: three decimals, or three digits of a small number. A
+    number of an untrained network is marked.
     """
+    return brand(_format(result), RANDOM if RANDOM in result.unit else "")
+
+
+def _format(result: Result) -> str:
     if not result.images:
         return "none"
     if result.interval is not None:

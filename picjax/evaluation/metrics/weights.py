@@ -20,10 +20,10 @@ from picjax.cli import UserError
 from picjax.evaluation.metrics import layers
 from picjax.evaluation.metrics.fid import DAMAGED
 from picjax.evaluation.metrics.layers import Shapes, Tensors
+from picjax.evaluation.metrics.results import RANDOM
 from picjax.official import files
 
 VARIABLE = "PICJAX_WEIGHTS"
-RANDOM = "random features"
 TIMEOUT = 30  # seconds without an answer
 TORCHVISION = "https://download.pytorch.org/models/"
 PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"

@@ -15,9 +15,16 @@ import numpy as np
 from markupsafe import Markup
 
 from picjax import files, images
-from picjax.evaluation.metrics.results import SAMPLES, Result, table_cells
+from picjax.evaluation.metrics.results import (
+    RANDOM,
+    SAMPLES,
+    Result,
+    columns_used,
+    table_cells,
+)
 from picjax.evaluation.report.gallery import Gallery, Panel, pixels
 from picjax.evaluation.report.tables import markdown_table
+from picjax.masks import NAMES
 
 FOLDER = Path(__file__).parent
 BINS = 32  # of a histogram
@@ -54,11 +61,23 @@ def render(**context: Any) -> str:
 
 
 def write(
-    out: Path, protocol: dict[str, Any], results: Sequence[Result], gallery: Gallery
+    out: Path,
+    protocol: dict[str, Any],
+    by_method: Mapping[str, Sequence[Result]],
+    gallery: Gallery,
 ) -> None:
-    """Writes the reports, grid.png and panels.json beside `samples.csv` in `out`."""
+    """Writes the reports, grid.png and panels.json beside `samples.csv` in `out`.
+
+    Args:
+      out: folder of the files.
+      protocol: of the evaluation.
+      by_method: name -> results, of what is evaluated and then of the baselines.
+      gallery: pictures.
+    """
     title = f"Evaluation of {protocol['what']}"
-    header, cells = table_cells(results)
+    every = [r for results in by_method.values() for r in results]
+    explained = legend(protocol, columns_used(every))
+    header, cells = table_cells(by_method)
     first = gallery.panels("first")
     grid = [
         [images.thumbnail(pixels(x)) for x in panel.frames.values()] for panel in first
@@ -71,7 +90,7 @@ def write(
         f"# {title}\n\n{sentence(protocol)}\n\n"
         + "".join(f"> {note}\n" for note in notes(protocol))
         + f"\n{markdown_table(header, cells)}\n"
-        + "".join(f"- {line}\n" for line in legend(protocol))
+        + "".join(f"- {line}\n" for line in explained)
         + "\n![completions](grid.png)\n",
     )
     page = render(
@@ -82,7 +101,7 @@ def write(
         rows=cells,
         sections=gallery_sections(gallery),
         histograms=histograms(out / "samples.csv"),
-        legend=legend(protocol),
+        legend=explained,
         protocol=json.dumps(protocol, indent=2),
     )
     files.write_text(out / "report.html", page)
@@ -109,10 +128,12 @@ def sentence(protocol: Mapping[str, Any]) -> str:
     hole, candidates = protocol["mean_hole_share"], protocol.get("best_of")
     best = f", the best of {candidates} by the system's own score" if candidates else ""
     share = "" if hole is None else f" (mean hole {100 * hole:.1f} %)"
+    drawn = "workdir" in protocol or protocol["masks"] in NAMES
+    seed = f" (seed {protocol['seed']})" if drawn else ""
     return (
         f"{protocol['images']} images ({protocol['data_source']}), "
-        f"{protocol['samples_per_image']} completions each{best} "
-        f"(seed {protocol['seed']}), {protocol['resolution']} pixels, "
+        f"{protocol['samples_per_image']} completions each{best}{seed}, "
+        f"{protocol['resolution']} pixels, "
         f"masks: {protocol['masks']}{share}. {protocol['pixels']}."
     )
 
@@ -131,13 +152,20 @@ def notes(protocol: Mapping[str, Any]) -> list[str]:
     if names:
         reasons = [f"{', '.join(x)} ({reason})" for reason, x in names.items()]
         sentences.append(f"Left out: {'; '.join(reasons)}")
-    return sentences
+    untrained = [name for name, x in protocol["metrics"].items() if RANDOM in x]
+    if untrained:
+        sentences.append(
+            f"{', '.join(untrained)}: of untrained networks ({RANDOM}), the numbers "
+            "mean nothing"
+        )
+    return [*sentences, *protocol["remarks"]]
 
 
-def legend(protocol: Mapping[str, Any]) -> list[str]:
-    """What each metric, column and interval is."""
+def legend(protocol: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    """What each metric, baseline, column of the table and interval is."""
     lines = [f"{name}: {text}" for name, text in protocol["metrics"].items()]
-    lines += [f"column {name}: {text}" for name, text in SAMPLES.items()]
+    lines += [f"method {name}: {text}" for name, text in protocol["baselines"].items()]
+    lines += [f"column {name}: {SAMPLES[name]}" for name in columns]
     return [*lines, "value ± standard error of the mean over images, or [interval]"]
 
 

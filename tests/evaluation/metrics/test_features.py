@@ -17,7 +17,7 @@ from picjax.evaluation.metrics import (
     resize,
     weights,
 )
-from picjax.evaluation.metrics.networks import Settings
+from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.evaluation.metrics.results import Accumulator, Example
 
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_files_that_hold_no_statistics_are_named(tmp_path):
     fid.save(tmp_path / "small.npz", fid.measure(RNG.normal(size=(4, 3))))
     given = Settings(reference=str(tmp_path / "small.npz"))
     with pytest.raises(UserError, match="of 3 features, not of Inception's 2048"):
-        catalog.create(["fid"], given)
+        catalog.create(["fid"], Networks(given))
 
 
 def test_sets_drawn_alike_cannot_be_told_apart():
@@ -138,18 +138,18 @@ def test_niqe_prefers_texture_of_photographs_and_refuses_small_images():
 def test_a_metric_is_refused_without_weights(offline):
     for name in ("fid", "lpips", "hyperiqa", "nima"):
         with pytest.raises(UserError, match="cannot be fetched"):
-            catalog.create([name], Settings())
+            catalog.create([name], Networks(Settings()))
 
 
 def test_settings_are_checked_by_name():
     for bad in ({"net": "alexnet"}, {"pairs": "0"}, {"pipeline": "picnet"}):
         with pytest.raises(UserError, match=f"{next(iter(bad))} '"):
-            catalog.create([], Settings()._replace(**bad))
+            catalog.create([], Networks(Settings()._replace(**bad)))
 
 
 def test_lpips_sees_the_hole_and_brands_random_numbers():
     settings = Settings(allow_random=True)
-    made = catalog.create(["lpips", "lpips_diversity"], settings)
+    made = catalog.create(["lpips", "lpips_diversity"], Networks(settings))
     assert all(isinstance(metric, Accumulator) for metric in made.values())
     same = example(0)
     same = same._replace(samples=np.stack([same.truth] * 3))
@@ -160,10 +160,12 @@ def test_lpips_sees_the_hole_and_brands_random_numbers():
         }
     for region in ("", "_hole"):
         for name in ("lpips", "lpips_diversity"):
-            assert (columns["0", name + region] == 0).all()
-            assert (columns["1", name + region] > 0).all()
+            column = f"{name}{region} (random features)"
+            assert (columns["0", column] == 0).all()
+            assert (columns["1", column] > 0).all()
     # What is known is equal, so the map is larger over the hole.
-    assert (columns["1", "lpips_hole"] > columns["1", "lpips"]).all()
+    hole, whole = (f"lpips{x} (random features)" for x in ("_hole", ""))
+    assert (columns["1", hole] > columns["1", whole]).all()
     results = [r for metric in made.values() for r in metric.results()]
     assert {(r.metric, r.region) for r in results} == {
         (name, region) for name in made for region in ("whole", "hole")
@@ -174,7 +176,7 @@ def test_lpips_sees_the_hole_and_brands_random_numbers():
 def test_every_image_has_the_columns_of_lpips_diversity():
     """Of two sizes of box the first is measured, until a reset."""
     settings = Settings(allow_random=True, net="squeeze")
-    (metric,) = catalog.create(["lpips_diversity"], settings).values()
+    (metric,) = catalog.create(["lpips_diversity"], Networks(settings)).values()
     columns = []
     for i, hole in enumerate([slice(4, 24), slice(4, 24), slice(4, 26), slice(0, 0)]):
         seen = example(i, n=2)
@@ -182,7 +184,8 @@ def test_every_image_has_the_columns_of_lpips_diversity():
         mask[hole, hole] = 0
         columns.append(metric.add(seen._replace(mask=mask)))
     assert len({tuple(found) for found in columns}) == 1
-    boxes = [found["lpips_diversity_hole_box"][0] for found in columns]
+    box = "lpips_diversity_hole_box (random features)"
+    boxes = [found[box][0] for found in columns]
     assert np.isfinite(boxes).tolist() == [True, True, False, False]
     results = {r.region: r.images for r in metric.results()}
     assert results == {"whole": 4, "hole": 3, "hole box": 2}
@@ -192,12 +195,12 @@ def test_every_image_has_the_columns_of_lpips_diversity():
     mask = np.ones_like(seen.truth[..., :1])
     mask[:26, :26] = 0
     columns = metric.add(seen._replace(mask=mask))
-    assert np.isfinite(columns["lpips_diversity_hole_box"]).all()
+    assert np.isfinite(columns[box]).all()
 
 
 def test_one_pass_of_inception_serves_all():
     settings = Settings(allow_random=True, batch=2)
-    made = catalog.create(["fid", "kid", "pr", "is", "ids"], settings)
+    made = catalog.create(["fid", "kid", "pr", "is", "ids"], Networks(settings))
     measured = [example(i, side=16) for i in range(4)]
     for seen in measured:
         for metric in made.values():
@@ -241,7 +244,7 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     monkeypatch.setattr(inception, "prepare", lambda tensors: {})
     monkeypatch.setattr(inception, "features", level_features)
     monkeypatch.setattr(resize, "for_inception", for_inception)
-    made = catalog.create(["picnet_is"], Settings(batch=500))["picnet_is"]
+    made = catalog.create(["picnet_is"], Networks(Settings(batch=500)))["picnet_is"]
     levels = RNG.integers(0, 256, (2003, 3), dtype=np.uint8)
     drawn = [np.broadcast_to(x[:, None, None, None], (3, 2, 2, 3)) for x in levels]
     for i, samples in enumerate(drawn):
