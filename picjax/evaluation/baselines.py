@@ -160,7 +160,7 @@ class Baseline:
         visible = np.where(hole[..., None], np.uint8(0), truth)
         if not self.method.slow:
             return self.method.fill(visible, hole)
-        digest = hashlib.sha256(np.ascontiguousarray(np.dstack([visible, hole])))
+        digest = hashlib.sha256(np.dstack([visible, hole]).tobytes())
         path = self.folder / f"{self.name}-{digest.hexdigest()[:32]}.png"
         if path.exists():
             return read_image(path)
