@@ -16,6 +16,8 @@ from picjax import configs
 from picjax.cli import UserError
 from picjax.system import Config
 
+SETTING = re.compile(r"--config\.([\w.]+)=(.*)")
+
 
 def parse(words: Sequence[str]) -> tuple[Config, Path]:
     """Parse a command line of `--config`, `--workdir` and `--config.KEY=VALUE`.
@@ -49,7 +51,39 @@ def parse(words: Sequence[str]) -> tuple[Config, Path]:
         raise UserError(explain(words, argument, error)) from error
     if len(rest) > 1:
         raise UserError(f"'{rest[1]}' is no flag; write --config.KEY=VALUE")
+    changed = [match[1] for word in words if (match := SETTING.match(word))]
+    split_tuples(config.value, load(argument), changed)
     return config.value, Path(workdir.value or default)
+
+
+def split_tuples(config: Config, default: Config, keys: Sequence[str]) -> None:
+    """Split `a,b` given for a tuple of words, which the parser keeps as one string.
+
+    Args:
+      config: the config with settings, which is changed.
+      default: the config without settings.
+      keys: of the settings, dotted.
+
+    Raises:
+      UserError: for words in a tuple of numbers.
+    """
+    for key in keys:
+        value, before = (reduce(getattr, key.split("."), c) for c in (config, default))
+        if not isinstance(value, tuple) or not any(isinstance(x, str) for x in value):
+            continue
+        if any(not isinstance(x, str) for x in before):
+            given = ",".join(map(str, value))
+            raise UserError(
+                f"--config.{key}={given} holds words; give numbers, as in {before}"
+            )
+        words = [x.strip(" ()[]'\"") for text in value for x in text.split(",")]
+        words = tuple(word for word in words if word)
+        config.update_from_flattened_dict({key: words})
+
+
+def load(argument: str) -> Config:
+    """The config of a file, or `file:variant`, without settings."""
+    return config_flags.config_flags.ConfigFileFlagParser("config").parse(argument)
 
 
 def locate(path: str) -> Path:
@@ -75,9 +109,7 @@ def explain(words: Sequence[str], argument: str, error: Exception) -> str:
       error: what the parser raised.
     """
     try:
-        config = config_flags.config_flags.ConfigFileFlagParser("config").parse(
-            argument
-        )
+        config = load(argument)
     except Exception as broken:  # noqa: BLE001 (a config file may raise anything)
         why = str(broken).strip().splitlines()[-1].partition("Error: ")[2] or broken
         return f"--config={argument} cannot be read: {why}; its docstring lists its use"
@@ -107,16 +139,19 @@ def make_config(system: str, variant: str, settings: Sequence[str]) -> Config:
     except ValueError as error:
         raise UserError(f"--dataset={variant}: {error}") from error
     for setting in settings:
-        match = re.fullmatch(r"--config\.([\w.]+)=(.*)", setting)
+        match = SETTING.fullmatch(setting)
         if not match or match[1] not in flat_keys(config):
             raise UserError(
                 f"'{setting}' is no flag; write --config.KEY=VALUE with a key of "
                 f"configs/{system}.py, or see python -m picjax.convert --help"
             )
         try:
-            is_text = isinstance(reduce(getattr, match[1].split("."), config), str)
-            value = match[2] if is_text else _literal(match[2])
+            current = reduce(getattr, match[1].split("."), config)
+            value = match[2] if isinstance(current, str) else _literal(match[2])
+            if isinstance(current, tuple) and not isinstance(value, (tuple, list)):
+                value = (value,)
             config.update_from_flattened_dict({match[1]: value})
+            split_tuples(config, module.get_config(variant), [match[1]])
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"{setting} does not fit its key ({error}); change the value"

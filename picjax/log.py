@@ -1,12 +1,16 @@
 """The output of runs and commands: console, JSON lines, TensorBoard, image grids."""
 
+import contextlib
 import json
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
+import jax
 import numpy as np
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,6 +25,8 @@ from tensorboardX import SummaryWriter
 
 from picjax import images
 from picjax.files import write_text
+
+LINE_SECONDS = 60.0  # longest time between two lines about progress off a terminal
 
 
 class Log:
@@ -45,19 +51,19 @@ class Log:
         self.last = (start, time.perf_counter())
         self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        # Start of the timed steps; what is left out shifts it.
+        self.first = self.last
+        self.line, self.next_line = "", 0.0
+        self.announced: set[str] = set()
         self.console = Console(stderr=True, soft_wrap=True)
-        self.progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.description}"),
+        self.live = Live(
+            get_renderable=lambda: Text(self.line, no_wrap=True, overflow="ellipsis"),
             console=self.console,
-            disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("compiling", total=total, completed=start)
 
     def __enter__(self) -> "Log":  # noqa: PYI034 (beartype does not support Self here)
-        self.progress.start()
+        if self.console.is_terminal:
+            self.live.start()
         return self
 
     def __exit__(
@@ -66,7 +72,7 @@ class Log:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.progress.stop()
+        self.live.stop()
         self.lines.close()
         self.board.close()
 
@@ -88,18 +94,43 @@ class Log:
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
         self.board.add_scalar("images_per_second", rate, step)
+
+    def progress(self, step: int, values: Mapping[str, float], logged: bool) -> None:
+        """Show a finished step: on a terminal always, elsewhere if a line is due.
+
+        Besides the logged steps, the first one has a line, and then one at twice the
+        time of the previous line, but at least every `LINE_SECONDS`.
+
+        Args:
+          step: the step.
+          values: its metrics.
+          logged: whether they are logged.
+        """
+        first_step, at = self.first
+        now = time.perf_counter()
+        rate = (step - first_step) * self.batch_size / (now - at)
         left = (self.total - step) * self.batch_size / rate
-        text = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        text += f"  {rate:.1f} images/s  {duration(left)} left"
-        if self.console.is_terminal:
-            self.progress.update(self.task, completed=step, description=text)
-        else:
-            self.say(f"step {step}/{self.total}  {text}")
+        self.line = progress_line(f"{step}/{self.total}", rate, left, values)
+        if not self.console.is_terminal and (logged or now >= self.next_line):
+            self.next_line = now + min(LINE_SECONDS, now - at)
+            self.say(self.line)
+
+    @contextlib.contextmanager
+    def announce(self, activity: str) -> Iterator[None]:
+        """Show what a block does and how long it took, the first time."""
+        if activity in self.announced:
+            yield
+            return
+        self.announced.add(activity)
+        with announce(activity, self.console):
+            yield
 
     def leave_out(self, seconds: float) -> None:
         """Exclude time that was not training (samples, compiling) from the rate."""
         step, at = self.last
         self.last = (step, at + seconds)
+        step, at = self.first
+        self.first = (step, at + seconds)
 
     def grid(self, step: int, grid: np.ndarray) -> None:
         """Write a grid, uint8 [h w 3], to `samples/<step>.png` and TensorBoard."""
@@ -133,6 +164,40 @@ def duration(seconds: float) -> str:
     minutes, second = divmod(int(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+def progress_line(
+    step: str, rate: float, left: float, values: Mapping[str, float]
+) -> str:
+    """A line about progress; what a narrow terminal cuts off are metrics.
+
+    Args:
+      step: such as `200/1000`.
+      rate: images per second.
+      left: seconds.
+      values: metrics, the less important ones last.
+    """
+    metrics = [f"{name} {value:.4g}" for name, value in values.items()]
+    timing = [f"{rate:.3g} images/s", f"{duration(left)} left"]
+    return "  ".join([f"step {step}", *timing, *metrics])
+
+
+@contextlib.contextmanager
+def announce(activity: str, console: Console | None = None) -> Iterator[None]:
+    """Print what a block does as it starts, and how long it took.
+
+    Args:
+      activity: such as `compiling the training step`.
+      console: None for standard error; only the first process prints to it.
+    """
+    start = time.perf_counter()
+    if console is None:
+        quiet = jax.process_index() > 0
+        console = Console(stderr=True, soft_wrap=True, quiet=quiet)
+    console.print(f"{activity} ...", highlight=False)
+    yield
+    seconds = time.perf_counter() - start
+    console.print(f"{activity} took {seconds:.1f} s", highlight=False)
 
 
 # ---- progress of a command ----

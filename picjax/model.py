@@ -22,7 +22,7 @@ from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 from PIL import Image
 
-from picjax import checkpoints, masks, methods, sharding
+from picjax import cache, checkpoints, masks, methods, sharding
 from picjax.cli import UserError, check_choice
 from picjax.completion import (
     CONDITIONS,
@@ -204,6 +204,7 @@ def load(
       UserError: if the folder is no workdir or holds no such checkpoint, or the method
         has no such sampler.
     """
+    cache.enable()
     if sampler:  # refused before the weights are read
         config = checkpoints.read_config(Path(workdir))
         set_sampler(config, sampler)

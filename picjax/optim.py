@@ -23,7 +23,7 @@ def accumulate(
 
 def linear_decay(lr: float, updates: int, decay: float) -> optax.Schedule:
     """Constant, then falling linearly to 0 over the last share `decay` of the updates."""
+    if not decay:  # a program that does not depend on the number of updates
+        return optax.schedules.constant_schedule(lr)
     last = max(1, round(updates * decay))
-    return optax.schedules.linear_schedule(
-        lr, 0.0 if decay else lr, last, updates - last
-    )
+    return optax.schedules.linear_schedule(lr, 0.0, last, updates - last)

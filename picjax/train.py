@@ -26,14 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from picjax import cache, cli, flags, methods, sharding
 from picjax import checkpoints as ckpt
-from picjax import cli, flags, methods, sharding
 from picjax.cli import UserError
 from picjax.completion import make_grid
 from picjax.data import pipeline
 from picjax.evaluation import monitor
 from picjax.images import to_float
-from picjax.log import Log
+from picjax.log import Log, announce
 from picjax.system import Config, State, purpose_key
 
 
@@ -93,7 +93,8 @@ def train(config: Config, workdir: Path) -> State:
         saved = stack.enter_context(saved)
         state = ckpt.restore(saved, placed, data)
         if state is None:
-            state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
+            with announce("compiling the initial state"):
+                state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
         log = None
         if jax.process_index() == 0:
             log = Log(workdir, int(state.step), config.steps, config.batch_size)
@@ -110,6 +111,8 @@ def train(config: Config, workdir: Path) -> State:
 
 
 # ---- loop ----
+
+COMPILING = "compiling the training step"
 
 
 class Run(NamedTuple):
@@ -168,18 +171,23 @@ class Meter:
         values = {name: float(value) for name, value in metrics.items()}
         check_finite(step, values, self.last_saved)
         values |= evaluated
-        if self.log and (evaluated or due(step, self.config.log_every, self.config)):
+        if self.log is None:
+            return values
+        logged = bool(evaluated) or due(step, self.config.log_every, self.config)
+        if logged:
             now = time.perf_counter()
             share = self.waited / (now - self.since)
             self.log.metrics(step, values | {"data_wait": round(share, 4)})
             self.waited, self.since = 0.0, now
+        self.log.progress(step, evaluated | values, logged)
         return values
 
     @contextlib.contextmanager
-    def untimed(self) -> Iterator[None]:
-        """Exclude the time of a block from the rate."""
+    def untimed(self, activity: str) -> Iterator[None]:
+        """Exclude a block from the rate; its activity is shown the first time."""
         start = time.perf_counter()
-        yield
+        with self.log.announce(activity) if self.log else contextlib.nullcontext():
+            yield
         if self.log:
             self.log.leave_out(time.perf_counter() - start)
 
@@ -193,13 +201,13 @@ def loop(run: Run, state: State) -> State:
         batch = sharding.global_batch(run.mesh, next(run.data))
         meter.waited += time.perf_counter() - asked
         compiles = step == start + 1
-        with meter.untimed() if compiles else contextlib.nullcontext():
+        with meter.untimed(COMPILING) if compiles else contextlib.nullcontext():
             state, metrics = run.step(state, batch)
         meter.read({})
         meter.pending = (step, metrics)
         evaluated: dict[str, float] = {}
         if config.eval.every and due(step, config.eval.every, config):
-            with meter.untimed():
+            with meter.untimed("compiling and running the first evaluation"):
                 evaluated = run.evaluate(state)
         stopping = run.stop_requested(step)
         saves = stopping or due(step, config.save_every, config)
@@ -217,7 +225,7 @@ def loop(run: Run, state: State) -> State:
                 )
             break
         if config.sample_every and due(step, config.sample_every, config):
-            with meter.untimed():
+            with meter.untimed("compiling and drawing the first grid"):
                 grid = run.draw_grid(state)
                 if run.log:
                     run.log.grid(step, grid)
@@ -336,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(__doc__)
         return
     config, workdir = flags.parse(words)
+    cache.enable()
     sharding.join_cluster()
     train(config, workdir)
 

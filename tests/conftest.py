@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["PICJAX_CACHE"] = "off"  # programs of tests stay out of the user's cache
 # Nearly all of the suite's time is compilation; the numbers stay float32 ones. The
 # older code generator for fusions takes half of the newer one's time.
 os.environ.setdefault(

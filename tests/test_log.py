@@ -1,10 +1,16 @@
 """No step has two lines after a resume, and half a line is no line."""
 
+import io
+import itertools
 import json
+import re
+from functools import partial
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 
+from picjax import log as module
 from picjax.log import Log, drop_later_lines, duration
 
 
@@ -36,3 +42,44 @@ def test_log_goes_on_where_it_was(tmp_path):
 
 def test_durations_read_like_a_clock():
     assert [duration(s) for s in (5.0, 65.0, 7384.9)] == ["0:05", "1:05", "2:03:04"]
+
+
+def test_a_narrow_terminal_cuts_metrics_and_neither_step_rate_nor_time_left(
+    tmp_path, monkeypatch
+):
+    screen = io.StringIO()
+    terminal = partial(Console, file=screen, width=80, force_terminal=True)
+    monkeypatch.setattr(module, "Console", terminal)
+    metrics = {f"metric_{i}": 0.123456 for i in range(9)}
+    with Log(tmp_path, 0, 1_000_000, 8) as log:
+        log.progress(100_000, metrics, logged=True)
+    (shown,) = [line for line in screen.getvalue().splitlines() if "step" in line]
+    shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown).strip("\r")
+    assert len(shown) == 80 and shown.endswith("…")
+    step, rate, left, first, *_ = shown.split("  ")
+    assert step == "step 100000/1000000" and rate.endswith(" images/s")
+    assert left.endswith(" left") and first == "metric_0 0.1235"
+
+
+def test_off_a_terminal_the_first_step_has_a_line_and_later_ones_in_time(
+    tmp_path, capsys, monkeypatch
+):
+    clock = iter(range(10_000))  # every look at the clock takes a second
+    monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
+    with Log(tmp_path, 0, 500, 8) as log:
+        for step in range(1, 501):
+            log.progress(step, {"rec": 1.0}, logged=step == 450)
+    lines = capsys.readouterr().err.splitlines()
+    steps = [int(line.split()[1].split("/")[0]) for line in lines]
+    assert steps[:6] == [1, 2, 4, 8, 16, 32] and 450 in steps
+    assert all(b - a <= 60 for a, b in itertools.pairwise(steps))
+
+
+def test_an_activity_is_announced_once_and_timed(tmp_path, capsys):
+    with Log(tmp_path, 0, 4, batch_size=8) as log:
+        with log.announce("compiling the training step"):
+            assert capsys.readouterr().err == "compiling the training step ...\n"
+        line = capsys.readouterr().err
+        assert re.fullmatch(r"compiling the training step took \d+\.\d s\n", line)
+        with log.announce("compiling the training step"):
+            assert capsys.readouterr().err == ""

@@ -9,6 +9,7 @@ from helpers.configs import load_config
 
 from picjax import checkpoints, flags, train
 from picjax.cli import UserError
+from picjax.masks import mask_drawer
 from picjax.system import State
 
 # ml_collections loads config files by a method that importlib will drop.
@@ -69,6 +70,23 @@ def test_a_config_is_a_file_or_the_name_of_an_installed_one(name, tmp_path):
     assert config.data.masks == ("top", "half") and config.model.mixture.k == 2
     _, workdir = flags.parse([*words, f"--workdir={tmp_path}"])
     assert workdir == tmp_path
+
+
+@pytest.mark.parametrize("text", ["top,half", "(top, half)", "['top', 'half']"])
+def test_a_tuple_is_words_with_commas(text):
+    config, _ = flags.parse(["--config=picmm:tiny", f"--config.data.masks={text}"])
+    assert config.data.masks == ("top", "half")
+    setting = f"--config.data.masks={text}"
+    assert flags.make_config("picmm", "tiny", [setting]).data.masks == ("top", "half")
+
+
+def test_a_misspelt_name_in_a_tuple_has_its_hint():
+    words = ["--config=picmm:tiny", "--config.data.masks=center,haalf"]
+    config, _ = flags.parse(words)
+    with pytest.raises(UserError, match="mask 'haalf' is none .* mean 'half'"):
+        mask_drawer(config.data, (32, 32))
+    with pytest.raises(UserError, match="hole_ratio=low,high holds words; give num"):
+        flags.parse(["--config=picmm:tiny", "--config.data.hole_ratio=low,high"])
 
 
 def test_a_config_file_finds_the_shared_settings_from_any_folder(tmp_path, monkeypatch):

@@ -268,15 +268,19 @@ def find_pairs(
     files = [path for path in files if path.resolve() not in own]
     patterns = (pattern,) if pattern else PATTERNS
     # The first of those that match most images.
-    fakes = max((match(files, root, p, names) for p in patterns), key=len)
+    found = {p: match(files, root, p, names) for p in patterns}
+    used = max(found, key=lambda p: len(found[p]))
+    fakes = found[used]
     counts = {stem: len(fakes.get(stem, {})) for stem in names}
     wanted = num or max(counts.values())
     for stem, count in counts.items():
         if count < max(wanted, 1):
+            hint = "complete the folder, or set --num"
+            if not count:
+                hint = _pattern_hint(files, root, names)
             raise UserError(
                 f"--fake '{fake}' holds {count} of {max(wanted, 1)} completions of "
-                f"'{stem}' (`{pattern or '{stem}_out_{i}'}`); complete the folder, set "
-                "--num, or give the pattern of their names by --pattern"
+                f"'{stem}' (`{used}`); {hint}"
             )
     _report_unused(files, {p for x in fakes.values() for p in x.values()}, fake)
     matched = match_masks(list(names), mask) if mask else [None] * len(names)
@@ -316,6 +320,28 @@ def match(
             number = int(hit["i"]) if "{i}" in pattern else 0
             matches.setdefault(hit["stem"], {})[number] = path
     return matches
+
+
+def _pattern_hint(files: Sequence[Path], root: Path, stems: dict[str, Path]) -> str:
+    """How to mend a folder whose completions do not match: the pattern that fits.
+
+    If no known pattern fits, it is read off a file whose name contains an image's name.
+    """
+    fits = [p for p in PATTERNS if match(files, root, p, stems).keys() >= stems.keys()]
+    for path in files:
+        name = path.relative_to(root).with_suffix("").as_posix()
+        for stem in sorted(stems, key=len, reverse=True):
+            if stem in name:  # the last number outside the stem counts completions
+                written = name.replace(stem, "{stem}")
+                fits.append(re.sub(r"\d+(?!.*\d)", "{i}", written))
+                break
+    fits = [p for p in fits if match(files, root, p, stems).keys() >= stems.keys()]
+    if fits:
+        return f"its names fit --pattern='{fits[0]}'; give that"
+    return (
+        "complete the folder, or give the pattern of its names by --pattern, such as "
+        "'{stem}_out_{i}'"
+    )
 
 
 def _report_unused(files: Sequence[Path], used: set[Path], fake: str) -> None:

@@ -83,6 +83,26 @@ def test_completions_are_found_by_their_names(names, pattern, tmp_path):
         assert p.fakes == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "fits"),
+    [
+        ("try3-{}", None, "try{i}-{stem}"),
+        ("{}_sample_0", None, "{stem}_sample_{i}"),
+        ("{}_x/{}_0", None, "{stem}_x/{stem}_{i}"),
+        ("{}_out_0", "{stem}_result_{i}", "{stem}_out_{i}"),
+    ],
+)
+def test_the_error_names_the_pattern_that_fits_the_files(name, given, fits, tmp_path):
+    for stem in ("img7", "img8"):
+        save(tmp_path / f"real/{stem}.png", picture(0))
+        save(tmp_path / f"fake/{name.format(stem, stem)}.png", picture(1))
+    real, fake = str(tmp_path / "real"), str(tmp_path / "fake")
+    with pytest.raises(UserError) as caught:
+        examples.find_pairs(real, fake, pattern=given)
+    assert f"--pattern='{fits}'" in str(caught.value)
+    assert len(examples.find_pairs(real, fake, pattern=fits)) == 2
+
+
 def test_files_that_belong_to_no_image_are_named(tmp_path, capsys):
     for stem in ("a", "b"):
         save(tmp_path / f"fake/{stem}_out_0.png", picture(1))
