@@ -48,6 +48,11 @@ endif
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
+.PHONY: notebook
+notebook: .venv/installed  ## executes the notebook of the documentation
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
+	$(BIN)/python tests/workers/run_notebook.py docs/notebooks/picjax.ipynb
+
 kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
 	$(BIN)/python -m pytest tests/test_resume.py --kills 20
 

@@ -59,6 +59,8 @@ def base(system: str) -> ConfigDict:
             "keep": 3,  # newest checkpoints kept
             "best": "",  # a logged metric whose best checkpoint is kept as well
             "eval": evaluation,
+            # The project of Weights & Biases that also gets metrics and grids; "": none.
+            "log": {"wandb": ""},
             "mesh": {"data": -1, "fsdp": 1},  # devices per axis; -1: the remaining ones
             "data": data,
             "opt": opt,

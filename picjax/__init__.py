@@ -4,22 +4,25 @@ One masked image in, many plausible completions out:
 
     import picjax
     model = picjax.load("runs/demo-picmm")
-    images = model.complete(image, mask, n=10, seed=0)   # uint8 [n h w 3]
+    images = model.complete("photo.jpg", "center", n=10)   # uint8 [n h w 3]
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from picjax.cli import UserError
+    from picjax.hub import push
     from picjax.model import Model, load
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "UserError", "load", "push"]
 __version__ = "0.1.0"
+
+HOMES = {"Model": "model", "load": "model", "UserError": "cli", "push": "hub"}
 
 
 def __getattr__(name: str) -> Any:
     # Importing picjax stays cheap: JAX is imported when a model is asked for.
-    if name in __all__:
-        from picjax import model
-
-        return getattr(model, name)
+    if name in HOMES:
+        return getattr(importlib.import_module(f"picjax.{HOMES[name]}"), name)
     raise AttributeError(f"module 'picjax' has no attribute {name!r}")

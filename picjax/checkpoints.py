@@ -27,7 +27,7 @@ from picjax.system import Config, State, Tree, image_shape, inference_variables
 
 # Keys that may change when a run is resumed; all others change its numbers.
 FREE_KEYS = ("steps", "log_every", "save_every", "sample_every", "samples", "keep")
-FREE_KEYS += ("best", "eval", "mesh", "sampler")
+FREE_KEYS += ("best", "eval", "log", "mesh", "sampler")
 # Keys that describe an imported run's networks.
 NETWORK_KEYS = {"system", "model", "image_size", "diffusion"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -3,11 +3,13 @@
 import argparse
 import difflib
 import errno
+import importlib
 import io
 import os
 import sys
 import warnings
 from collections.abc import Callable, Collection
+from types import ModuleType
 from typing import NoReturn
 
 # What to do about an error of the operating system.
@@ -101,6 +103,21 @@ def check_choice(what: str, value: str, choices: Collection[str]) -> None:
     near = difflib.get_close_matches(value, choices, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "use one of them"
     raise UserError(f"{what} '{value}' is none of {', '.join(choices)}; {hint}")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import a package of one of picjax's extras.
+
+    Raises:
+      UserError: naming the extra, if the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module.split('.')[0]} is not installed; add it by "
+            f"`pip install 'picjax[{extra}]'`"
+        ) from error
 
 
 class Parser(argparse.ArgumentParser):

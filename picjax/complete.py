@@ -160,6 +160,8 @@ def complete_all(
                 continue
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
+                # Arrays are what was read from files, or the mask of a scene.
+                warnings.simplefilter("ignore", masks.DoubtfulMask)
                 samples = model.complete(
                     picture, mask, args.num, args.seed, args.best_of
                 )

@@ -77,6 +77,9 @@ def make_draw(system: System) -> Callable[..., Completions]:
       returned, best first.
     composite: whether the known pixels are the input's; otherwise they are the
       networks'.
+
+    If the batch has a `count` (int32 scalar), a system that counts its draws makes so
+    many of the n completions and leaves the others at any value.
     """
 
     def draw(
@@ -89,7 +92,7 @@ def make_draw(system: System) -> Callable[..., Completions]:
         composite: bool = True,
     ) -> Completions:
         def draw_one(example: dict[str, Array], checksum: Array) -> Array:
-            alone = {name: x[None] for name, x in example.items()}
+            alone = {name: x[None] for name, x in example.items()} | shared
             own_key = jax.random.fold_in(key, checksum)
             samples = system.sample(variables, alone, own_key, num_candidates)
             composited = composite_all(alone, samples)[0]
@@ -101,6 +104,7 @@ def make_draw(system: System) -> Callable[..., Completions]:
 
         floats = to_float(batch)
         checksum = floats.pop("checksum")
+        shared = {"count": floats.pop("count")} if "count" in floats else {}
         # Grey in the hole: its pixels never reach the method.
         floats["image"] = floats["image"] * floats["mask"]
         images = jax.vmap(draw_one)(floats, checksum)

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 import jax
 import numpy as np
@@ -25,7 +25,14 @@ from tensorboardX import SummaryWriter
 
 from picjax import images
 from picjax.files import write_text
+from picjax.system import Config
+from picjax.wandb_log import WandbLog
 
+MEANINGS = {  # of what every run logs besides its method's metrics
+    "seconds": "time since the run's start, over all its resumes",
+    "images_per_second": "images trained on, without compiling, grids and evaluations",
+    "data_wait": "share of the time that training waited for data",
+}
 LINE_SECONDS = 60.0  # longest time between two lines about progress off a terminal
 
 
@@ -37,20 +44,28 @@ class Log:
     Args:
       workdir: folder of `metrics.jsonl`, `samples/` and `tensorboard/`.
       start: completed steps; lines of later steps, left by a killed run, are dropped.
-      total: steps of the whole run.
-      batch_size: images per step, for the rate.
+      config: of the run: its steps and batch size, and the project of `log.wandb`.
+      meanings: of the metrics, which TensorBoard shows.
     """
 
-    def __init__(self, workdir: Path, start: int, total: int, batch_size: int):
+    def __init__(
+        self,
+        workdir: Path,
+        start: int,
+        config: Config,
+        meanings: Mapping[str, str] = MappingProxyType({}),
+    ):
         self.workdir = workdir
-        self.total = total
-        self.batch_size = batch_size
+        self.total = config.steps
+        self.batch_size = config.batch_size
+        self.meanings = {**MEANINGS, **meanings}
         workdir.mkdir(parents=True, exist_ok=True)
         earlier = drop_later_lines(workdir / "metrics.jsonl", start)
         self.began = time.perf_counter() - earlier
         self.last = (start, time.perf_counter())
         self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
         self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
+        self.wandb = WandbLog(workdir, config) if config.log.wandb else None
         # Start of the timed steps; what is left out shifts it.
         self.first = self.last
         self.line, self.next_line = "", 0.0
@@ -75,6 +90,8 @@ class Log:
         self.live.stop()
         self.lines.close()
         self.board.close()
+        if self.wandb:
+            self.wandb.close()
 
     def say(self, text: str) -> None:
         """Print a line on the console."""
@@ -91,9 +108,12 @@ class Log:
             "images_per_second": round(rate, 3),
         }
         self.lines.write(json.dumps({"step": step, **values, **timing}) + "\n")
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)
-        self.board.add_scalar("images_per_second", rate, step)
+        if self.wandb:
+            self.wandb.metrics(step, {**values, **timing})
+        for name, value in {**values, "images_per_second": rate}.items():
+            measured = "as picjax.eval measures it" if name.startswith("eval/") else ""
+            meaning = self.meanings.get(name, measured)
+            self.board.add_scalar(name, value, step, summary_description=meaning)
 
     def progress(self, step: int, values: Mapping[str, float], logged: bool) -> None:
         """Show a finished step: on a terminal always, elsewhere if a line is due.
@@ -136,6 +156,8 @@ class Log:
         """Write a grid, uint8 [h w 3], to `samples/<step>.png` and TensorBoard."""
         images.write_png(self.workdir / "samples" / f"{step:07d}.png", grid)
         self.board.add_image("samples", grid, step, dataformats="HWC")
+        if self.wandb:
+            self.wandb.grid(step, grid)
 
 
 def drop_later_lines(path: Path, step: int) -> float:

@@ -1,7 +1,7 @@
 """A trained model that completes images from Python.
 
     model = picjax.load("runs/demo-picmm")
-    images = model.complete(image, mask, n=10, seed=0)   # uint8 [n h w 3]
+    images = model.complete("photo.jpg", "center", n=10)   # uint8 [n h w 3]
 
 An image of any size is resized to the model's (without keeping the aspect, as in
 training), its hole completed, and the result resized back and pasted: known pixels are
@@ -11,16 +11,17 @@ is the input picture, and there is no mask.
 
 import ast
 import contextlib
+import json
+import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
-from PIL import Image
 
 from picjax import cache, checkpoints, masks, methods, sharding
 from picjax.cli import UserError, check_choice
@@ -31,8 +32,12 @@ from picjax.completion import (
     make_draw,
     visible_part,
 )
-from picjax.images import Picture, as_picture, fit, paste, to_float
+from picjax.images import paste, to_float
+from picjax.inputs import ImageLike, Input, MaskLike, one_for_each, read_input
 from picjax.system import Config, System, Tree, image_shape
+
+ROOM = 16  # completions that a program for any number has room for, at least
+BATCH = 8  # images of a list that are completed at once, at most
 
 
 class Model:
@@ -56,16 +61,24 @@ class Model:
         self.sampling_cost = system.sampling_cost()
         self._mask_warnings = system.mask_warnings
         self._can_score = system.can_score
+        self._counts_draws = system.counts_draws
         self._mesh = sharding.make_mesh()
         self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
         self._draw = jax.jit(
             make_draw(system), static_argnames=("n", "num_candidates", "composite")
         )
 
+        self._programs: dict[str, jax.stages.Compiled] = {}
+        self._lock = threading.Lock()
+
         def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
             return system.evaluate(variables, to_float(batch), key)
 
         self._evaluate = jax.jit(evaluate)
+
+    def __repr__(self) -> str:
+        height, width = self.size
+        return f"<picjax.Model {self.config.system} {height}x{width}, step {self.step}>"
 
     def sample(
         self,
@@ -103,21 +116,69 @@ class Model:
                 f"this run of {self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
-        key = jax.random.key(seed % 2**32)
+        key = jax.device_put(
+            jax.random.key(seed % 2**32), sharding.replicated(self._mesh)
+        )
+        program, visible = self._prepare(batch, n, num_candidates, composite)
+        drawn = program(self._variables, visible, key)
+        if drawn.pixels.shape[1] == n:
+            return drawn
+        return drawn._replace(pixels=drawn.pixels[:, :n])
+
+    def _prepare(
+        self,
+        batch: Mapping[str, Any],
+        n: int,
+        num_candidates: int | None,
+        composite: bool,
+    ) -> tuple[jax.stages.Compiled, dict[str, Array]]:
+        """The program that draws n completions or more, and what they depend on."""
+        visible, room = self._visible(batch), n
+        if num_candidates is None and self._shares_programs(len(visible["image"])):
+            count = np.asarray(n, np.int32)
+            visible["count"] = jax.device_put(count, sharding.replicated(self._mesh))
+            room = max(ROOM, 1 << (n - 1).bit_length())
+        candidates = num_candidates or room
+        program = self._program(
+            visible, n=room, num_candidates=candidates, composite=composite
+        )
+        return program, visible
+
+    def _shares_programs(self, images: int) -> bool:
+        """Whether one program draws any number of completions.
+
+        On a CPU, for single images: compiling takes longer there than drawing, and an
+        accelerator draws a fixed number side by side.
+        """
+        alone = images == 1 and self._mesh.size == 1
+        return self._counts_draws and alone and jax.default_backend() == "cpu"
+
+    def _visible(self, batch: Mapping[str, Any]) -> dict[str, Array]:
+        """What completions of a batch depend on, on the devices."""
         visible = visible_part(batch)
         divides = len(visible["image"]) % self._mesh.size == 0
         layout = sharding.batch_sharding if divides else sharding.replicated
-        visible = jax.device_put(visible, layout(self._mesh))
-        # A batch that does not divide over the devices shares out its completions.
-        with contextlib.nullcontext() if divides else jax.set_mesh(self._mesh):
-            return self._draw(
-                self._variables,
-                visible,
-                key,
-                n=n,
-                num_candidates=num_candidates or n,
-                composite=composite,
-            )
+        return jax.device_put(visible, layout(self._mesh))
+
+    def _program(
+        self, visible: Mapping[str, Array], **static: Any
+    ) -> jax.stages.Compiled:
+        """The compiled function that draws completions of a batch of this shape."""
+        shape = {name: x.shape for name, x in visible.items()}
+        name = json.dumps([shape, static])
+        with self._lock:  # of several threads, the first one compiles
+            if name not in self._programs:
+                divides = len(visible["image"]) % self._mesh.size == 0
+                key = jax.device_put(jax.random.key(0), sharding.replicated(self._mesh))
+                # A batch that does not divide over the devices shares out its
+                # completions.
+                context = (
+                    contextlib.nullcontext() if divides else jax.set_mesh(self._mesh)
+                )
+                with context:
+                    lowered = self._draw.lower(self._variables, visible, key, **static)
+                    self._programs[name] = lowered.compile()
+            return self._programs[name]
 
     def evaluate(self, batch: Mapping[str, Any], seed: int) -> dict[str, Array]:
         """The method's own metrics of whole images, one value per image.
@@ -130,89 +191,169 @@ class Model:
         inputs = {name: batch[name] for name in names if name in batch}
         return self._evaluate(self._variables, inputs, jax.random.key(seed % 2**32))
 
+    @overload
     def complete(
         self,
-        image: np.ndarray | Image.Image | Picture,
-        mask: np.ndarray | Image.Image | str | None = None,
+        image: ImageLike,
+        mask: MaskLike | None = None,
         n: int = 10,
         seed: int = 0,
         num_candidates: int | None = None,
-    ) -> UInt8[np.ndarray, "n h w 3"]:
-        """Draw n completions of one image at its own size.
+        invert_mask: bool = False,
+    ) -> UInt8[np.ndarray, "n h w 3"]: ...
 
-        They depend on the seed, the visible part and the mask only.
+    @overload
+    def complete(
+        self,
+        image: list[Any],
+        mask: MaskLike | list[Any] | None = None,
+        n: int = 10,
+        seed: int = 0,
+        num_candidates: int | None = None,
+        invert_mask: bool = False,
+    ) -> list[np.ndarray]: ...
+
+    def complete(
+        self,
+        image: ImageLike | list[Any],
+        mask: MaskLike | list[Any] | None = None,
+        n: int = 10,
+        seed: int = 0,
+        num_candidates: int | None = None,
+        invert_mask: bool = False,
+    ) -> UInt8[np.ndarray, "n h w 3"] | list[np.ndarray]:
+        """Draw n completions of each image at its own size.
+
+        They depend on the seed, the visible part and the mask only. Several threads may
+        call it.
 
         Args:
-          image: uint8 [h w 3] or [h w], or a Pillow image of any mode. If the model
-            translates: the input picture. One with a colour profile is completed in its
-            own colours.
-          mask: an array [h w] or [h w 1] with 1 = known, 0 = hole; a Pillow image,
-            read like a mask file (white = hole); or the name of a mask, such as
-            "center", drawn at the model's size. None only if the model translates.
+          image: a file, a Pillow image of any mode, or uint8 [h w 3] or [h w]; or a list
+            of them, of any sizes, which are completed in batches. If the model
+            translates: the input pictures. One with a colour profile is completed in
+            its own colours.
+          mask: which pixels are known (docs/masks.md). An array [h w] or [h w 1]:
+            1 = known, 0 = hole. A file or a Pillow image: white = hole. The name of a
+            mask, such as "center": drawn at the model's size. One for all images, or a
+            list with one for each. None only if the model translates.
           n: number of completions.
           seed: another seed gives other completions.
           num_candidates: draw this many and keep the n that the method scores highest,
             best first (in PICNet's paper the top 10 of 50 by its discriminator).
+          invert_mask: files and Pillow images have black = hole, arrays 1 = hole.
 
         Returns:
-          uint8 [n h w 3]; known pixels are the input's.
+          uint8 [n h w 3], of a list of images a list of them; known pixels are the
+          input's.
 
         Raises:
-          UserError: if the image or the mask is none of the above, n < 1 or
+          UserError: if an image or a mask is none of the above, n < 1 or
             num_candidates < n, or the completions are not finite.
         """
         if n < 1:
             raise UserError(f"n is {n}; ask for 1 completion or more")
-        check_mask_given(self.translates, mask)
-        picture = image if isinstance(image, Picture) else as_picture(image)
-        pixels = picture.srgb
-        if mask is None:
-            everything = np.ones(pixels.shape[:2], np.uint8)
-            condition = fit(pixels, everything, self.size)[0][None]
-            nothing = np.zeros_like(condition)
-            batch = {"image": nothing, "mask": nothing[..., :1], "condition": condition}
-            full_mask = 0 * everything
-        else:
-            own = picture.pixels  # a random mask depends on them
-            full_mask, remarks = masks.resolve(mask, own, seed, self.size)
-            target = None
-            if isinstance(mask, str):
-                target = masks.named(mask, own, seed, self.size)
-            small, small_mask = fit(pixels, full_mask, self.size, target)
-            for warning in (*remarks, *self._mask_warnings(small_mask)):
-                warnings.warn(warning, stacklevel=2)
-            batch = {"image": small[None], "mask": small_mask[None, ..., None]}
-        drawn = self.sample(batch, n, seed, num_candidates=num_candidates)
-        check_finite(drawn, ["the image"])
-        samples = picture.in_own_colours(np.asarray(drawn.pixels[0]))
-        return paste(picture.pixels, full_mask, samples)
+        several = isinstance(image, list)
+        images = image if isinstance(image, list) else [image]
+        inputs = []
+        for one, its_mask in zip(images, one_for_each(images, mask), strict=True):
+            check_mask_given(self.translates, its_mask)
+            inputs.append(read_input(one, its_mask, self.size, seed, invert_mask))
+            own = self._mask_warnings(inputs[-1].arrays["mask"][..., 0])
+            for remark in (*inputs[-1].remarks, *(() if its_mask is None else own)):
+                warnings.warn(remark, stacklevel=2)
+        completions = self._complete(inputs, n, seed, num_candidates)
+        return completions if several else completions[0]
+
+    def warmup(self, n: int = 10, batch: int = 1) -> None:
+        """Compile what `complete` needs, so that its first call is as fast as others.
+
+        Args:
+          n: completions per image.
+          batch: number of images.
+        """
+        height, width = self.size
+        image = np.zeros((batch, height, width, 3), np.uint8)
+        arrays = {"image": image, "mask": image[..., :1]}
+        if self.translates:
+            arrays["condition"] = image
+        self._prepare(arrays, n, None, True)
+
+    def _complete(
+        self, inputs: Sequence[Input], n: int, seed: int, num_candidates: int | None
+    ) -> list[UInt8[np.ndarray, "n _h _w 3"]]:
+        """Completions in batches of one size, a power of two, so of one compilation."""
+        completions: list[np.ndarray] = []
+        size = 1 << (min(len(inputs), BATCH).bit_length() - 1) if inputs else 1
+        for start in range(0, len(inputs), size):
+            part = inputs[start : start + size]
+            padded = [*part, *[part[-1]] * (size - len(part))]
+            batch = {
+                name: np.stack([x.arrays[name] for x in padded])
+                for name in part[0].arrays
+            }
+            drawn = self.sample(batch, n, seed, num_candidates=num_candidates)
+            check_finite(drawn, [x.name for x in padded])
+            for x, samples in zip(part, np.asarray(drawn.pixels), strict=False):
+                samples = x.picture.in_own_colours(samples)
+                completions.append(paste(x.picture.pixels, x.mask, samples))
+        return completions
 
 
 def load(
     workdir: str | Path, sampler: str | Mapping[str, Any] = "", best: bool = False
 ) -> Model:
-    """Load the model of a workdir at its newest checkpoint.
+    """Load the model of a workdir at its newest checkpoint, or an exported one.
 
     Args:
-      workdir: a run's folder.
+      workdir: a run's folder; a .safetensors file of `picjax.export`; or
+        `hf://user/name`, a repository that `picjax.push` wrote.
       sampler: a preset of the method's sampler, such as "fast" of painter, or values
         for keys of `config.sampler`, such as {"preset": "fast", "label": 3}, to use
         instead of the run's.
       best: load the checkpoint kept by `config.best` instead.
 
     Raises:
-      UserError: if the folder is no workdir or holds no such checkpoint, or the method
-        has no such sampler.
+      UserError: if the folder is no workdir or holds no such checkpoint, the file or
+        repository cannot be read, or the method has no such sampler.
     """
     cache.enable()
-    if sampler:  # refused before the weights are read
-        config = checkpoints.read_config(Path(workdir))
+    workdir = locate(workdir)
+    if sampler and workdir.is_dir():  # refused before the weights are read
+        config = checkpoints.read_config(workdir)
         set_sampler(config, sampler)
         methods.make(config)
-    config, variables, step = checkpoints.restore_variables(workdir, best)
+    config, variables, step = read(workdir, best)
     if sampler:
         set_sampler(config, sampler)
     return Model(config, methods.make(config), variables, step)
+
+
+def locate(source: str | Path) -> Path:
+    """The workdir or file of what `load` takes; `hf://user/name` is downloaded.
+
+    Raises:
+      UserError: if a repository cannot be read.
+    """
+    if not str(source).startswith("hf://"):
+        return Path(source)
+    from picjax.hub import download
+
+    return download(str(source))
+
+
+def read(path: Path, best: bool = False) -> tuple[Config, Tree, int]:
+    """Config, inference variables and step of a workdir or a .safetensors file.
+
+    Raises:
+      UserError: if it is neither, or holds no such checkpoint.
+    """
+    if path.suffix != ".safetensors":
+        return checkpoints.restore_variables(path, best)
+    if best:
+        raise UserError(f"'{path}' holds one checkpoint; leave `best` out")
+    from picjax.export import read_weights
+
+    return read_weights(path)
 
 
 def set_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:

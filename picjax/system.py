@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from picjax.cli import check_choice
 
@@ -67,9 +67,14 @@ class System(Protocol):
     Attributes:
       has_likelihood: whether `evaluate` returns `bits_per_dim` of the image and
         `bits_per_dim_hole` of its missing pixels.
+      counts_draws: whether `sample` draws only the first `batch["count"]` images, if
+        that is there (int32 scalar); the others may be anything.
+      meanings: name of a metric of `step` -> what it is, for logs.
     """
 
     has_likelihood: ClassVar[bool] = False
+    counts_draws: ClassVar[bool] = False
+    meanings: ClassVar[Mapping[str, str]] = {}
 
     @property
     def can_score(self) -> bool:
@@ -221,14 +226,24 @@ def purpose_key(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
 # ---- images ----
 
 
-def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3"]:
+def draw_many(
+    draw: Callable[[Array], Array], n: int, count: Int[Array, ""] | None = None
+) -> Float[Array, "b n h w 3"]:
     """The images draw(0) .. draw(n - 1) of a batch, each [b h w 3].
 
     All of them at once would not fit a device: ten side by side fill an accelerator,
     and two are quickest on a CPU (`bench.complete`: 20 of 256 px take 1.34 s by twos,
     1.29 s one by one, 1.94 s by tens; of 64 px 0.063, 0.078 and 0.064 s). Where a mesh
     is set (`jax.set_mesh`), each of its devices makes a share of them.
+
+    Args:
+      draw: number -> images.
+      n: how many there is room for.
+      count: how many are drawn, if fewer; the others are 0. One program then serves
+        every count up to n.
     """
+    if count is not None:
+        return _draw_first(draw, n, count)
     mesh = jax.sharding.get_abstract_mesh()
     devices = mesh.size or 1  # where none is set, its size is 0
     each = -(-n // devices)
@@ -241,6 +256,27 @@ def draw_many(draw: Callable[[Array], Array], n: int) -> Float[Array, "b n h w 3
         # The carries of loops in `draw` begin alike everywhere, which its check refuses.
         share = jax.shard_map(share, in_specs=split, out_specs=split, check_vma=False)
     return share(jnp.arange(each * devices))[:n].swapaxes(0, 1)
+
+
+def _draw_first(
+    draw: Callable[[Array], Array], n: int, count: Int[Array, ""]
+) -> Float[Array, "b n h w 3"]:
+    """Groups side by side as in `jax.lax.map`, then the remaining ones singly."""
+    each = side_by_side(n)
+    shape = jax.eval_shape(draw, jax.ShapeDtypeStruct((), jnp.int32))
+    images = jnp.zeros((n, *shape.shape), shape.dtype)
+
+    def group(i: Array, images: Array) -> Array:
+        some = jax.vmap(draw)(i * each + jnp.arange(each))
+        return jax.lax.dynamic_update_slice_in_dim(images, some, i * each, 0)
+
+    def single(i: Array, images: Array) -> Array:
+        one = jax.vmap(draw)(i[None])
+        return jax.lax.dynamic_update_slice_in_dim(images, one, i, 0)
+
+    groups = count // each
+    images = jax.lax.fori_loop(0, groups, group, images)
+    return jax.lax.fori_loop(groups * each, count, single, images).swapaxes(0, 1)
 
 
 def side_by_side(n: int) -> int:

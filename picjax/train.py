@@ -3,6 +3,7 @@
   --config=configs/picmm.py:scenes   the config; the file lists its variants
   --config.KEY=VALUE                 changes one setting, such as --config.batch_size=8
   --workdir=DIR                      output folder; default runs/NAME-VARIANT
+  --init-from=RUN                    starts a new run from another one's weights
 
 Without a checkout, --config=picmm:scenes finds the installed config. If the workdir
 holds a checkpoint, training resumes from it bit-exactly. SIGTERM saves a checkpoint and
@@ -33,12 +34,19 @@ from picjax.completion import make_grid
 from picjax.data import pipeline
 from picjax.evaluation import monitor
 from picjax.images import to_float
+from picjax.init_from import Source, compare, take
 from picjax.log import Log, announce
+from picjax.model import locate, read
 from picjax.system import Config, State, purpose_key
 
 
-def train(config: Config, workdir: Path) -> State:
+def train(config: Config, workdir: Path, init_from: str = "") -> State:
     """Train `config.system` in `workdir` up to `config.steps` and return the state.
+
+    Args:
+      config: of the run.
+      workdir: its folder; a checkpoint there is resumed from.
+      init_from: a run whose weights a new one starts from, as `picjax.load` takes it.
 
     Raises:
       UserError: for settings that cannot work, before anything is compiled; and if a
@@ -49,6 +57,8 @@ def train(config: Config, workdir: Path) -> State:
     per_process = sharding.local_batch_size(mesh, config.batch_size)
     if any((workdir / "checkpoints").glob("[0-9]*")):
         ckpt.check_same_config(config, workdir)
+        init_from = ""  # the run has its own weights
+    source = initial_weights(init_from)
     system = methods.make(config)
     monitor.check(config, system)
     evaluate = monitor.make_monitor(config, system, mesh)
@@ -86,6 +96,7 @@ def train(config: Config, workdir: Path) -> State:
         return system.step(state, to_float(batch), key)
 
     jax.eval_shape(step, abstract, first)  # raises its errors before compilation
+    taken = compare(abstract, source) if source is not None else []
     if jax.process_index() == 0:
         ckpt.write_config(workdir, config)
     with contextlib.ExitStack() as stack:
@@ -95,11 +106,15 @@ def train(config: Config, workdir: Path) -> State:
         if state is None:
             with announce("compiling the initial state"):
                 state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
+            if source is not None:
+                state = take(state, source)
         log = None
         if jax.process_index() == 0:
-            log = Log(workdir, int(state.step), config.steps, config.batch_size)
+            log = Log(workdir, int(state.step), config, system.meanings)
             log = stack.enter_context(log)
             log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
+            for line in taken:
+                log.say(line)
             if saved.latest is not None:
                 log.say(f"resuming from step {int(state.step)}")
         draw_grid = make_grid(config, system, mesh)
@@ -243,6 +258,18 @@ def init_key(seed: int) -> jax.Array:
     return purpose_key(jax.random.key(seed), "init")
 
 
+def initial_weights(source: str) -> Source | None:
+    """The weights that a new run starts from; None for an empty string.
+
+    Raises:
+      UserError: if they cannot be read.
+    """
+    if not source:
+        return None
+    _, variables, step = read(locate(source))
+    return Source(source, variables, step)
+
+
 def fast_compile() -> dict[str, Any]:
     """Compiler options for what runs once.
 
@@ -270,6 +297,8 @@ def check_config(config: Config) -> None:
         raise UserError("config.sample_every is negative; 0 switches the grids off")
     if config.opt.accumulate < 1:
         raise UserError("config.opt.accumulate is below 1; make it at least 1")
+    if config.log.wandb:
+        cli.require("wandb", "wandb")
 
 
 def check_finite(step: int, values: dict[str, float], last_saved: int) -> None:
@@ -332,6 +361,8 @@ def describe(state: State, mesh: jax.sharding.Mesh) -> str:
 
 # ---- command line ----
 
+INIT_FROM = "--init-from="
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; see the module's docstring.
@@ -343,10 +374,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or {"--help", "-h", "--helpfull"} & set(words):
         print(__doc__)
         return
-    config, workdir = flags.parse(words)
+    sources = [word for word in words if word.startswith(INIT_FROM)]
+    config, workdir = flags.parse([word for word in words if word not in sources])
     cache.enable()
     sharding.join_cluster()
-    train(config, workdir)
+    train(config, workdir, sources[-1].removeprefix(INIT_FROM) if sources else "")
 
 
 if __name__ == "__main__":

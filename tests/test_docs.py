@@ -14,6 +14,7 @@ from helpers.configs import load_config, make_batch
 from ml_collections import ConfigDict
 
 from picjax import methods
+from picjax.log import MEANINGS
 from picjax.system import inference_variables
 
 ROOT = Path(__file__).parents[1]
@@ -153,3 +154,12 @@ def test_functions_named_in_the_readings_exist():
         else:
             value = importlib.import_module(f"picjax.{owner}")
         assert hasattr(value, function), name
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_every_logged_name_is_explained_where_workdirs_are(name):
+    module = importlib.import_module(f"picjax.methods.{name}.system")
+    meanings = getattr(module, methods.CLASSES[name]).meanings
+    assert meanings
+    for metric, meaning in {**meanings, **MEANINGS}.items():
+        assert f"| `{metric}` | {meaning} |" in TEXTS["docs/workdir.md"], metric

@@ -7,11 +7,18 @@ import re
 from functools import partial
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image
 from rich.console import Console
 
 from picjax import log as module
+from picjax import wandb_log
 from picjax.log import Log, drop_later_lines, duration
+
+
+def config(total, project=""):
+    run = {"steps": total, "batch_size": 8, "log": {"wandb": project}}
+    return ConfigDict(run)
 
 
 def steps(path):
@@ -29,7 +36,7 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
 
 def test_log_goes_on_where_it_was(tmp_path):
     for start in (0, 2):  # the second run begins again at step 2
-        with Log(tmp_path, start, 4, batch_size=8) as log:
+        with Log(tmp_path, start, config(4)) as log:
             for step in range(start + 1, 4):
                 log.metrics(step, {"rec": float(step)})
             log.grid(3, np.zeros((4, 4, 3), np.uint8))
@@ -51,7 +58,7 @@ def test_a_narrow_terminal_cuts_metrics_and_neither_step_rate_nor_time_left(
     terminal = partial(Console, file=screen, width=80, force_terminal=True)
     monkeypatch.setattr(module, "Console", terminal)
     metrics = {f"metric_{i}": 0.123456 for i in range(9)}
-    with Log(tmp_path, 0, 1_000_000, 8) as log:
+    with Log(tmp_path, 0, config(1_000_000)) as log:
         log.progress(100_000, metrics, logged=True)
     (shown,) = [line for line in screen.getvalue().splitlines() if "step" in line]
     shown = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown).strip("\r")
@@ -66,7 +73,7 @@ def test_off_a_terminal_the_first_step_has_a_line_and_later_ones_in_time(
 ):
     clock = iter(range(10_000))  # every look at the clock takes a second
     monkeypatch.setattr(module.time, "perf_counter", lambda: float(next(clock)))
-    with Log(tmp_path, 0, 500, 8) as log:
+    with Log(tmp_path, 0, config(500)) as log:
         for step in range(1, 501):
             log.progress(step, {"rec": 1.0}, logged=step == 450)
     lines = capsys.readouterr().err.splitlines()
@@ -76,10 +83,40 @@ def test_off_a_terminal_the_first_step_has_a_line_and_later_ones_in_time(
 
 
 def test_an_activity_is_announced_once_and_timed(tmp_path, capsys):
-    with Log(tmp_path, 0, 4, batch_size=8) as log:
+    with Log(tmp_path, 0, config(4)) as log:
         with log.announce("compiling the training step"):
             assert capsys.readouterr().err == "compiling the training step ...\n"
         line = capsys.readouterr().err
         assert re.fullmatch(r"compiling the training step took \d+\.\d s\n", line)
         with log.announce("compiling the training step"):
             assert capsys.readouterr().err == ""
+
+
+def test_a_project_of_weights_and_biases_gets_metrics_and_grids(tmp_path, monkeypatch):
+    logged, started = [], []
+
+    class StandIn:
+        """What picjax calls of wandb, and of a run of it."""
+
+        Image = staticmethod(np.shape)
+
+        def init(self, **options):
+            started.append(options)
+            return self
+
+        def log(self, values, step):
+            logged.append((step, values))
+
+        def finish(self):
+            logged.append("finished")
+
+    monkeypatch.setattr(wandb_log, "require", lambda module, extra: StandIn())
+    for start in (0, 1):
+        with Log(tmp_path, start, config(4, "faces")) as log:
+            log.metrics(start + 1, {"rec": 0.5})
+            log.grid(start + 1, np.zeros((4, 4, 3), np.uint8))
+    assert logged[0][0] == 1 and logged[0][1]["rec"] == 0.5
+    assert logged[1:3] == [(1, {"samples": (4, 4, 3)}), "finished"]
+    first, second = started
+    assert first["project"] == "faces" and first["resume"] == "allow"
+    assert first["id"] == second["id"] and first["config"]["steps"] == 4

@@ -1,7 +1,9 @@
 """Model.complete: known pixels untouched, seeds, best of many, translation."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from helpers.pictures import half_mask, picture
 from ml_collections import ConfigDict
 from PIL import Image
 
+import picjax
 from picjax.cli import UserError
+from picjax.completion import make_draw, visible_part
 from picjax.model import Model, set_sampler
+from picjax.system import draw_many
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +168,124 @@ def test_keys_of_the_sampler_are_set_by_words_or_values():
         set_sampler(config, {"label": "three"})
     with pytest.raises(UserError, match="draws in one way"):
         set_sampler(ConfigDict({"system": "picmm"}), {"label": "3"})
+
+
+# ---- what Python passes ----
+
+
+def test_paths_pillow_images_and_arrays_are_the_same_image(fake, tmp_path):
+    image, known = picture(0), half_mask()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    Image.fromarray((1 - known) * np.uint8(255)).save(tmp_path / "m.png")
+    expected = fake.complete(image, known, n=2)
+    for given in (str(tmp_path / "a.png"), tmp_path / "a.png", Image.fromarray(image)):
+        for mask in (str(tmp_path / "m.png"), tmp_path / "m.png", known == 1):
+            np.testing.assert_array_equal(fake.complete(given, mask, n=2), expected)
+
+
+def test_a_list_is_completed_in_batches_each_image_at_its_own_size(fake):
+    sizes = [(40, 60), (32, 32), (20, 90), (33, 31), (64, 64)]
+    images = [picture(i, *size) for i, size in enumerate(sizes)]
+    together = fake.complete(images, "center", n=3)
+    assert isinstance(together, list) and len(together) == 5
+    for image, drawn in zip(images, together, strict=True):
+        np.testing.assert_array_equal(drawn, fake.complete(image, "center", n=3))
+    own: Any = [half_mask(*size) for size in sizes]
+    (first, *_) = fake.complete(images, own, n=1)
+    np.testing.assert_array_equal(first, fake.complete(images[0], own[0], n=1))
+    assert fake.complete([], "center") == []
+    with pytest.raises(UserError, match="2 masks are given for 5 images"):
+        fake.complete(images, own[:2])
+    with pytest.raises(UserError, match="5 masks are given for 1 images"):
+        fake.complete(images[0], own)
+
+
+def test_a_list_compiles_one_program(fake):
+    model = Model(fake.config, FakeSystem(), fake._variables, 0)
+    model.complete([picture(i, 32, 32) for i in range(7)], "center", n=1)
+    assert len(model._programs) == 1
+
+
+def test_inverted_masks(fake, tmp_path):
+    image, known = picture(0), half_mask()
+    expected = fake.complete(image, known, n=1)
+    Image.fromarray(known * np.uint8(255)).save(tmp_path / "m.png")
+    for mask in (1 - known, known == 0, tmp_path / "m.png", str(tmp_path / "m.png")):
+        drawn = fake.complete(image, mask, n=1, invert_mask=True)
+        np.testing.assert_array_equal(drawn, expected)
+    with pytest.raises(UserError, match="leave invert_mask out"):
+        fake.complete(image, "center", invert_mask=True)
+    with pytest.raises(UserError, match="mask 'no.png' does not exist"):
+        fake.complete(image, "no.png")
+
+
+def test_doubtful_mask_arrays_are_warned_about(fake):
+    """White = hole read as an array: all but the object to remove is a hole."""
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 10:20] = 1
+    with pytest.warns(UserWarning, match="96% of it is hole.*invert_mask=True"):
+        fake.complete(picture(0), mask, n=1)
+    with pytest.warns(UserWarning, match="nothing of it is hole"):
+        fake.complete(picture(0), np.ones((40, 60)), n=1)
+
+
+def test_warmup_compiles_what_complete_runs(fake):
+    traced = []
+
+    class Spy(FakeSystem):
+        def sample(self, variables, batch, key, n):
+            traced.append(n)
+            return super().sample(variables, batch, key, n)
+
+    model = Model(fake.config, Spy(), fake._variables, 0)
+    model.warmup(3)
+    assert traced == [3]
+    model.complete(picture(0), half_mask(), n=3)
+    assert traced == [3]
+
+
+class CountingSystem(FakeSystem):
+    """Draws by number, as methods do."""
+
+    counts_draws = True
+
+    def sample(self, variables, batch, key, n):
+        def draw(i):
+            noise = jax.random.normal(jax.random.fold_in(key, i), batch["image"].shape)
+            return jnp.clip(variables["scale"] * noise, -1, 1)
+
+        return draw_many(draw, n, batch.get("count"))
+
+
+def test_one_program_draws_any_number_of_completions(fake):
+    model = Model(fake.config, CountingSystem(), fake._variables, 0)
+    image, known = picture(0, 32, 32), half_mask(32, 32)
+    draws = {n: model.complete(image, known, n=n) for n in (16, 5, 1, 2)}
+    assert len(model._programs) == 1
+    model.complete(image, known, n=17)
+    assert len(model._programs) == 2
+    for n, samples in draws.items():
+        assert len(samples) == n
+        np.testing.assert_array_equal(samples, draws[16][:n])
+    # The same as a program for that number.
+    batch = visible_part({"image": image[None], "mask": known[None, ..., None]})
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    draw = make_draw(CountingSystem())
+    fixed = draw(fake._variables, batch, jax.random.key(0), n=5, num_candidates=5)
+    np.testing.assert_array_equal(draws[5], fixed.pixels[0])
+
+
+def test_threads_share_one_program(fake):
+    model = Model(fake.config, FakeSystem(), fake._variables, 0)
+    images = [picture(i) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        drawn = list(pool.map(lambda image: model.complete(image, half_mask()), images))
+    assert len(model._programs) == 1
+    for image, samples in zip(images, drawn, strict=True):
+        np.testing.assert_array_equal(samples, model.complete(image, half_mask()))
+
+
+def test_the_representation_and_the_public_names(fake):
+    assert repr(fake) == "<picjax.Model fake 32x32, step 7>"
+    assert picjax.UserError is UserError and picjax.Model is Model
+    assert set(picjax.__all__) == {"Model", "UserError", "load", "push"}

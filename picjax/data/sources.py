@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from picjax import plugins
 from picjax.cli import UserError, check_choice, say
 from picjax.data import scenes
 from picjax.data.decode import BadImage
@@ -169,6 +170,8 @@ def training(config: DataConfig, size: Size) -> Usable:
         return Usable(Photos(how))
     if config.name == "scenes":
         return Usable(_scenes(config)(size, scenes.TRAIN))
+    if config.name in plugins.names(plugins.SOURCES):
+        return _plugin(config, size, held_out=False)
     source = _stored(config, config.path, "config.data.path", size, how)
     if not config.eval_path:
         source = Part(source, _share(source, held_out=False))
@@ -188,6 +191,8 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
         return Usable(HeldOutPhotos(size))
     if config.name == "scenes":
         return Usable(_scenes(config)(size, scenes.EVAL))
+    if config.name in plugins.names(plugins.SOURCES):
+        return _plugin(config, size, held_out=True)
     how = None
     if config.crop == "aspect":
         how = augmentation(config, size)._replace(flip=False, rotation=0.0)
@@ -204,6 +209,12 @@ def _scenes(config: DataConfig) -> type[Scenes] | type[InstanceScenes]:
     return InstanceScenes if config.get("maps") else Scenes
 
 
+def _plugin(config: DataConfig, size: Size, held_out: bool) -> Usable:
+    """The source that another package makes."""
+    source = plugins.load(plugins.SOURCES, config.name)(config, size, held_out)
+    return _checked(source, "config.data.name", config.name)
+
+
 def _stored(
     config: DataConfig,
     path: str,
@@ -213,7 +224,8 @@ def _stored(
     held_out: bool = False,
 ) -> Pictures | Pairs:
     names = ("photos", "digits", "folder", "aligned", "tfds", "arrayrecord", "scenes")
-    check_choice("config.data.name", config.name, names)
+    choices = (*names, *plugins.names(plugins.SOURCES))
+    check_choice("config.data.name", config.name, choices)
     classes = config.get("classes", 0)
     if config.name == "digits":
         return digits(size, how, classes)

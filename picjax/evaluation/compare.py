@@ -214,6 +214,28 @@ def baseline_columns(entries: Sequence[Entry]) -> dict[str, dict[Key, Result]]:
     return columns
 
 
+def winners(entries: Sequence[Entry]) -> list[list[int]]:
+    """The columns of `table` whose runs are best in each row; all of equal ones.
+
+    Baselines and numbers of random features do not compete.
+    """
+    best: list[list[int]] = []
+    for key in dict.fromkeys(key for e in entries for key in table_keys(e.results)):
+        better = {"min": min, "max": max}.get(BETTER.get(key[0], ""))
+        found = {
+            len(key) + i: e.results[key].value
+            for i, e in enumerate(entries)
+            if key in e.results
+        }
+        random = any(RANDOM in e.results[key].unit for e in entries if key in e.results)
+        if better is None or len(found) < 2 or random:
+            best.append([])
+            continue
+        extreme = better(found.values())
+        best.append([column for column, value in found.items() if value == extreme])
+    return best
+
+
 def _difference_text(numbers: tuple[float, float, float], better: str | None) -> str:
     mean, low, high = numbers
     if np.isfinite(low):
@@ -256,6 +278,7 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
         notes=notes,
         header=header,
         rows=cells,
+        winners=winners(entries),
         sections=image_sections(entries),
         legend=legend,
     )

@@ -5,7 +5,14 @@ completing: an image of another size gets it resized, as the image itself is res
 """
 
 from picjax.masks.files import load_mask, picture_mask
-from picjax.masks.matching import match_masks, named, resolve
+from picjax.masks.matching import (
+    DoubtfulMask,
+    doubts,
+    find,
+    match_masks,
+    named,
+    resolve,
+)
 from picjax.masks.sampling import FILES, FileMasks, mask_drawer
 from picjax.masks.shapes import HOLE_RATIO, NAMES, center, make
 from picjax.masks.strokes import (
@@ -28,12 +35,15 @@ __all__ = [
     "NAMES",
     "Arc",
     "Circle",
+    "DoubtfulMask",
     "Draws",
     "FileMasks",
     "Line",
     "Mask",
     "center",
+    "doubts",
     "draw_primitive",
+    "find",
     "irregular",
     "irregular_primitives",
     "load_mask",

@@ -60,6 +60,29 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
     )
 
 
+def find(
+    mask: np.ndarray | Image.Image | Path | str, invert: bool
+) -> np.ndarray | Image.Image | Path | str:
+    """A mask given from Python: a string becomes a file or stays the name of a mask.
+
+    Raises:
+      UserError: if it is neither, or a named mask is to be inverted.
+    """
+    if not isinstance(mask, (str, Path)):
+        return mask
+    if Path(mask).is_file():
+        return Path(mask)
+    if isinstance(mask, Path) or Path(mask).suffix or len(Path(mask).parts) > 1:
+        raise UserError(
+            f"mask '{mask}' does not exist; use a file, or one of "
+            f"{', '.join(shapes.NAMES)}"
+        )
+    check_choice("mask", mask, shapes.NAMES)
+    if invert:
+        raise UserError(f"the mask '{mask}' is a name; leave invert_mask out")
+    return mask
+
+
 def resolve(
     mask: np.ndarray | Image.Image | Path | str,
     image: UInt8[np.ndarray, "h w 3"],
@@ -75,7 +98,8 @@ def resolve(
       image: the image.
       seed: seed of random named masks.
       size: size at which named masks are drawn; None: the image's.
-      invert: for files: black (or opaque) = hole.
+      invert: for files and Pillow images: black (or opaque) = hole; for arrays:
+        1 = hole.
 
     Raises:
       UserError: if the name is unknown, the file unreadable, or the array has another
@@ -96,7 +120,7 @@ def resolve(
             raise UserError(
                 f"the mask cannot be used: {error}; use a picture with white = hole"
             ) from error
-    return _check_array(mask, image.shape[:2]), []
+    return _check_array(mask, image.shape[:2], invert), []
 
 
 def named(
@@ -118,7 +142,7 @@ def named(
     return shapes.make(name, size or image.shape[:2], rng)
 
 
-def _check_array(mask: np.ndarray, size: Size) -> Mask:
+def _check_array(mask: np.ndarray, size: Size, invert: bool) -> Mask:
     flat = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
     if flat.shape != size:
         raise UserError(
@@ -130,4 +154,21 @@ def _check_array(mask: np.ndarray, size: Size) -> Mask:
             "the mask array holds other values than 1 = known and 0 = hole; "
             "use a Pillow image for a mask with white = hole"
         )
-    return flat.astype(np.uint8)
+    return flat.astype(np.uint8) ^ np.uint8(invert)
+
+
+class DoubtfulMask(UserWarning):
+    """A mask array that may have the opposite meaning."""
+
+
+def doubts(mask: Mask) -> list[DoubtfulMask]:
+    """Warnings about an array that would make sense the other way round."""
+    hidden = 1 - float(mask.mean())
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    doubt = "" if hidden else "nothing of it is hole"
+    if hidden > 0.5 and not border.any():
+        doubt = f"{hidden:.0%} of it is hole, with its whole border"
+    if not doubt:
+        return []
+    meaning = "1 means known, with invert_mask=True 1 means hole"
+    return [DoubtfulMask(f"the mask array: {doubt}; {meaning}")]

@@ -1,7 +1,11 @@
-"""One folder per method; the folder's name is its name in a config."""
+"""One folder per method; the folder's name is its name in a config.
+
+Methods of other packages are found by their entry points (picjax/plugins.py).
+"""
 
 import importlib
 
+from picjax import plugins
 from picjax.cli import check_choice
 from picjax.system import Config, System
 
@@ -17,11 +21,14 @@ NAMES = tuple(CLASSES)
 
 
 def make(config: Config) -> System:
-    """Build the method that `config.system` names.
+    """Build the method that `config.system` names, ours or another package's.
 
     Raises:
       UserError: if the name is unknown, or the method refuses the config.
     """
-    check_choice("config.system", config.system, NAMES)
-    module = importlib.import_module(f"picjax.methods.{config.system}.system")
-    return getattr(module, CLASSES[config.system]).from_config(config)
+    name = config.system
+    if name in CLASSES:
+        module = importlib.import_module(f"picjax.methods.{name}.system")
+        return getattr(module, CLASSES[name]).from_config(config)
+    check_choice("config.system", name, (*NAMES, *plugins.names(plugins.METHODS)))
+    return plugins.load(plugins.METHODS, name).from_config(config)

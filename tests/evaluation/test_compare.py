@@ -17,6 +17,7 @@ from helpers.fake_system import SIZE, make_model
 
 from picjax import masks
 from picjax.evaluation import compare, tasks
+from picjax.evaluation.metrics.results import Result
 from picjax.evaluation.run import checksum
 
 REGIONS = ("hole", "whole")
@@ -100,3 +101,16 @@ def test_a_single_image_has_no_interval():
     one, two = np.array([1.0, np.nan]), np.array([3.0, 4.0])
     mean, *interval = compare.difference(one, two)
     assert mean == 2 and np.isnan(interval).all()
+
+
+def test_winners_are_the_best_of_each_row():
+    def entry(label, *numbers):
+        results = {
+            (metric, "hole", "mean"): Result(metric, "hole", "mean", value, 0.1, 3, "")
+            for metric, value in zip(("l1", "psnr", "tv"), numbers, strict=False)
+        }
+        return compare.Entry(label, {}, results, [], {}, [], {})
+
+    entries = [entry("a", 2.0, 20.0, 1.0), entry("b", 1.0, 20.0, 2.0), entry("c", 3.0)]
+    # Columns after metric, region and samples; neither end of tv is better.
+    assert compare.winners(entries) == [[4], [3, 4], []]

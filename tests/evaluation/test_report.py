@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -13,7 +14,7 @@ from PIL import Image
 import picjax
 from picjax import files, images, model
 from picjax.evaluation.metrics.results import Example
-from picjax.evaluation.report import gallery, page
+from picjax.evaluation.report import gallery, page, training
 from picjax.evaluation.report.tables import markdown_table
 
 
@@ -165,6 +166,41 @@ def test_histograms_count_every_number(tmp_path):
     text = make_page(histograms=page.histograms(tmp_path / "t.csv"))
     assert text.count("<rect") == 2 and "mean 3" in text and text.count("<svg") == 1
     assert text.count("<title>1 samples</title>") == 2
+
+
+def test_the_best_of_a_row_are_bold_and_the_table_is_saved_as_csv():
+    rows = [["l1", "3", "2"], ["tv", "1", "1"]]
+    text = make_page(header=["metric", "a", "b"], rows=rows, winners=[[2], []])
+    assert text.count('<td class="best">2</td>') == text.count('class="best"') == 1
+    assert '<button class="csv"' in text and "text/csv" in text
+
+
+def test_the_page_reads_on_a_narrow_and_on_a_dark_screen():
+    text = make_page()
+    assert 'name="viewport" content="width=device-width' in text
+    assert "prefers-color-scheme: dark" in text and "(max-width: 30rem)" in text
+    # The table scrolls inside its frame, below its header.
+    assert ".wide { overflow: auto" in text and "thead th { position: sticky" in text
+    fixed = re.findall(
+        r"#[0-9a-f]{3,6}", text[text.index("* {") : text.index("</style>")]
+    )
+    assert set(fixed) == {"#d97706", "#fff", "#000"}  # else variables, for both schemes
+
+
+def test_training_curves_are_lines_over_the_steps(tmp_path):
+    lines = [
+        {"step": s, "rec": v, "seconds": 1} for s, v in ((10, 4), (20, 1), (30, 2))
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    (curve,) = training.training_curves({"workdir": str(tmp_path)})
+    assert curve.points == "0.0,0.0 120.0,72.0 240.0,48.0"
+    assert (curve.name, curve.first_step, curve.last_step) == ("rec", 10, 30)
+    page_text = make_page(curves=[curve])
+    assert f'<polyline points="{curve.points}"/>' in page_text and "last 2" in page_text
+    assert "<polyline" not in make_page()
+    for protocol in ({}, {"workdir": str(tmp_path / "none")}):
+        assert training.training_curves(protocol) == []
 
 
 def test_importing_picjax_does_not_import_jax():

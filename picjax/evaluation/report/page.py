@@ -24,6 +24,7 @@ from picjax.evaluation.metrics.results import (
 )
 from picjax.evaluation.report.gallery import Gallery, Panel, pixels
 from picjax.evaluation.report.tables import markdown_table
+from picjax.evaluation.report.training import training_curves
 from picjax.masks import NAMES
 
 FOLDER = Path(__file__).parent
@@ -50,13 +51,15 @@ def render(**context: Any) -> str:
 
     Args:
       context: `title`, `lead`, `notes`, `header` and `rows` of the table, `sections`,
-        `legend`, and perhaps `histograms` and `protocol`.
+        `legend`, and perhaps `winners` (the columns of each row that are best),
+        `histograms`, `curves` and `protocol`.
     """
     assets = {
         "style": Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         "script": Markup((FOLDER / "script.js").read_text(encoding="utf-8")),
     }
     defaults: dict[str, Any] = {"histograms": [], "protocol": ""}
+    defaults |= {"curves": [], "winners": []}
     return ENVIRONMENT.get_template("template.html").render(defaults | assets | context)
 
 
@@ -101,6 +104,7 @@ def write(
         rows=cells,
         sections=gallery_sections(gallery),
         histograms=histograms(out / "samples.csv"),
+        curves=training_curves(protocol),
         legend=explained,
         protocol=json.dumps(protocol, indent=2),
     )

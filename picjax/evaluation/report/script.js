@@ -31,3 +31,13 @@ addEventListener("keydown", e => {
   e.preventDefault(); show(at + step[0], frame + step[1]);
 });
 if (figures.length) { stage.hidden = false; show(0, 1); }
+const quote = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+document.querySelectorAll("button.csv").forEach(button => button.onclick = () => {
+  const rows = [...button.parentElement.nextElementSibling.querySelectorAll("tr")];
+  const text = rows.map(row => [...row.cells].map(cell =>
+    quote([...cell.childNodes].map(node => node.textContent).join(" "))).join(","));
+  const link = Object.assign(document.createElement("a"), {
+    href: URL.createObjectURL(new Blob([text.join("\n") + "\n"], { type: "text/csv" })),
+    download: document.title.replace(/[^\w.-]+/g, "_") + ".csv" });
+  link.click(); URL.revokeObjectURL(link.href);
+});

@@ -9,7 +9,7 @@ prior N(0, 1), from which images are sampled.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,21 @@ class INADE(System):
       kl_reduction: `sum` over the batch, as the original, or `mean`.
       vgg: network of the perceptual loss, or none; `vgg_params` are its parameters.
     """
+
+    counts_draws: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "g_gan": "the generator's adversarial loss",
+        "g_feature": (
+            "L1 between the discriminator's features of real and generated "
+            "images, weighted"
+        ),
+        "g_perceptual": (
+            "L1 between VGG features of real and generated images, weighted"
+        ),
+        "g_kl": "KL divergence of the encoded styles from the prior, weighted",
+        "d_real": "the discriminator's loss on real images",
+        "d_fake": "the discriminator's loss on generated images",
+    }
 
     generator: Generator
     discriminator: Discriminator
@@ -361,7 +376,7 @@ class INADE(System):
             inputs = layout, self.latent(draw.latent), draw.style, False
             return infer(self.generator, variables, *inputs)
 
-        return draw_many(one, n)
+        return draw_many(one, n, batch.get("count"))
 
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion, over the whole image."""

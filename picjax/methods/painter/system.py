@@ -8,7 +8,7 @@ classifier that guides is trained beside the network, on noised images of its ow
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +58,15 @@ class Painter(System):
       ema_decay: of the averaged parameters, per training step.
       sampler: how completions are drawn.
     """
+
+    counts_draws: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "loss": "the training loss: mse, vb or their sum (config.loss.kind)",
+        "mse": "squared error of the predicted noise, as the loss weights timesteps",
+        "vb": "term of the variational bound, as the loss weights timesteps",
+        "classifier": "the classifier's cross-entropy on noised images",
+        "accuracy": "share of noised images that the classifier names correctly",
+    }
 
     unet: UNet
     classifier: Classifier | None
@@ -258,7 +267,7 @@ class Painter(System):
             )
             return images
 
-        return draw_many(draw, n)
+        return draw_many(draw, n, batch.get("count"))
 
     def _draw_posterior(
         self,

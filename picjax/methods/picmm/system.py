@@ -7,7 +7,7 @@ learns from its own losses alone. Completion draws z_c from the mixture.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +98,27 @@ class PICMM(VaeGan):
     References:
       Ren et al., NeurIPS 2022, arXiv 2205.09086.
     """
+
+    counts_draws: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "rec": "multi-scale L1 of the image from z_c, weighted",
+        "ad_g": "the generator's adversarial loss, weighted",
+        "ad_d": (
+            "the discriminator's loss: 0 if it separates real from generated images"
+        ),
+        "bm": (
+            "bm loss: distance of the mixture from the posterior of the hidden "
+            "part, weighted"
+        ),
+        "freq": (
+            "loss of the mixture weights alpha against how often components are "
+            "assigned, weighted"
+        ),
+        "usage_max": (
+            "share of the batch that the most used component gets: 1 if the "
+            "mixture has collapsed"
+        ),
+    }
 
     encoder: Encoder
     generator: Generator
@@ -396,7 +417,7 @@ class PICMM(VaeGan):
             z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
             return self.decode(variables, visible, z_c)
 
-        return draw_many(draw, n)
+        return draw_many(draw, n, batch.get("count"))
 
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion, and the effective number of components.

@@ -9,7 +9,7 @@ compares the reconstruction with the truth. Completion draws z from q.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,20 @@ class PICNet(VaeGan):
     References:
       Zheng, Cham, Cai, CVPR 2019, arXiv 1903.04227.
     """
+
+    counts_draws: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "app_g": "L1 of the generative path, weighted",
+        "app_rec": "L1 of the reconstructive path, weighted",
+        "ad_g": "adversarial loss of the generative path, weighted",
+        "ad_rec": (
+            "adversarial loss of the reconstructive path (matched scores), weighted"
+        ),
+        "kl_g": "KL divergence of the learnt prior from the posterior, weighted",
+        "kl_rec": "KL divergence of the posterior from the standard normal, weighted",
+        "ad_d": "loss of the generative path's discriminator",
+        "ad_d_rec": "loss of the reconstructive path's discriminator",
+    }
 
     encoder: Encoder
     generator: ResGenerator
@@ -295,7 +309,7 @@ class PICNet(VaeGan):
             eps = jax.random.normal(jax.random.fold_in(key, i), visible.q.mu.shape)
             return self.decode(variables, visible, visible.q.mu + eps * visible.q.std)
 
-        return draw_many(draw, n)
+        return draw_many(draw, n, batch.get("count"))
 
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion, and the learnt prior's mean standard deviation."""

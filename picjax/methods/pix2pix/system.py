@@ -8,7 +8,7 @@ little.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,6 +70,15 @@ class Pix2Pix(System):
       norm_at_test: statistics of batch norm outside training: those of each `image`,
         as in the original's test (batches of one, in training mode), or `running`.
     """
+
+    counts_draws: ClassVar[bool] = True
+    meanings: ClassVar[Mapping[str, str]] = {
+        "g_gan": "the generator's adversarial loss, weighted",
+        "g_l1": "L1 to the truth, weighted",
+        "d_real": "the discriminator's loss on real images",
+        "d_fake": "the discriminator's loss on generated images",
+        "d_penalty": "gradient penalty of the discriminator, weighted",
+    }
 
     generator: Generator
     discriminator: Discriminator
@@ -276,7 +285,7 @@ class Pix2Pix(System):
                 keep = self.draw_dropout((b, h, w), jax.random.fold_in(key, i))
             return self.generate(variables, condition, keep)
 
-        return draw_many(draw, n)
+        return draw_many(draw, n, batch.get("count"))
 
     def generate(
         self,

@@ -65,6 +65,13 @@ class PixelCNNPlusPlus(System):
       rounded: whether draws are rounded to the 256 values.
     """
 
+    meanings: ClassVar[Mapping[str, str]] = {
+        "bits_per_dim": (
+            "negative log-likelihood of the pixels that are learnt, in bits per "
+            "channel value"
+        ),
+    }
+
     has_likelihood: ClassVar[bool] = True
 
     net: PixelCNN
