@@ -48,7 +48,7 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
     """A state and the batches that follow: fresh ones, or those of a run."""
     import jax
 
-    from picjax import checkpoints, methods, train
+    from picjax import checkpoints, methods, saving, train
     from picjax.data import pipeline
     from picjax.images import to_float
 
@@ -58,9 +58,8 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
 
     data = batches()
     if workdir:
-        with checkpoints.open_checkpoints(Path(workdir), config.keep, "") as saved:
-            abstract = checkpoints.abstract_state(config)
-            return checkpoints.restore(saved, abstract, data), data
+        with saving.Checkpoints(workdir, config.keep, "") as saved:
+            return saved.restore(checkpoints.abstract_state(config), data), data
     system = methods.make(config)
 
     def init(batch: Any) -> Any:

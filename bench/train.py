@@ -18,7 +18,6 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from bench import data, step, table
 from bench.step import Setting
@@ -143,8 +142,8 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
     """Share of time that background saves add to a run that saves every 1,000 steps."""
     import jax
 
-    from picjax import checkpoints
     from picjax.data import pipeline
+    from picjax.saving import Checkpoints
 
     compiled = step.compile_jax(setting)
     data.write_jpegs(root / "saved", 16, across(setting))
@@ -157,18 +156,16 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
 
     def run(save: bool) -> None:
         nonlocal state
-        answer: Any = None
         if save:
             start = time.perf_counter()
-            answer = checkpoints.save(saved, state, batches, {})
+            saved.save(state, batches, {})
             blocked.append(time.perf_counter() - start)
         for _ in range(steps):
             state, metrics = compiled.step(state, compiled.batch)
             jax.block_until_ready(metrics)
-        if answer:
-            answer.result()
+        saved.wait()
 
-    with checkpoints.open_checkpoints(root / "saves", 3, "") as saved:
+    with Checkpoints(root / "saves", 3, "") as saved:
         runs = {"plain": lambda: run(False), "save": lambda: run(True)}
         seconds = table.interleave(runs, rounds)
     plain = median(seconds["plain"])

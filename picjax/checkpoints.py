@@ -1,12 +1,14 @@
-"""Checkpoints: state and data iterator together, so that a run resumes bit-exactly.
+"""What a workdir holds: `config.json`, and `checkpoints/<step>/` written by orbax.
 
-A workdir holds `config.json` and `checkpoints/<step>/`, written by orbax: a step's
-folder gets its final name when it is complete, so that a kill at any moment only loses
-the steps since the last save.
+Reading them; `picjax.saving` writes checkpoints. The checksums of a checkpoint's files
+are compared before it is restored.
 """
 
 import json
+import logging
 import math
+import re
+import shlex
 import sys
 from collections.abc import Mapping
 from importlib import metadata
@@ -18,8 +20,10 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from picjax import methods
-from picjax.cli import UserError
+from picjax import checksums, methods
+from picjax.checksums import Damaged
+from picjax.cli import UserError, check_choice
+from picjax.data.decode import say
 from picjax.evaluation.metrics.results import BETTER
 from picjax.files import write_text
 from picjax.flags import flatten
@@ -31,6 +35,9 @@ FREE_KEYS += ("best", "eval", "log", "mesh", "sampler")
 # Keys that describe an imported run's networks.
 NETWORK_KEYS = {"system", "model", "image_size", "diffusion"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# What fails is reported in one line, not also by Orbax in hundreds.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+STEP_NAME = re.compile(r"0|[1-9]\d*")
 
 
 def write_config(workdir: epath.PathLike, config: Config) -> None:
@@ -111,108 +118,162 @@ def is_untrained(workdir: Path) -> bool:
     return {name for name in names if name.isdigit()} == {"0"}
 
 
-def open_checkpoints(
-    workdir: epath.PathLike, keep: int, best: str
-) -> ocp.training.Checkpointer:
-    """Open the checkpoints of a workdir.
-
-    Args:
-      workdir: the run's folder.
-      keep: number of newest checkpoints to keep.
-      best: a logged metric; the checkpoint where it was best (see `badness`) is kept as
-        well. Empty: none.
-    """
-    policies: Any = ocp.training.preservation_policies
-    kept: list[Any] = [policies.LatestN(keep)]
-    if best:
-        kept.append(
-            policies.BestN(
-                # A save without the metric, as after SIGTERM, is no candidate.
-                get_metric_fn=lambda metrics: badness(best, metrics),
-                reverse=True,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            )
-        )
-    return ocp.training.Checkpointer(
-        str((epath.Path(workdir) / "checkpoints").absolute()),
-        preservation_policy=policies.AnyPreservationPolicy(kept),
-        cleanup_tmp_directories=True,
-    )
-
-
-def save(
-    checkpoints: ocp.training.Checkpointer,
-    state: State,
-    data: Any,
-    metrics: Mapping[str, float],
-) -> Any:
-    """Start saving a step in the background; `result()` of the return value waits.
-
-    Step 0, written by an import, has no data iterator.
-    """
-    step = int(state.step)
-    return checkpoints.save_checkpointables_async(
-        step,
-        {"state": state, "data": data} if step else {"state": state},
-        force=True,
-        metrics=dict(metrics),
-    )
-
-
-def restore(
-    checkpoints: ocp.training.Checkpointer, abstract: State, data: Any
-) -> State | None:
-    """Restore the newest state, and set the position of the data iterator.
-
-    Args:
-      checkpoints: of a workdir.
-      abstract: shapes, dtypes and shardings of the state.
-      data: the data iterator; at step 0, of an imported run, it stays at its start.
-
-    Returns:
-      The state, or None if there is no checkpoint.
-
-    Raises:
-      UserError: if the checkpoint's arrays do not match `abstract`.
-    """
-    if checkpoints.latest is None:
-        return None
-    step = checkpoints.latest.step
-    check_match(checkpoints, step, abstract)
-    wanted = {"state": abstract, "data": data} if step else {"state": abstract}
-    return checkpoints.load_checkpointables(step, wanted)["state"]
+def saved_steps(workdir: epath.PathLike) -> list[int]:
+    """The steps of a workdir's checkpoints, damaged ones included, ascending."""
+    folder = epath.Path(workdir) / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if STEP_NAME.fullmatch(name))
 
 
 def restore_variables(
-    workdir: Path | str, best: bool = False
+    workdir: Path | str, checkpoint: int | str = "newest"
 ) -> tuple[Config, Tree, int]:
     """Restore what completion needs: config, inference variables, and their step.
 
     Args:
       workdir: the run's folder.
-      best: restore the checkpoint with the best `config.best` instead of the newest.
+      checkpoint: "newest"; "best", the one with the best `config.best`; or a step. If
+        it is damaged, a line names it and the next newest (or best) one is restored;
+        not if it was given as a step.
 
     Raises:
-      UserError: if the folder is no workdir or holds no complete checkpoint.
+      UserError: if the folder is no workdir or holds no such checkpoint that is whole.
     """
-    workdir = Path(workdir)
-    config = read_config(workdir)
-    with open_checkpoints(workdir, config.keep, config.best) as checkpoints:
-        if checkpoints.latest is None:
+    config = read_config(Path(workdir))
+    if not saved_steps(workdir):
+        raise UserError(
+            f"'{workdir}' holds no checkpoint yet; train until the first save "
+            f"(config.save_every is {config.save_every}) or save more often"
+        )
+    candidates = choose(workdir, config.best, checkpoint)
+    abstract = abstract_state(config).replace(opt={})
+    for step, following in zip(candidates, [*candidates[1:], None], strict=True):
+        path = epath.Path(workdir) / "checkpoints" / str(step)
+        try:
+            has_checksums = checksums.verify(path)
+            state = load_step(path, abstract, ignored=("opt",))
+            if not has_checksums:
+                say(without_checksums(path))
+            return config, inference_variables(state), step
+        except Damaged as error:
+            problem = describe_damage(path, error)
+        if following is None:
+            raise UserError(f"{problem}; restore it from a copy, or train again")
+        say(f"{problem}; step {following} is used instead: {removal(path)}")
+    raise AssertionError("there is no candidate")
+
+
+def choose(workdir: epath.PathLike, best: str, checkpoint: int | str) -> list[int]:
+    """The steps of a workdir to restore: the wanted one, then its substitutes.
+
+    Args:
+      workdir: the run's folder.
+      best: the metric that checkpoints are ranked by, if any.
+      checkpoint: "newest", "best" or a step.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    steps = saved_steps(workdir)
+    if STEP_NAME.fullmatch(str(checkpoint)):
+        if int(checkpoint) not in steps:
             raise UserError(
-                f"'{workdir}' holds no checkpoint yet; train until the first save "
-                f"(config.save_every is {config.save_every}) or save more often"
+                f"'{workdir}' has no checkpoint {checkpoint}; take one of "
+                f"{', '.join(map(str, steps))}"
             )
-        step = _best_step(checkpoints, config.best) if best else checkpoints.latest.step
-        # The optimiser states are not read.
-        stored: Any = checkpoints.metadata(step).metadata
-        opt = jax.tree.map(lambda _: ocp.PLACEHOLDER, stored["opt"])
-        abstract = abstract_state(config).replace(opt={})
-        check_match(checkpoints, step, abstract, ignored=("opt",))
-        wanted = {"state": abstract.replace(opt=opt)}
-        state = checkpoints.load_checkpointables(step, wanted)["state"]
-    return config, inference_variables(state), step
+        return [int(checkpoint)]
+    check_name(checkpoint)
+    if checkpoint == "newest":
+        return steps[::-1]
+    if not best:
+        raise UserError("this run kept no best checkpoint; train it with --config.best")
+    metrics = {
+        step: read_metrics(epath.Path(workdir) / "checkpoints" / str(step))
+        for step in steps
+    }
+    scored = [step for step in steps if best in metrics[step]]
+    if not scored:
+        raise UserError(
+            f"no checkpoint of this run has the metric '{best}'; train it with "
+            "--config.best"
+        )
+    return sorted(scored, key=lambda step: badness(best, metrics[step]))
+
+
+def check_name(checkpoint: int | str) -> None:
+    """Check that a checkpoint is "newest", "best" or a step.
+
+    Raises:
+      UserError: otherwise.
+    """
+    if not STEP_NAME.fullmatch(str(checkpoint)):
+        check_choice("--checkpoint", str(checkpoint), ("newest", "best", "a step"))
+
+
+def read_metrics(path: epath.Path) -> dict[str, float]:
+    """The metrics that were saved with a checkpoint; empty if they cannot be read."""
+    try:
+        content = json.loads((path / "metrics" / "metrics").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def load_step(
+    path: epath.Path, abstract: State, data: Any = None, ignored: tuple[str, ...] = ()
+) -> State:
+    """Load a checkpoint.
+
+    Args:
+      path: its folder.
+      abstract: shapes, dtypes and shardings of the state.
+      data: a data iterator, whose position is set; None: it is not restored.
+      ignored: fields of the state that are not read.
+
+    Raises:
+      Damaged: if it has no checksums and cannot be read.
+      UserError: if its arrays do not match `abstract`.
+    """
+    try:
+        stored: Any = ocp.metadata(path).metadata
+        check_match(path, stored, abstract, ignored)
+        blank = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[k]) for k in ignored}
+        wanted: dict[str, Any] = {"state": abstract.replace(**blank)}
+        if data is not None:
+            wanted["data"] = data
+        return ocp.load_checkpointables(path, wanted)["state"]
+    except UserError:
+        raise
+    except Exception as error:
+        if (path / checksums.FILE).exists():  # so its files are as they were written
+            raise
+        raise Damaged(f"it cannot be read: {summary(error)}") from error
+
+
+def describe_damage(path: epath.Path, error: Damaged) -> str:
+    """Name a damaged checkpoint."""
+    return f"checkpoint {path.name} in '{path.parent}' is damaged ({error})"
+
+
+def removal(path: epath.Path) -> str:
+    """How to remove a folder, as a part of a sentence."""
+    return f"remove it with rm -r {shlex.quote(str(path))}"
+
+
+def without_checksums(path: epath.Path) -> str:
+    """Report a checkpoint that is not verified."""
+    return (
+        f"checkpoint {path.name} in '{path.parent}' has no {checksums.FILE}, as those of "
+        "earlier versions; it is used without a check"
+    )
+
+
+def summary(error: BaseException) -> str:
+    """One line about an exception."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines[0] else repr(error)
 
 
 def abstract_state(config: Config) -> State:
@@ -256,38 +317,21 @@ def badness(best: str, metrics: Mapping[str, float]) -> float:
     return sign * metrics[best] if best in metrics else math.inf
 
 
-def _best_step(checkpoints: ocp.training.Checkpointer, best: str) -> int:
-    if not best:
-        raise UserError("this run kept no best checkpoint; train it with --config.best")
-    scored: dict[int, Any] = {c.step: c.metrics for c in checkpoints.checkpoints}
-    scored = {step: m for step, m in scored.items() if m and best in m}
-    if not scored:
-        raise UserError(
-            f"no checkpoint of this run has the metric '{best}'; train it with "
-            "--config.best"
-        )
-    return min(scored, key=lambda step: badness(best, scored[step]))
-
-
 def check_match(
-    checkpoints: ocp.training.Checkpointer,
-    step: int,
-    abstract: State,
-    ignored: tuple[str, ...] = (),
+    path: epath.Path, stored: Tree, abstract: State, ignored: tuple[str, ...] = ()
 ) -> None:
     """Compare names and shapes of a checkpoint with the expected ones.
 
     Args:
-      checkpoints: of a workdir.
-      step: of the checkpoint.
+      path: of the checkpoint.
+      stored: metadata of its state.
       abstract: the expected state.
       ignored: fields that are not compared.
 
     Raises:
       UserError: listing names on one side only and differing shapes.
     """
-    metadata: Any = checkpoints.metadata(step).metadata
-    stored = {name: tree for name, tree in metadata.items() if name not in ignored}
+    stored = {name: tree for name, tree in stored.items() if name not in ignored}
     theirs, ours = _shapes(stored), _shapes(abstract)
     problems = [
         f"{name}: {theirs.get(name, 'absent')} in the checkpoint, "
@@ -298,7 +342,7 @@ def check_match(
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(
-            f"checkpoint {step} in '{checkpoints.directory}' does not fit the config "
+            f"checkpoint {path.name} in '{path.parent}' does not fit the config "
             f"({'; '.join(problems[:5])}{more}); use the config of its training"
         )
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     check_readable(jobs, args)
     files.check_writable(out, "--out")
-    model = load(args.workdir, args.sampler)
+    model = load(args.workdir, args.sampler, args.checkpoint)
     check_mask_given(model.translates, args.compose or args.mask)
     if model.sampling_cost:
         print(
@@ -238,6 +238,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
+    add("--checkpoint", default="newest", metavar="C", help="newest, best or a step")
     add("--image", metavar="PATH", help="an image, or a folder of them")
     add(
         "--mask",

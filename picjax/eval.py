@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     )
     add = parser.add_argument
     add("--workdir", action="append", metavar="DIR", help="a run; several: compared")
-    add("--checkpoint", metavar="C", help="of a run: newest, or best")
+    add("--checkpoint", metavar="C", help="of a run: newest, best or a step")
     add("--real", metavar="DIR", help="true images; with a run: instead of its own")
     add("--fake", action="append", metavar="DIR", help="completions; several: compared")
     add("--pattern", metavar="P", help="their names, such as {stem}_out_{i}")

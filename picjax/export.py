@@ -213,7 +213,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--num", type=int, default=4, metavar="N", help="of .stablehlo: completions (4)"
     )
-    add("--best", action="store_true", help="the checkpoint kept by config.best")
+    add("--checkpoint", default="newest", metavar="C", help="newest, best or a step")
     everywhere = ",".join(PLATFORMS)
     add("--platforms", default=everywhere, metavar="P,..", help=f"({everywhere})")
     return parser.parse_args(argv)
@@ -235,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     platforms = args.platforms.split(",")
     for name in platforms:
         check_choice("--platforms", name, PLATFORMS)
-    config, variables, step = restore_variables(args.workdir, args.best)
+    config, variables, step = restore_variables(args.workdir, args.checkpoint)
     if out.suffix == ".safetensors":
         write_weights(out, config, variables, step)
     else:

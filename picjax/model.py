@@ -300,9 +300,11 @@ class Model:
 
 
 def load(
-    workdir: str | Path, sampler: str | Mapping[str, Any] = "", best: bool = False
+    workdir: str | Path,
+    sampler: str | Mapping[str, Any] = "",
+    checkpoint: int | str = "newest",
 ) -> Model:
-    """Load the model of a workdir at its newest checkpoint, or an exported one.
+    """Load the model of a workdir, or an exported one.
 
     Args:
       workdir: a run's folder; a .safetensors file of `picjax.export`; or
@@ -310,7 +312,9 @@ def load(
       sampler: a preset of the method's sampler, such as "fast" of painter, or values
         for keys of `config.sampler`, such as {"preset": "fast", "label": 3}, to use
         instead of the run's.
-      best: load the checkpoint kept by `config.best` instead.
+      checkpoint: "newest"; "best", the one kept by `config.best`; or a step. A damaged
+        one is named in a line, and the next newest (or best) is loaded; a step is not
+        replaced.
 
     Raises:
       UserError: if the folder is no workdir or holds no such checkpoint, the file or
@@ -322,7 +326,7 @@ def load(
         config = checkpoints.read_config(workdir)
         set_sampler(config, sampler)
         methods.make(config)
-    config, variables, step = read(workdir, best)
+    config, variables, step = read(workdir, checkpoint)
     if sampler:
         set_sampler(config, sampler)
     return Model(config, methods.make(config), variables, step)
@@ -341,16 +345,16 @@ def locate(source: str | Path) -> Path:
     return download(str(source))
 
 
-def read(path: Path, best: bool = False) -> tuple[Config, Tree, int]:
+def read(path: Path, checkpoint: int | str = "newest") -> tuple[Config, Tree, int]:
     """Config, inference variables and step of a workdir or a .safetensors file.
 
     Raises:
       UserError: if it is neither, or holds no such checkpoint.
     """
     if path.suffix != ".safetensors":
-        return checkpoints.restore_variables(path, best)
-    if best:
-        raise UserError(f"'{path}' holds one checkpoint; leave `best` out")
+        return checkpoints.restore_variables(path, checkpoint)
+    if checkpoint != "newest":
+        raise UserError(f"'{path}' holds one checkpoint; do not choose another")
     from picjax.export import read_weights
 
     return read_weights(path)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from picjax import cache, cli, flags, methods, sharding
+from picjax import cache, cli, flags, methods, saving, sharding
 from picjax import checkpoints as ckpt
 from picjax.cli import UserError
 from picjax.completion import make_grid
@@ -100,9 +100,9 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
     if jax.process_index() == 0:
         ckpt.write_config(workdir, config)
     with contextlib.ExitStack() as stack:
-        saved = ckpt.open_checkpoints(workdir, config.keep, config.best)
+        saved = saving.Checkpoints(workdir, config.keep, config.best)
         saved = stack.enter_context(saved)
-        state = ckpt.restore(saved, placed, data)
+        state = saved.restore(placed, data)
         if state is None:
             with announce("compiling the initial state"):
                 state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
@@ -149,7 +149,7 @@ class Run(NamedTuple):
     mesh: jax.sharding.Mesh
     data: Iterator[dict[str, np.ndarray]]
     step: Callable[..., tuple[State, dict[str, jax.Array]]]
-    checkpoints: Any
+    checkpoints: saving.Checkpoints
     log: Log | None
     draw_grid: Callable[[State], np.ndarray]
     evaluate: Callable[[State], dict[str, float]]
@@ -218,6 +218,7 @@ def loop(run: Run, state: State) -> State:
         compiles = step == start + 1
         with meter.untimed(COMPILING) if compiles else contextlib.nullcontext():
             state, metrics = run.step(state, batch)
+        run.checkpoints.poll()
         meter.read({})
         meter.pending = (step, metrics)
         evaluated: dict[str, float] = {}
@@ -230,7 +231,7 @@ def loop(run: Run, state: State) -> State:
             values = meter.read(evaluated)
             if saves:
                 check_finite_state(step, state, meter.last_saved)
-                ckpt.save(run.checkpoints, state, run.data, values)
+                run.checkpoints.save(state, run.data, values)
                 meter.last_saved = step
         if stopping:
             if run.log and step < config.steps:

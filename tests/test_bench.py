@@ -44,7 +44,7 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn"]
+NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn", "restore"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "pixelcnn_step", "train", "unet"])

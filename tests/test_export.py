@@ -11,7 +11,7 @@ from helpers.configs import load_config
 from helpers.pictures import half_mask, picture
 
 import picjax
-from picjax import checkpoints, export, hub, methods
+from picjax import checkpoints, export, hub, methods, saving
 from picjax.cli import UserError
 from picjax.images import to_float
 from picjax.model import Model
@@ -31,8 +31,8 @@ def run(tmp_path_factory):
     state = jax.jit(system.init)(to_float(batch), jax.random.key(0))
     workdir = tmp_path_factory.mktemp("run")
     checkpoints.write_config(workdir, config)
-    with checkpoints.open_checkpoints(workdir, 1, "") as saved:
-        checkpoints.save(saved, state, None, {}).result()
+    with saving.Checkpoints(workdir, 1, "") as saved:
+        saved.save(state, None, {})
     return workdir, Model(config, system, inference_variables(state), 0)
 
 

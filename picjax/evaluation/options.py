@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from picjax.cli import UserError, check_choice
+from picjax.checkpoints import check_name
+from picjax.cli import UserError
 from picjax.evaluation import protocols
 from picjax.evaluation.metrics import catalog
 from picjax.evaluation.run import read_manifest
@@ -57,8 +58,7 @@ def check(options: Options) -> None:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is below 1; give 1 or more")
-    if options.checkpoint is not None:
-        check_choice("--checkpoint", options.checkpoint, ("newest", "best"))
+    check_name(options.checkpoint or "newest")
     if bool(options.workdir) == bool(options.fake):
         raise UserError("give either --workdir, or --real and --fake")
     if options.fake and not options.real:

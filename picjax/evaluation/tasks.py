@@ -37,7 +37,7 @@ FEATURES = ("pipeline", "net", "version", "pairs", "luma")
 
 def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     """A workdir's model on its held-out images."""
-    model = load(workdir, options.sampler or "", options.checkpoint == "best")
+    model = load(workdir, options.sampler or "", options.checkpoint or "newest")
     set_data(model, options)
     num, images = options.num or NUM, options.images or IMAGES
     sampling = Sampling(num, options.seed, options.best_of, not options.raw)

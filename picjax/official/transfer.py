@@ -12,7 +12,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from picjax import checkpoints as ckpt
-from picjax import methods, train
+from picjax import methods, saving, train
 from picjax.cli import UserError
 from picjax.methods.painter import official as painter
 from picjax.official import files, mapping
@@ -143,8 +143,8 @@ def write_run(workdir: epath.PathLike, config: Config, state: State) -> None:
     context = ocp.Context()
     # By default Orbax would hold a second copy of the whole state.
     context.memory.write_concurrent_bytes = 2**28
-    with context, ckpt.open_checkpoints(workdir, config.keep, "") as saved:
-        ckpt.save(saved, state, data=None, metrics={}).result()
+    with saving.Checkpoints(workdir, config.keep, "", context) as saved:
+        saved.save(state, data=None, metrics={})
 
 
 def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str, Any]]:

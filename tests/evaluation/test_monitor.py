@@ -92,7 +92,7 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
     best = max(scored, key=lambda at: scored[at])
     kept = {int(path.name) for path in (tmp_path / "watched/checkpoints").iterdir()}
     assert kept == {STEPS, best}
-    assert checkpoints.restore_variables(tmp_path / "watched", best=True)[2] == best
+    assert checkpoints.restore_variables(tmp_path / "watched", "best")[2] == best
 
     config.eval.every, config.best = 0, ""
     alone = train.train(config, tmp_path / "alone")

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from picjax import checkpoints, convert
+from picjax import checkpoints, convert, saving
 from picjax.cli import UserError
 from picjax.methods.painter import official as painter
 from picjax.methods.painter.classifier import Classifier
@@ -199,8 +199,8 @@ def test_a_training_run_is_imported_and_exported(tmp_path, capsys):
     assert f"with its optimiser from {paths[2]}" in printed
     config = checkpoints.read_config(run)
     assert config.model.scale_shift is False and config.model.classifier_classes == 5
-    with checkpoints.open_checkpoints(run, 1, "") as saved:
-        restored = checkpoints.restore(saved, checkpoints.abstract_state(config), None)
+    with saving.Checkpoints(run, 1, "") as saved:
+        restored = saved.restore(checkpoints.abstract_state(config), None)
     assert isinstance(restored, State) and int(restored.step) == 0
     nodes = jax.tree.leaves(restored.opt["adamw"], is_leaf=is_adam)
     (moments,) = (node for node in nodes if is_adam(node))

@@ -1,0 +1,236 @@
+"""Saves checkpoints: state and data iterator together, so that a run resumes bit-exactly.
+
+A step's folder gets its final name when its files and their checksums are complete, so
+that a kill at any moment only loses the steps since the last save.
+"""
+
+import contextlib
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from picjax import checksums
+from picjax.checkpoints import (
+    badness,
+    describe_damage,
+    load_step,
+    removal,
+    saved_steps,
+    summary,
+    without_checksums,
+)
+from picjax.checksums import Damaged
+from picjax.cli import UserError
+from picjax.data.decode import say
+from picjax.system import State
+
+# Files that Orbax writes when it commits a checkpoint, after all others.
+COMMIT_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of files, tensorstore, and JAX
+SMALL = 2**20  # bytes of a file that is read even if only sizes are compared
+
+
+class Checkpoints:
+    """The checkpoints of a run that trains, saved in the background; a context manager.
+
+    Each step's folder gets its name when its files and their checksums are complete.
+    Damaged folders are renamed to `<step>.damaged`, since their steps are saved again.
+
+    Args:
+      workdir: the run's folder.
+      keep: number of newest checkpoints to keep.
+      best: a logged metric; the checkpoint where it was best (see `badness`) is kept as
+        well. Empty: none.
+      context: options of Orbax.
+
+    Attributes:
+      latest: the newest step that is completely saved; None if there is none.
+
+    Raises:
+      UserError: if there are checkpoints and all of them are damaged.
+    """
+
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        keep: int,
+        best: str,
+        context: ocp.Context | None = None,
+    ):
+        self.workdir = epath.Path(workdir)
+        self.folder = (self.workdir / "checkpoints").absolute()
+        if jax.process_index() == 0:
+            set_damaged_aside(self.workdir)
+        multihost_utils.sync_global_devices("picjax:checkpoints")
+        policies: Any = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(keep)]
+        if best:
+            kept.append(
+                policies.BestN(
+                    # A save without the metric, as after SIGTERM, is no candidate.
+                    get_metric_fn=lambda metrics: badness(best, metrics),
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        context = context or ocp.Context()
+
+        def write_checksums() -> None:  # Orbax would call a method of a copy of `self`
+            self._write_checksums()
+
+        context.asynchronous.post_finalization_callback = write_checksums
+        self._orbax = ocp.training.Checkpointer(
+            str(self.folder),
+            context=context,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
+        )
+        found = self._orbax.latest
+        self.latest = None if found is None else found.step
+        self._saving: tuple[int, Any] | None = None
+
+    def __enter__(self) -> "Checkpoints":  # noqa: PYI034 (as in picjax.log)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.wait()
+        except UserError:
+            if error is None:
+                raise
+        finally:
+            with contextlib.suppress(Exception):  # the failed save's, again
+                self._orbax.close()
+
+    def restore(self, abstract: State, data: Any) -> State | None:
+        """Restore the newest state, and set the position of the data iterator.
+
+        Args:
+          abstract: shapes, dtypes and shardings of the state.
+          data: the data iterator; at step 0, of an imported run, it stays at its start.
+
+        Returns:
+          The state, or None if there is no checkpoint.
+
+        Raises:
+          UserError: if the checkpoint's arrays do not match `abstract`, or it has no
+            checksums and cannot be read.
+        """
+        if self.latest is None:
+            return None
+        path = self.folder / str(self.latest)
+        try:
+            return load_step(path, abstract, data if self.latest else None)
+        except Damaged as error:
+            raise UserError(
+                f"{describe_damage(path, error)}; to resume from an older one, "
+                f"{removal(path)}"
+            ) from error
+
+    def save(self, state: State, data: Any, metrics: Mapping[str, float]) -> None:
+        """Start saving a step in the background.
+
+        Step 0, written by an import, has no data iterator.
+
+        Raises:
+          UserError: if this or the previous save fails.
+        """
+        self.wait()
+        step = int(state.step)
+        try:
+            self._step = step
+            response = self._orbax.save_checkpointables_async(
+                step,
+                {"state": state, "data": data} if step else {"state": state},
+                force=True,
+                metrics=dict(metrics),
+            )
+        except SAVE_ERRORS as error:
+            raise self._failed(step, error) from error
+        self._saving = (step, response)
+
+    def poll(self) -> None:
+        """Check a save in the background, without waiting.
+
+        Raises:
+          UserError: if it has failed.
+        """
+        if self._saving is not None and not self._orbax.is_saving_in_progress():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until everything is saved.
+
+        Raises:
+          UserError: if a save has failed.
+        """
+        if self._saving is None:
+            return
+        (step, response), self._saving = self._saving, None
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                checksums.add(self.folder / str(step), COMMIT_FILES)
+        except SAVE_ERRORS as error:
+            raise self._failed(step, error) from error
+        self.latest = step
+
+    def _write_checksums(self) -> None:
+        """Called by Orbax, of the first process, before the folder gets its name."""
+        partial = sorted(self.folder.glob(f"{self._step}.orbax-checkpoint-tmp*"))
+        folder = partial[0] if partial else self.folder / str(self._step)  # in a bucket
+        checksums.write(folder, left_out=COMMIT_FILES)
+
+    def _failed(self, step: int, error: Exception) -> UserError:
+        kept = "no earlier one exists"
+        if self.latest is not None:
+            kept = f"checkpoint {self.latest} is kept"
+        return UserError(
+            f"checkpoint {step} could not be saved in '{self.workdir}' "
+            f"({summary(error)}), {kept}; free space or repair the folder, then give "
+            "the same command again"
+        )
+
+
+def set_damaged_aside(workdir: epath.Path) -> None:
+    """Rename damaged checkpoints, so that a run can save their steps again.
+
+    Files are compared with their checksums down to the newest whole checkpoint, which
+    will be restored; of older ones only the small files are.
+
+    Raises:
+      UserError: if all checkpoints are damaged; then nothing is renamed.
+    """
+    damaged: list[tuple[epath.Path, Damaged]] = []
+    whole = False
+    for step in reversed(saved_steps(workdir)):
+        path = workdir / "checkpoints" / str(step)
+        try:
+            has_checksums = checksums.verify(path, largest=SMALL if whole else None)
+            if not (has_checksums or whole):
+                say(without_checksums(path))
+            whole = True
+        except Damaged as error:
+            damaged.append((path, error))
+    if damaged and not whole:
+        raise UserError(
+            f"{describe_damage(*damaged[0])} and no other is whole; restore it from a "
+            f"copy, or {removal(workdir / 'checkpoints')} to train from the beginning"
+        )
+    for path, error in damaged:
+        aside = path.with_name(f"{path.name}.damaged")
+        if aside.exists():
+            aside.rmtree()
+        path.rename(aside)
+        say(f"{describe_damage(path, error)}; it is not used: {removal(aside)}")
