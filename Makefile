@@ -53,8 +53,9 @@ notebook: .venv/installed  ## executes the notebook of the documentation
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'
 	$(BIN)/python tests/workers/run_notebook.py docs/notebooks/picjax.ipynb
 
-kill-test: .venv/installed  ## 20 kills at random moments against an undisturbed run
-	$(BIN)/python -m pytest tests/test_resume.py --kills 20
+KILLS ?= 20
+kill-test: .venv/installed  ## KILLS kills of training, saving, completing, evaluating
+	$(BIN)/python -m pytest tests/test_resume.py -k killed --kills $(KILLS)
 
 test-wheel: .venv/installed  ## builds the wheel and uses it in a fresh environment
 	$(BIN)/python tests/workers/check_wheel.py

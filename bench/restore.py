@@ -71,7 +71,8 @@ def main() -> None:
         workdir, name = Path(args.workdir), args.workdir
         if not args.workdir:
             workdir, name = Path(temporary), args.config
-            save_initial(flags.make_config(*args.config.split(":"), []), workdir)
+            system, _, variant = args.config.partition(":")
+            save_initial(flags.make_config(system, variant, []), workdir)
         table.report(
             {f"Restoring {name}": measure(workdir, args.rounds)}, about, args.json
         )

@@ -6,4 +6,6 @@
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
 set -euo pipefail
-srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m picjax.train "$@"
+# 75: the run has saved and is not finished.
+srun --kill-on-bad-exit=1 "${PYTHON:-.venv/bin/python}" -m picjax.train "$@" ||
+  { code=$?; [ $code -ne 75 ] || scontrol requeue "$SLURM_JOB_ID"; exit $code; }

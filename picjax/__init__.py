@@ -8,7 +8,10 @@ One masked image in, many plausible completions out:
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
+
+from picjax import signals
 
 if TYPE_CHECKING:
     from picjax.cli import UserError
@@ -19,6 +22,11 @@ __all__ = ["Model", "UserError", "load", "push"]
 __version__ = "0.1.0"
 
 HOMES = {"Model": "model", "load": "model", "UserError": "cli", "push": "hub"}
+
+# Set so while Python imports the package of `python -m picjax.NAME`, before NAME imports
+# JAX, which takes seconds.
+if sys.argv[:1] == ["-m"]:
+    signals.install()
 
 
 def __getattr__(name: str) -> Any:

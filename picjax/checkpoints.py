@@ -22,8 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from picjax import checksums, methods
 from picjax.checksums import Damaged
-from picjax.cli import UserError, check_choice
-from picjax.data.decode import say
+from picjax.cli import UserError, check_choice, say
 from picjax.evaluation.metrics.results import BETTER
 from picjax.files import write_text
 from picjax.flags import flatten

@@ -1,4 +1,4 @@
-"""Exits of every command: 0 done, 2 an error that the user can fix, 1 a defect."""
+"""Exits of every command: 0 done, 2 the user can fix it, 75 stopped, 1 a defect."""
 
 import argparse
 import difflib
@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import NoReturn
+
+from picjax import signals
 
 # What to do about an error of the operating system.
 ADVICE = {
@@ -41,15 +43,20 @@ def run(main: Callable[[], None]) -> None:
     """Run a command; what the user can fix becomes one line and exit 2.
 
     That is a `UserError`, and what the operating system refuses: a file, its name, or
-    memory.
+    memory. A signal becomes one line and exit 75.
     """
+    signals.install()
     for stream in (sys.stdout, sys.stderr):  # a file's name need not be Unicode
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     # Pillow's remarks about files, in several lines.
     warnings.filterwarnings("ignore", module="PIL")
     try:
-        main()
+        with signals.interruptible():
+            main()
+    except signals.Interrupted as stop:
+        signals.report(stop)
+        sys.exit(signals.EXIT)
     except UserError as error:
         say(str(error))
         sys.exit(2)

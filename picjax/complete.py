@@ -199,9 +199,9 @@ def write(
         contents = {"truth": image, "mask": masked}
     contents["grid"] = grid(list(contents.values()), samples)
     contents |= {f"out_{i}": sample for i, sample in enumerate(samples)}
-    with ThreadPoolExecutor() as pool:  # compression is slow and single-threaded
-        paths = [out / f"{stem}_{name}.png" for name in contents]
-        profiles = [picture.icc] * len(paths)
+    with files.together(out) as folder, ThreadPoolExecutor() as pool:
+        paths = [folder / f"{stem}_{name}.png" for name in contents]
+        profiles = [picture.icc] * len(paths)  # compression is slow, in one thread
         list(pool.map(images.write_png, paths, contents.values(), profiles))
     stale = len(samples)
     while (path := out / f"{stem}_out_{stale}.png").exists():
@@ -243,8 +243,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--mask",
         metavar="PATH|NAME",
-        help="white = hole; a folder's masks are matched by stem, else in order; "
-        f"or one of {', '.join(masks.NAMES)}; none for a run on aligned pairs",
+        help="white = hole; a folder's are matched by stem, else in order; "
+        f"or one of {', '.join(masks.NAMES)}; none for aligned pairs",
     )
     add(
         "--compose",

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from picjax import files
+from picjax import files, signals
 from picjax.cli import Parser, run, say
 from picjax.evaluation import compare, protocols
 from picjax.evaluation.metrics import fid, results
@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(sources) > 1 and task.is_finished():
             say(f"{label} is measured already, in {out}")
             continue
-        write(options, task, evaluate(task))
+        evaluation = evaluate(task)
+        with signals.deferred():
+            write(options, task, evaluation)
     shutil.rmtree(options.baseline_folder, ignore_errors=True)
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")

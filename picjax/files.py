@@ -7,6 +7,7 @@ from typing import BinaryIO, cast
 
 from etils import epath
 
+from picjax import signals
 from picjax.cli import UserError
 
 
@@ -92,4 +93,22 @@ def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
         partial.rename(final)
     finally:
         if partial.exists():
+            partial.rmtree()
+
+
+@contextlib.contextmanager
+def together(folder: epath.PathLike) -> Iterator[epath.Path]:
+    """Yield a temporary folder whose files move into `folder` when the block ends.
+
+    A first signal does not separate them. If the block raises, none of them appears.
+    """
+    folder = epath.Path(folder)
+    partial = folder / f".partial-{os.getpid()}"
+    with signals.deferred():
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            for path in sorted(partial.iterdir()):
+                path.replace(folder / path.name)
+        finally:
             partial.rmtree()

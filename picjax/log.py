@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from picjax import images
+from picjax.cli import say
 from picjax.files import write_text
 from picjax.system import Config
 from picjax.wandb_log import WandbLog
@@ -88,10 +90,12 @@ class Log:
         trace: TracebackType | None,
     ) -> None:
         self.live.stop()
-        self.lines.close()
-        self.board.close()
-        if self.wandb:
-            self.wandb.close()
+        # On a full disk, the first error is the one to report.
+        with contextlib.suppress(*([OSError] if error else [])):
+            self.lines.close()
+            self.board.close()
+            if self.wandb:
+                self.wandb.close()
 
     def say(self, text: str) -> None:
         """Print a line on the console."""
@@ -163,22 +167,34 @@ class Log:
 def drop_later_lines(path: Path, step: int) -> float:
     """Keep the lines of `metrics.jsonl` up to `step`; returns the last `seconds`.
 
-    A killed run may leave lines of steps that are repeated, and half a line.
+    A killed run may leave lines of steps that are repeated, and half a line; a disk may
+    spoil others. Lines that are none of a run's are dropped, with a message.
     """
     if not path.exists():
         return 0.0
-    kept, seconds = [], 0.0
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if entry["step"] > step:
-            break
-        kept.append(line + "\n")
-        seconds = entry["seconds"]
+    kept, damaged, last, seconds = [], 0, 0, 0.0
+    for line in path.read_bytes().splitlines():
+        entry = read_line(line)
+        if entry is None or entry["step"] <= last:
+            damaged += 1
+        elif entry["step"] <= step:
+            kept.append(line.decode() + "\n")
+            last, seconds = entry["step"], entry["seconds"]
+    if damaged:
+        say(f"'{path}' had {damaged} damaged line(s), which are removed from it")
     write_text(path, "".join(kept))
     return seconds
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`, or None if it is damaged."""
+    try:
+        entry = json.loads(line.decode())
+        step, seconds = entry["step"], entry["seconds"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    fits = isinstance(step, int) and isinstance(seconds, int | float)
+    return entry if fits and isinstance(entry, dict) else None
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from picjax import checksums
+from picjax import checksums, lock
 from picjax.checkpoints import (
     badness,
     describe_damage,
@@ -25,8 +25,7 @@ from picjax.checkpoints import (
     without_checksums,
 )
 from picjax.checksums import Damaged
-from picjax.cli import UserError
-from picjax.data.decode import say
+from picjax.cli import UserError, say
 from picjax.system import State
 
 # Files that Orbax writes when it commits a checkpoint, after all others.
@@ -38,7 +37,7 @@ SMALL = 2**20  # bytes of a file that is read even if only sizes are compared
 class Checkpoints:
     """The checkpoints of a run that trains, saved in the background; a context manager.
 
-    Each step's folder gets its name when its files and their checksums are complete.
+    It holds the lock of the workdir (`picjax.lock`). Each step's folder gets its name when its files and their checksums are complete.
     Damaged folders are renamed to `<step>.damaged`, since their steps are saved again.
 
     Args:
@@ -52,7 +51,8 @@ class Checkpoints:
       latest: the newest step that is completely saved; None if there is none.
 
     Raises:
-      UserError: if there are checkpoints and all of them are damaged.
+      UserError: if another process trains in the workdir, or if there are checkpoints
+        and all of them are damaged.
     """
 
     def __init__(
@@ -64,9 +64,21 @@ class Checkpoints:
     ):
         self.workdir = epath.Path(workdir)
         self.folder = (self.workdir / "checkpoints").absolute()
-        if jax.process_index() == 0:
-            set_damaged_aside(self.workdir)
-        multihost_utils.sync_global_devices("picjax:checkpoints")
+        self._lock: lock.Lock | None = None
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                self._lock = stack.enter_context(lock.hold(self.workdir))
+                set_damaged_aside(self.workdir)
+            multihost_utils.sync_global_devices("picjax:checkpoints")
+            self._orbax = self._open(keep, best, context or ocp.Context())
+            self._stack = stack.pop_all()
+        found = self._orbax.latest
+        self.latest = None if found is None else found.step
+        self._saving: tuple[int, Any] | None = None
+
+    def _open(
+        self, keep: int, best: str, context: ocp.Context
+    ) -> ocp.training.Checkpointer:
         policies: Any = ocp.training.preservation_policies
         kept: list[Any] = [policies.LatestN(keep)]
         if best:
@@ -79,21 +91,17 @@ class Checkpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        context = context or ocp.Context()
 
         def write_checksums() -> None:  # Orbax would call a method of a copy of `self`
             self._write_checksums()
 
         context.asynchronous.post_finalization_callback = write_checksums
-        self._orbax = ocp.training.Checkpointer(
+        return ocp.training.Checkpointer(
             str(self.folder),
             context=context,
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,
         )
-        found = self._orbax.latest
-        self.latest = None if found is None else found.step
-        self._saving: tuple[int, Any] | None = None
 
     def __enter__(self) -> "Checkpoints":  # noqa: PYI034 (as in picjax.log)
         return self
@@ -110,8 +118,15 @@ class Checkpoints:
             if error is None:
                 raise
         finally:
-            with contextlib.suppress(Exception):  # the failed save's, again
+            with self._stack, contextlib.suppress(Exception):  # a failed save's, again
                 self._orbax.close()
+
+    @property
+    def kept(self) -> str:
+        """What a run that stops now leaves, as a part of a sentence."""
+        if self.latest is None:
+            return "no checkpoint exists yet"
+        return f"checkpoint {self.latest} is kept"
 
     def restore(self, abstract: State, data: Any) -> State | None:
         """Restore the newest state, and set the position of the data iterator.
@@ -161,11 +176,13 @@ class Checkpoints:
         self._saving = (step, response)
 
     def poll(self) -> None:
-        """Check a save in the background, without waiting.
+        """Check the workdir and a save in the background, without waiting.
 
         Raises:
-          UserError: if it has failed.
+          UserError: if the save has failed, or the workdir is no longer this run's.
         """
+        if self._lock is not None:
+            self._lock.check()
         if self._saving is not None and not self._orbax.is_saving_in_progress():
             self.wait()
 
@@ -193,12 +210,9 @@ class Checkpoints:
         checksums.write(folder, left_out=COMMIT_FILES)
 
     def _failed(self, step: int, error: Exception) -> UserError:
-        kept = "no earlier one exists"
-        if self.latest is not None:
-            kept = f"checkpoint {self.latest} is kept"
         return UserError(
             f"checkpoint {step} could not be saved in '{self.workdir}' "
-            f"({summary(error)}), {kept}; free space or repair the folder, then give "
+            f"({summary(error)}), {self.kept}; free space or repair the folder, then give "
             "the same command again"
         )
 

@@ -6,15 +6,14 @@
   --init-from=RUN                    starts a new run from another one's weights
 
 Without a checkout, --config=picmm:scenes finds the installed config. If the workdir
-holds a checkpoint, training resumes from it bit-exactly. SIGTERM saves a checkpoint and
-stops.
+holds a checkpoint, training resumes from it bit-exactly. SIGTERM and Ctrl-C save a
+checkpoint and stop (exit 75); a second Ctrl-C stops at once.
 
 Example: python -m picjax.train --config=configs/picmm.py --config.steps=2000
 """
 
 import contextlib
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from picjax import cache, cli, flags, methods, saving, sharding
+from picjax import cache, cli, flags, methods, saving, sharding, signals
 from picjax import checkpoints as ckpt
 from picjax.cli import UserError
 from picjax.completion import make_grid
@@ -49,8 +48,9 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
       init_from: a run whose weights a new one starts from, as `picjax.load` takes it.
 
     Raises:
-      UserError: for settings that cannot work, before anything is compiled; and if a
-        metric is no longer finite.
+      UserError: for settings that cannot work, before anything is compiled; if a
+        metric is no longer finite; and if the workdir can no longer be written to.
+      Interrupted: if a signal stopped the run before its last step.
     """
     check_config(config)
     mesh = sharding.make_mesh(**config.mesh)
@@ -97,11 +97,11 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
 
     jax.eval_shape(step, abstract, first)  # raises its errors before compilation
     taken = compare(abstract, source) if source is not None else []
-    if jax.process_index() == 0:
-        ckpt.write_config(workdir, config)
     with contextlib.ExitStack() as stack:
         saved = saving.Checkpoints(workdir, config.keep, config.best)
         saved = stack.enter_context(saved)
+        if jax.process_index() == 0:
+            ckpt.write_config(workdir, config)
         state = saved.restore(placed, data)
         if state is None:
             with announce("compiling the initial state"):
@@ -118,11 +118,21 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
             if saved.latest is not None:
                 log.say(f"resuming from step {int(state.step)}")
         draw_grid = make_grid(config, system, mesh)
-        stop_requested = stack.enter_context(stop_on_sigterm())
+        stop_requested = stack.enter_context(stop_on_signal())
         run = Run(
             config, mesh, data, step, saved, log, draw_grid, evaluate, stop_requested
         )
-        return loop(run, state)
+        try:
+            state = loop(run, state)
+        except OSError as error:
+            raise UserError(f"{cli.describe_os_error(error)}; {saved.kept}") from error
+        if int(state.step) < config.steps:
+            raise signals.Interrupted(
+                f"stopped by {signals.name()} and saved at step {int(state.step)}; "
+                "the same command resumes from here"
+            )
+        signals.forget()
+        return state
 
 
 # ---- loop ----
@@ -198,6 +208,12 @@ class Meter:
         return values
 
     @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Exclude a block from the rate, and let signals interrupt it."""
+        with self.untimed(COMPILING), signals.interruptible():
+            yield
+
+    @contextlib.contextmanager
     def untimed(self, activity: str) -> Iterator[None]:
         """Exclude a block from the rate; its activity is shown the first time."""
         start = time.perf_counter()
@@ -208,7 +224,11 @@ class Meter:
 
 
 def loop(run: Run, state: State) -> State:
-    """Train from `state.step` to `config.steps`, or until a stop is requested."""
+    """Train from `state.step` to `config.steps`, or until a stop is requested.
+
+    Every step checks that the workdir is still this run's and that nothing failed to be
+    saved. A signal may interrupt the first step, which compiles for minutes.
+    """
     config, start = run.config, int(state.step)
     meter = Meter(run, start)
     for step in range(start + 1, config.steps + 1):
@@ -216,7 +236,7 @@ def loop(run: Run, state: State) -> State:
         batch = sharding.global_batch(run.mesh, next(run.data))
         meter.waited += time.perf_counter() - asked
         compiles = step == start + 1
-        with meter.untimed(COMPILING) if compiles else contextlib.nullcontext():
+        with meter.compiling() if compiles else contextlib.nullcontext():
             state, metrics = run.step(state, batch)
         run.checkpoints.poll()
         meter.read({})
@@ -234,11 +254,6 @@ def loop(run: Run, state: State) -> State:
                 run.checkpoints.save(state, run.data, values)
                 meter.last_saved = step
         if stopping:
-            if run.log and step < config.steps:
-                run.log.say(
-                    f"stopped by SIGTERM and saved at step {step}; "
-                    "the same command resumes from here"
-                )
             break
         if config.sample_every and due(step, config.sample_every, config):
             with meter.untimed("compiling and drawing the first grid"):
@@ -331,22 +346,16 @@ def check_finite_state(step: int, state: State, last_saved: int) -> None:
 
 
 @contextlib.contextmanager
-def stop_on_sigterm() -> Iterator[Callable[[int], bool]]:
+def stop_on_signal() -> Iterator[Callable[[int], bool]]:
     """Yield a function of the step that returns whether to stop after it.
 
-    On several hosts, JAX's preemption service makes them agree on the step.
+    On several hosts, JAX's preemption service makes them agree on the step of a SIGTERM.
     """
     if jax.process_count() > 1:
         yield lambda step: multihost_utils.reached_preemption_sync_point(step)
         return
-    received = []
-    previous = signal.signal(
-        signal.SIGTERM, lambda number, frame: received.append(number)
-    )
-    try:
-        yield lambda step: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    with signals.deferred() as received:
+        yield lambda step: received()
 
 
 def describe(state: State, mesh: jax.sharding.Mesh) -> str:

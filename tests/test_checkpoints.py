@@ -72,7 +72,7 @@ def files(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def restored_step(workdir, checkpoint="newest"):
+def restored_step(workdir, checkpoint: int | str = "newest"):
     """The step that is restored, after a look at its values."""
     _, variables, step = restore_variables(workdir, checkpoint)
     expected = {"params": state(step).params, "stats": {}}
@@ -202,3 +202,23 @@ def test_a_save_that_fails_is_reported_with_what_is_kept(workdir, monkeypatch, c
             run.poll()
     assert not capsys.readouterr().err
     assert restored_step(workdir) == 2
+
+
+def test_a_second_trainer_is_refused_before_it_touches_anything(workdir):
+    (workdir / "checkpoints/3.orbax-checkpoint-tmp").mkdir()
+    with saving.Checkpoints(workdir, 3, ""):
+        (workdir / "checkpoints/4.orbax-checkpoint-tmp").mkdir()
+        with pytest.raises(UserError, match="is being trained by process"):
+            saving.Checkpoints(workdir, 3, "")
+        assert (workdir / "checkpoints/4.orbax-checkpoint-tmp").exists()
+    assert not (workdir / "train.lock").exists()
+
+
+def test_a_removed_workdir_stops_the_run_at_the_next_step(workdir):
+    with (
+        pytest.raises(UserError, match="was removed while training"),
+        saving.Checkpoints(workdir, 3, "") as run,
+    ):
+        run.poll()
+        shutil.rmtree(workdir)
+        run.poll()

@@ -34,6 +34,16 @@ def test_lines_after_the_restored_step_are_dropped(tmp_path):
     assert drop_later_lines(tmp_path / "absent.jsonl", 3) == 0.0
 
 
+def test_damaged_lines_are_removed_and_reported(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    lines = [json.dumps({"step": i, "seconds": 2.0 * i}).encode() for i in range(1, 5)]
+    spoilt = [b"\0" * 30, b"\xff\xfe{}", b"[1]", b'{"step": "4"}', lines[1]]
+    path.write_bytes(b"\n".join([*lines[:3], *spoilt, lines[3]]))
+    assert drop_later_lines(path, 4) == 8.0
+    assert steps(path) == [1, 2, 3, 4]
+    assert "had 5 damaged line(s)" in capsys.readouterr().err
+
+
 def test_log_goes_on_where_it_was(tmp_path):
     for start in (0, 2):  # the second run begins again at step 2
         with Log(tmp_path, start, config(4)) as log:

@@ -2,16 +2,21 @@
 
 import json
 import random
+import shutil
 import signal
 import socket
+import time
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from etils import epath
+from helpers.pictures import picture
 from helpers.processes import finish, start_worker
+from PIL import Image
 
-from picjax import checkpoints
+from picjax import checkpoints, checksums
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
 from picjax.evaluation.metrics import backbones, catalog, layers
@@ -28,13 +33,16 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("xla")
 
 
-def start(cache, workdir, *flags, devices=1, env=None):
-    shared = {
+def cache_settings(cache):
+    return {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     }
+
+
+def start(cache, workdir, *flags, devices=1, env=None):
     words = (str(devices), *TINY, f"--workdir={workdir}", *flags)
-    return start_worker("train_worker", *words, env=shared | (env or {}))
+    return start_worker("train_worker", *words, env=cache_settings(cache) | (env or {}))
 
 
 def trace(workdir):
@@ -47,9 +55,16 @@ def trace(workdir):
     ]
 
 
-def leaves(workdir):
-    _, variables, step = checkpoints.restore_variables(workdir)
-    return step, [np.asarray(x) for x in jax.tree.leaves(variables)]
+def whole_state(workdir):
+    """Everything that the newest checkpoint holds: step, parameters, optimisers, data."""
+    step = checkpoints.saved_steps(workdir)[-1]
+    path = epath.Path(workdir) / "checkpoints" / str(step)
+    assert checksums.verify(path)
+    config = checkpoints.read_config(workdir)
+    state = checkpoints.load_step(path, checkpoints.abstract_state(config))
+    return jax.tree.map(np.asarray, state), (
+        path / "data/process_0-of-1.json"
+    ).read_text()
 
 
 def wait_for_steps(process, count):
@@ -72,30 +87,97 @@ def undisturbed(cache, tmp_path_factory):
 
 def assert_same_run(workdir, undisturbed):
     assert trace(workdir) == trace(undisturbed)
-    (step, ours), (expected_step, theirs) = leaves(workdir), leaves(undisturbed)
-    assert step == expected_step == 12
-    for a, b in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(a, b)
+    (state, data), (expected, expected_data) = map(whole_state, (workdir, undisturbed))
+    assert state.step == expected.step == 12 and data == expected_data
+    jax.tree.map(np.testing.assert_array_equal, state, expected)
+
+
+def kill_when(process, condition):
+    """Kill a process when a condition holds; returns whether it still ran."""
+    while process.poll() is None and not condition():
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
 
 
 def test_killed_run_ends_like_an_undisturbed_one(cache, undisturbed, tmp_path, request):
+    """Half of the kills: as many after a random step as while a checkpoint is saved."""
     rng = random.Random(0)
-    for _ in range(request.config.getoption("--kills")):
+    partial = "checkpoints/*.orbax-checkpoint-tmp"
+    for i in range(max(2, request.config.getoption("--kills") // 2)):
+        if checkpoints.saved_steps(tmp_path)[-1:] == [12]:  # begin again
+            assert_same_run(tmp_path, undisturbed)
+            shutil.rmtree(tmp_path)
+            tmp_path.mkdir()
         process = start(cache, tmp_path, *STEPS)
-        wait_for_steps(process, rng.randint(1, 5))
-        process.kill()
-        process.communicate()
+        if i % 2:
+            wait_for_steps(process, rng.randint(1, 5))
+            kill_when(process, lambda: True)
+        else:  # what an earlier kill left goes when a run starts
+            wait_for_steps(process, 1)
+            kill_when(process, lambda: any(tmp_path.glob(partial)))
     finish(start(cache, tmp_path, *STEPS))
     assert [line["step"] for line in trace(tmp_path)] == list(range(1, 13))
     assert_same_run(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("command", ["complete", "eval"])
+def test_killed_commands_leave_whole_files_only(
+    command, cache, undisturbed, tmp_path, request
+):
+    """A quarter of the kills each; `make test` has none, so that it does not run this."""
+    kills = request.config.getoption("--kills") // 4
+    if not kills:
+        pytest.skip("few kills")
+    for i in range(4):
+        Image.fromarray(picture(i, 32, 32)).save(tmp_path / f"{i}.png")
+    words = ["--num=3", f"--workdir={undisturbed}"]
+    if command == "complete":
+        words += [f"--image={tmp_path}", "--mask=center"]
+    else:
+        words += ["--images=40"]
+
+    def run(out):
+        env = cache_settings(cache)
+        return start_worker("command_worker", command, *words, f"--out={out}", env=env)
+
+    def whole_files(folder):
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in paths
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        }
+
+    finish(run(tmp_path / "expected"))
+    expected = comparable(whole_files(tmp_path / "expected"))
+    rng, killed = random.Random(0), 0
+    for i in range(kills):
+        out = tmp_path / f"out{i}"
+        count = rng.randint(1, 12)
+        killed += kill_when(run(out), lambda: len([*out.rglob("*")]) >= count)  # noqa: B023
+        left = comparable(whole_files(out))
+        assert left.items() <= expected.items()
+        if i % 5 == 0:
+            finish(run(out))
+            assert comparable(whole_files(out)) == expected
+    assert killed > kills / 2
+
+
+def comparable(files):
+    """What does not depend on the folder or the clock."""
+    names = [name for name in files if name.endswith((".png", ".csv"))]
+    return {name: files[name] for name in names}
 
 
 def test_sigterm_saves_and_tells_how_to_resume(cache, undisturbed, tmp_path):
     process = start(cache, tmp_path, *STEPS)
     wait_for_steps(process, 2)
     process.send_signal(signal.SIGTERM)
-    error = finish(process)
-    assert "SIGTERM" in error and "resumes from here" in error
+    error = finish(process, expected=75)
+    assert "stopped by SIGTERM and saved at step" in error.splitlines()[-1]
+    assert "resumes from here" in error and not (tmp_path / "train.lock").exists()
     finish(start(cache, tmp_path, *STEPS))
     assert_same_run(tmp_path, undisturbed)
 

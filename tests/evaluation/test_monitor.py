@@ -16,6 +16,7 @@ from picjax.evaluation.examples import Sampling, model_examples
 from picjax.evaluation.metrics import catalog
 from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.model import Model
+from picjax.signals import Interrupted
 from picjax.system import State, System, inference_variables
 
 STEPS = 6
@@ -102,8 +103,9 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
     config.eval.every, config.best = 2, "eval/psnr_hole"
     with monkeypatch.context() as patch:
         stop = contextlib.contextmanager(lambda: iter([lambda at: at == 3]))
-        patch.setattr(train, "stop_on_sigterm", stop)
-        train.train(config, tmp_path / "stopped")
+        patch.setattr(train, "stop_on_signal", stop)
+        with pytest.raises(Interrupted, match="saved at step 3; the same command"):
+            train.train(config, tmp_path / "stopped")
     resumed = train.train(config, tmp_path / "stopped")
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
     assert lines(tmp_path / "stopped") == logged

@@ -8,13 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def start_worker(name: str, *words: str, env: dict[str, str] | None = None):
+def start_worker(
+    name: str,
+    *words: str,
+    env: dict[str, str] | None = None,
+    stdout: int = subprocess.DEVNULL,
+):
     """Start `tests/workers/NAME.py` in the repository, with standard error as text."""
     return subprocess.Popen(
         [sys.executable, f"tests/workers/{name}.py", *words],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)} | (env or {}),
-        stdout=subprocess.DEVNULL,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
     )
