@@ -4,9 +4,11 @@ Reading them; `picjax.saving` writes checkpoints. The checksums of a checkpoint'
 are compared before it is restored.
 """
 
+import errno
 import json
 import logging
 import math
+import os
 import re
 import shlex
 import sys
@@ -36,6 +38,7 @@ NETWORK_KEYS = {"system", "model", "image_size", "diffusion"}
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 # What fails is reported in one line, not also by Orbax in hundreds.
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 STEP_NAME = re.compile(r"0|[1-9]\d*")
 
 
@@ -269,8 +272,11 @@ def without_checksums(path: epath.Path) -> str:
 
 def summary(error: BaseException) -> str:
     """One line about an exception."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    for reason in map(
+        os.strerror, DISK_ERRORS
+    ):  # tensorstore has it at the end of a long message
+        if reason in str(error):
+            return reason
     lines = str(error).split("\n")
     return f"{type(error).__name__}: {lines[0][:200]}" if lines[0] else repr(error)
 

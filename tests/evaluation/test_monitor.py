@@ -101,8 +101,12 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
 
     # Stopped between two evaluations and resumed: as if undisturbed.
     config.eval.every, config.best = 2, "eval/psnr_hole"
+
+    @contextlib.contextmanager
+    def stop():
+        yield lambda at: at == 3
+
     with monkeypatch.context() as patch:
-        stop = contextlib.contextmanager(lambda: iter([lambda at: at == 3]))
         patch.setattr(train, "stop_on_signal", stop)
         with pytest.raises(Interrupted, match="saved at step 3; the same command"):
             train.train(config, tmp_path / "stopped")
