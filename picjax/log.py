@@ -216,7 +216,8 @@ def progress_line(
       values: metrics, the less important ones last.
     """
     metrics = [f"{name} {value:.4g}" for name, value in values.items()]
-    timing = [f"{rate:.3g} images/s", f"{duration(left)} left"]
+    speed = f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
+    timing = [f"{speed} images/s", f"{duration(left)} left"]
     return "  ".join([f"step {step}", *timing, *metrics])
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from picjax import log as module
 from picjax import wandb_log
-from picjax.log import Log, drop_later_lines, duration
+from picjax.log import MEANINGS, Log, drop_later_lines, duration, progress_line
 
 
 def config(total, project=""):
@@ -130,3 +130,18 @@ def test_a_project_of_weights_and_biases_gets_metrics_and_grids(tmp_path, monkey
     first, second = started
     assert first["project"] == "faces" and first["resume"] == "allow"
     assert first["id"] == second["id"] and first["config"]["steps"] == 4
+
+
+def test_rates_are_read_at_a_glance():
+    lines = [progress_line("1/2", rate, 65.0, {}) for rate in (12345.6, 35.21, 0.0213)]
+    shown = [line.split("  ")[1] for line in lines]
+    assert shown == ["12345.6 images/s", "35.2 images/s", "0.021 images/s"]
+
+
+def test_tensorboards_tags_say_what_they_mean(tmp_path):
+    meaning = "distance of the mixture from the posterior"
+    with Log(tmp_path, 0, config(4), {"bm": meaning}) as log:
+        log.metrics(1, {"bm": 0.5, "data_wait": 0.1})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert meaning.encode() in content and MEANINGS["data_wait"].encode() in content
