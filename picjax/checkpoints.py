@@ -22,11 +22,11 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from picjax import checksums, methods
+from picjax import checksums, methods, settings
 from picjax.checksums import Damaged
 from picjax.cli import UserError, check_choice, say
 from picjax.evaluation.metrics.results import BETTER
-from picjax.files import write_text
+from picjax.files import read_json, write_text
 from picjax.flags import flatten
 from picjax.system import Config, State, Tree, image_shape, inference_variables
 
@@ -58,20 +58,25 @@ def read_config(workdir: Path) -> Config:
     """Read the config of a workdir.
 
     Raises:
-      UserError: if the folder is no workdir.
+      UserError: if the folder is no workdir, or a value is invalid.
     """
     path = workdir / "config.json"
     try:
-        return ConfigDict(json.loads(path.read_text())["config"])
-    except FileNotFoundError:
+        config = ConfigDict(read_json(path)["config"])
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"'{workdir}' is not a workdir (it has no config.json); "
             "point --workdir to a folder that picjax.train wrote"
         ) from None
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"'{path}' is damaged; restore it, or train into another --workdir"
         ) from None
+    try:
+        settings.check(config)
+    except UserError as error:
+        raise UserError(f"'{path}' is damaged: {error}") from None
+    return config
 
 
 def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> list[str]:
@@ -283,13 +288,7 @@ def summary(error: BaseException) -> str:
 
 def abstract_state(config: Config) -> State:
     """Shapes and dtypes of a config's state on one device, without computing it."""
-    try:
-        system = methods.make(config)
-    except AttributeError as error:  # raised by ConfigDict for a missing key
-        raise UserError(
-            f"the config lacks a key ({error}); the run is of another version of "
-            "picjax: add the key to its config.json, or train again"
-        ) from None
+    system = methods.make(config)
     abstract = jax.eval_shape(system.init, abstract_batch(config), jax.random.key(0))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(

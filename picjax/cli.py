@@ -5,12 +5,13 @@ import difflib
 import errno
 import importlib
 import io
+import operator
 import os
 import sys
 import warnings
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from picjax import signals
 
@@ -63,14 +64,28 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         say(describe_os_error(error))
         sys.exit(2)
-    except MemoryError:
+    except UnicodeError as error:
+        say(f"a name or a file is no UTF-8 ({error}); rename it, or save it as UTF-8")
+        sys.exit(2)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
         say("the memory is exhausted; use a smaller image, batch or number")
         sys.exit(2)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a memory is too small: the host's, or a device's."""
+    of_device = type(error).__name__ == "JaxRuntimeError"  # JAX need not be imported
+    return isinstance(error, MemoryError) or (
+        of_device and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
 def describe_os_error(error: OSError) -> str:
     """What the operating system refused, and how to mend it."""
-    names = [os.fsdecode(x) for x in (error.filename, error.filename2) if x]
+    files = (error.filename, error.filename2)
+    names = [os.fsdecode(x) for x in files if x and not isinstance(x, int)]
     which = " and ".join(f"'{name}'" for name in names) or "a file"
     return (
         f"{which} cannot be used ({error.strerror or error}); "
@@ -125,6 +140,26 @@ def require(module: str, extra: str) -> ModuleType:
             f"{module.split('.')[0]} is not installed; add it by "
             f"`pip install 'picjax[{extra}]'`"
         ) from error
+
+
+def check_integer(what: str, value: Any, low: int | None = None) -> int:
+    """An integer of any type, such as NumPy's, as Python's.
+
+    Args:
+      what: name of the value.
+      value: the user's value.
+      low: the smallest valid one.
+
+    Raises:
+      UserError: if it is no integer, or too small.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{what} is {value!r}; give an integer") from None
+    if low is not None and number < low:
+        raise UserError(f"{what} is {number}; give {low} or more")
+    return number
 
 
 class Parser(argparse.ArgumentParser):

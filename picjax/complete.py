@@ -77,7 +77,10 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
     if args.num < 1:
         raise UserError(f"--num is {args.num}; ask for 1 completion or more")
     if bool(args.image) == bool(args.compose):
-        raise UserError("give either --image, with --mask, or --compose")
+        raise UserError(
+            "--image and --compose exclude each other, and one is needed; give --image with "
+            "--mask, or --compose"
+        )
     if args.compose:
         if args.mask or args.invert_mask:
             raise UserError("a scene has its own mask; leave --mask out")

@@ -82,6 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = options.fake or options.workdir or []
     labels = compare.labels(sources)
     outs = out_folders(options, sources, labels)
+    for out in outs:
+        files.check_writable(out, "--out")
     if options.workdir and options.real and len(sources) > 1:
         options.own_size |= work_at_different_sizes(sources)
     options.baseline_folder = Path(options.out or outs[0]) / "baselines"

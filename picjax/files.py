@@ -1,10 +1,12 @@
 """Atomic writes: files and folders get their final names when they are complete."""
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
+import numpy as np
 from etils import epath
 
 from picjax import signals
@@ -24,6 +26,9 @@ def check_writable(path: epath.PathLike, option: str) -> None:
     path = epath.Path(path)
     present, reason = path, ""
     try:
+        if "://" not in str(path):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                os.stat(path)  # `exists` is silent about names that are too long
         while not present.exists() and present != present.parent:
             present = present.parent
         if not present.is_dir():
@@ -39,14 +44,47 @@ def check_writable(path: epath.PathLike, option: str) -> None:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """Write UTF-8 text atomically."""
-    write_bytes(path, text.encode())
+    """Write UTF-8 text atomically; a file's name in it may be of other bytes."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: epath.PathLike) -> Any:
+    """Read a JSON file.
+
+    Raises:
+      ValueError: if it is no JSON in UTF-8.
+      OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(epath.Path(path).read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
     """Write a file atomically."""
     with open_atomic(path) as file:
         file.write(data)
+
+
+def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """Read every array of an .npz, whose bytes are compared with their checksums.
+
+    Raises:
+      ValueError: if it is damaged, no .npz, or holds objects, which would be executed.
+      OSError: if it cannot be read.
+    """
+    try:
+        # Opened here because numpy leaves a damaged file open.
+        with (
+            epath.Path(path).open("rb") as file,
+            np.load(file, allow_pickle=False) as content,
+        ):
+            return {name: content[name] for name in content.files}
+    except OSError:
+        raise
+    except Exception as error:  # zipfile and numpy raise many types on damaged files
+        raise ValueError(f"'{path}' is damaged ({error})") from error
 
 
 @contextlib.contextmanager

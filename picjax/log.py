@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
-from picjax import images
+from picjax import cli, images
 from picjax.cli import say
 from picjax.files import write_text
 from picjax.system import Config
@@ -99,7 +99,7 @@ class Log:
 
     def say(self, text: str) -> None:
         """Print a line on the console."""
-        self.console.print(text, highlight=False)
+        self.console.print(cli.printable(text), highlight=False, markup=False)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log the metrics of a step; the rate is that since the previous call."""
@@ -245,7 +245,7 @@ def announce(activity: str, console: Console | None = None) -> Iterator[None]:
 def progress_bar(console: Console) -> Progress:
     """A progress bar over images: number done, rate, time left."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         MofNCompleteColumn(),
         BarColumn(bar_width=20),
         Rate(),

@@ -12,11 +12,12 @@ is the input picture, and there is no mask.
 import ast
 import contextlib
 import json
+import math
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, SupportsIndex, overload
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
 from picjax import cache, checkpoints, masks, methods, sharding
-from picjax.cli import UserError, check_choice
+from picjax.cli import UserError, check_choice, check_integer
 from picjax.completion import (
     CONDITIONS,
     Completions,
@@ -34,6 +35,7 @@ from picjax.completion import (
 )
 from picjax.images import paste, to_float
 from picjax.inputs import ImageLike, Input, MaskLike, one_for_each, read_input
+from picjax.memory import check_memory
 from picjax.system import Config, System, Tree, image_shape
 
 ROOM = 16  # completions that a program for any number has room for, at least
@@ -116,6 +118,7 @@ class Model:
                 f"this run of {self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
+        check_completions(len(batch["image"]) * (num_candidates or n), self.size)
         key = jax.device_put(
             jax.random.key(seed % 2**32), sharding.replicated(self._mesh)
         )
@@ -196,9 +199,9 @@ class Model:
         self,
         image: ImageLike,
         mask: MaskLike | None = None,
-        n: int = 10,
-        seed: int = 0,
-        num_candidates: int | None = None,
+        n: SupportsIndex = 10,
+        seed: SupportsIndex = 0,
+        num_candidates: SupportsIndex | None = None,
         invert_mask: bool = False,
     ) -> UInt8[np.ndarray, "n h w 3"]: ...
 
@@ -207,9 +210,9 @@ class Model:
         self,
         image: list[Any],
         mask: MaskLike | list[Any] | None = None,
-        n: int = 10,
-        seed: int = 0,
-        num_candidates: int | None = None,
+        n: SupportsIndex = 10,
+        seed: SupportsIndex = 0,
+        num_candidates: SupportsIndex | None = None,
         invert_mask: bool = False,
     ) -> list[np.ndarray]: ...
 
@@ -217,9 +220,9 @@ class Model:
         self,
         image: ImageLike | list[Any],
         mask: MaskLike | list[Any] | None = None,
-        n: int = 10,
-        seed: int = 0,
-        num_candidates: int | None = None,
+        n: SupportsIndex = 10,
+        seed: SupportsIndex = 0,
+        num_candidates: SupportsIndex | None = None,
         invert_mask: bool = False,
     ) -> UInt8[np.ndarray, "n h w 3"] | list[np.ndarray]:
         """Draw n completions of each image at its own size.
@@ -250,14 +253,16 @@ class Model:
           UserError: if an image or a mask is none of the above, n < 1 or
             num_candidates < n, or the completions are not finite.
         """
-        if n < 1:
-            raise UserError(f"n is {n}; ask for 1 completion or more")
+        n, seed = check_integer("n", n, 1), check_integer("seed", seed)
+        if num_candidates is not None:
+            num_candidates = check_integer("num_candidates", num_candidates, 1)
         several = isinstance(image, list)
         images = image if isinstance(image, list) else [image]
         inputs = []
         for one, its_mask in zip(images, one_for_each(images, mask), strict=True):
             check_mask_given(self.translates, its_mask)
             inputs.append(read_input(one, its_mask, self.size, seed, invert_mask))
+            check_completions(n, inputs[-1].mask.shape)
             own = self._mask_warnings(inputs[-1].arrays["mask"][..., 0])
             for remark in (*inputs[-1].remarks, *(() if its_mask is None else own)):
                 warnings.warn(remark, stacklevel=2)
@@ -384,6 +389,16 @@ def set_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
                 f"config.sampler.{key} '{value}' is no {type(current).__name__} as "
                 f"{current} is; change the value"
             ) from None
+
+
+def check_completions(count: int, size: tuple[int, ...]) -> None:
+    """Refuse more completions than the memory holds.
+
+    Raises:
+      UserError: with the estimate.
+    """
+    what = f"{count} completions of {size[0]}x{size[1]} pixels"
+    check_memory(what, 3.0 * count * math.prod(size), "ask for fewer")
 
 
 def translates(config: Config) -> bool:

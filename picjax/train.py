@@ -26,7 +26,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from picjax import cache, cli, flags, methods, saving, sharding, signals
+from picjax import (
+    cache,
+    cli,
+    files,
+    flags,
+    memory,
+    methods,
+    saving,
+    settings,
+    sharding,
+    signals,
+)
 from picjax import checkpoints as ckpt
 from picjax.cli import UserError
 from picjax.completion import make_grid
@@ -36,7 +47,7 @@ from picjax.images import to_float
 from picjax.init_from import Source, compare, take
 from picjax.log import Log, announce
 from picjax.model import locate, read
-from picjax.system import Config, State, purpose_key
+from picjax.system import Config, State, image_shape, purpose_key
 
 
 def train(config: Config, workdir: Path, init_from: str = "") -> State:
@@ -52,7 +63,15 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
         metric is no longer finite; and if the workdir can no longer be written to.
       Interrupted: if a signal stopped the run before its last step.
     """
-    check_config(config)
+    settings.check(config)
+    if config.log.wandb:
+        cli.require("wandb", "wandb")
+    height, width = image_shape(config)
+    memory.check_memory(
+        f"a batch of {config.batch_size} images of {height}x{width} pixels",
+        16.0 * config.batch_size * height * width,  # of float32
+        "make config.batch_size or config.image_size smaller",
+    )
     mesh = sharding.make_mesh(**config.mesh)
     per_process = sharding.local_batch_size(mesh, config.batch_size)
     if any((workdir / "checkpoints").glob("[0-9]*")):
@@ -95,7 +114,8 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
         key = jax.random.fold_in(root, state.step)
         return system.step(state, to_float(batch), key)
 
-    jax.eval_shape(step, abstract, first)  # raises its errors before compilation
+    program = step.trace(abstract, first).jaxpr  # raises its errors before compilation
+    check_program(config, abstract, program)
     taken = compare(abstract, source) if source is not None else []
     with contextlib.ExitStack() as stack:
         saved = saving.Checkpoints(workdir, config.keep, config.best)
@@ -300,21 +320,24 @@ def fast_compile() -> dict[str, Any]:
 # ---- checks ----
 
 
-def check_config(config: Config) -> None:
-    """Refuse settings that cannot work.
+def check_program(config: Config, state: State, program: Any) -> None:
+    """Refuse a step whose arrays are many times larger than the memory.
+
+    Args:
+      config: of the run.
+      state: abstract.
+      program: the jaxpr of a step.
 
     Raises:
-      UserError: naming the key.
+      UserError: with the estimate.
     """
-    for key in ("steps", "log_every", "save_every", "keep", "samples"):
-        if config[key] < 1:
-            raise UserError(f"config.{key} is {config[key]}; make it at least 1")
-    if config.sample_every < 0:
-        raise UserError("config.sample_every is negative; 0 switches the grids off")
-    if config.opt.accumulate < 1:
-        raise UserError("config.opt.accumulate is below 1; make it at least 1")
-    if config.log.wandb:
-        cli.require("wandb", "wandb")
+    size = memory.tree_bytes(state) + memory.largest_array(program)
+    memory.check_memory(
+        "a training step",
+        float(size),
+        "make config.batch_size, config.image_size or the networks of config.model "
+        "smaller",
+    )
 
 
 def check_finite(step: int, values: dict[str, float], last_saved: int) -> None:
@@ -386,6 +409,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     sources = [word for word in words if word.startswith(INIT_FROM)]
     config, workdir = flags.parse([word for word in words if word not in sources])
+    files.check_writable(workdir, "--workdir")
     cache.enable()
     sharding.join_cluster()
     train(config, workdir, sources[-1].removeprefix(INIT_FROM) if sources else "")

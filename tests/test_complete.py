@@ -14,6 +14,10 @@ from PIL import Image
 from picjax import complete as module
 from picjax.cli import UserError, run
 
+# What every config.json holds.
+RUN = {"system": "picmm", "image_size": 32, "keep": 3, "best": ""}
+RUN |= {"data": {"name": "photos", "masks": ["center"]}}
+
 
 @pytest.fixture(scope="module")
 def fake():
@@ -166,7 +170,7 @@ def test_a_damaged_image_in_a_folder_is_skipped(share, tmp_path, model, capsys):
 
 
 def prepare(path) -> None:
-    config = {"config": {"data": {"name": "photos"}}}
+    config = {"config": RUN}
     (path / "run").mkdir()
     (path / "run/config.json").write_text(json.dumps(config))
     save(path / "a.png", picture(0))
@@ -238,7 +242,7 @@ def test_help_fits_a_screen():
 def test_files_of_a_translation(tmp_path, monkeypatch):
     translator = make_model(scale=0.0, data="aligned")
     monkeypatch.setattr(module, "load", lambda *_: translator)
-    config = {"config": {"data": {"name": "aligned"}}}
+    config = {"config": RUN | {"data": {"name": "aligned", "masks": []}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save(tmp_path / "in/a.png", picture(0))
     words = ("--workdir", tmp_path, "--image", tmp_path / "in", "--num=2")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.configs import load_config
 
-from picjax import checkpoints, flags, train
+from picjax import checkpoints, flags, settings, train
 from picjax.cli import UserError
 from picjax.masks import mask_drawer
 from picjax.system import State
@@ -20,8 +20,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def test_counts_below_one_are_refused_by_name(key):
     config = load_config("picmm", "tiny")
     config[key] = 0
-    with pytest.raises(UserError, match=f"config.{key} is 0; make it at least 1"):
-        train.check_config(config)
+    with pytest.raises(UserError, match=f"config.{key} is 0; give 1 or more"):
+        settings.check(config)
 
 
 def test_nan_names_step_metric_and_the_good_checkpoint():

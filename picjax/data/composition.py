@@ -15,6 +15,7 @@ from picjax.cli import UserError
 from picjax.data import canvas
 from picjax.data.canvas import LARGEST, Cutout, Scene
 from picjax.data.decode import BadImage, open_image, to_srgb
+from picjax.files import read_json
 
 
 def compose(
@@ -45,12 +46,12 @@ def _named_errors(path: str | Path) -> Iterator[None]:
 
 def _read(path: Path) -> Scene:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except OSError as error:
         raise UserError(
             f"it cannot be read ({error.strerror}); give a JSON file"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"it is not JSON ({error}); correct it there") from error
     return parse(content, path.parent)
 

@@ -16,6 +16,7 @@ from picjax import images
 from picjax.checkpoints import read_config
 from picjax.cli import Parser, UserError, run
 from picjax.data import pipeline
+from picjax.files import check_writable
 from picjax.system import image_shape
 
 
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num < 1:
         raise UserError(f"--num is {args.num}; ask for 1 image or more")
     out = Path(args.out) if args.out else Path(args.workdir) / "held-out"
+    check_writable(out, "--out")
     count = export(Path(args.workdir), args.num, args.seed, out)
     print(f"{count} image(s) in {out}, their masks in {out}-masks")
 

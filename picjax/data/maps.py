@@ -83,7 +83,7 @@ def resized(geometry: Geometry, size: Size) -> Size:
             return round(w / 32) * 32, round(h / 32) * 32
         case "crop":
             return w, h
-    raise UserError(f"mode '{geometry.mode}' is none of {', '.join(MODES)}")
+    raise UserError(f"mode '{geometry.mode}' is none of {', '.join(MODES)}; use one")
 
 
 def draw_corner(

@@ -30,6 +30,7 @@ from picjax.data.transforms import resample
 from picjax.files import new_folder
 
 SIZE = 266  # load_size of the originals at 256 px: training crops without resampling
+LARGEST = 8192  # pixels a side
 SHARD = 1024  # images per file
 HEADER = struct.Struct("<4sHHH")  # MAGIC, height, width, length of the name in bytes
 MAGIC = b"pjx1"
@@ -38,7 +39,7 @@ SUFFIX = ".array_record"
 
 def pack_record(image: UInt8[np.ndarray, "h w 3"], name: str) -> bytes:
     """Encode one image: header, name in UTF-8, pixels row by row."""
-    text = name.encode()
+    text = name.encode(errors="surrogateescape")  # a file's name need not be UTF-8
     h, w = image.shape[:2]
     return HEADER.pack(MAGIC, h, w, len(text)) + text + image.tobytes()
 
@@ -54,7 +55,7 @@ def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
         raise ValueError("the record is not one of picjax.data.pack")
     start = HEADER.size + length
     pixels = np.frombuffer(record, np.uint8, offset=start).reshape(h, w, 3)
-    return pixels, record[HEADER.size : start].decode()
+    return pixels, record[HEADER.size : start].decode(errors="surrogateescape")
 
 
 def open_shards(path: str, key: str) -> Any:
@@ -160,8 +161,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if args.size < 8:
-        raise UserError(f"--size is {args.size}; give 8 pixels or more")
+    if not 8 <= args.size <= LARGEST:
+        raise UserError(f"--size is {args.size}; give 8 to {LARGEST} pixels")
     with new_folder(out) as partial:
         paths = list_images(args.dir, "DIR")
         console = Console(stderr=True, highlight=False)

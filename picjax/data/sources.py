@@ -82,7 +82,8 @@ class Pairs:
     def __init__(self, files: Pictures, direction: str):
         if direction not in ("AtoB", "BtoA"):
             raise UserError(
-                f"config.data.direction '{direction}' is neither AtoB nor BtoA"
+                f"config.data.direction '{direction}' is neither AtoB nor BtoA; use "
+                "one of them"
             )
         self.files, self.names, self.direction = files, files.names, direction
 

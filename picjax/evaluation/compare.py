@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from picjax import files
+from picjax.cli import UserError, printable
 from picjax.evaluation.metrics.results import (
     BETTER,
     RANDOM,
@@ -27,7 +28,7 @@ from picjax.evaluation.metrics.results import (
 )
 from picjax.evaluation.report import page
 from picjax.evaluation.report.gallery import Panel
-from picjax.evaluation.report.tables import markdown_table
+from picjax.evaluation.report.tables import escape, markdown_table
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -74,17 +75,27 @@ def labels(sources: Sequence[str]) -> list[str]:
 
 
 def read(folder: Path, label: str) -> Entry:
-    """An evaluation from its files."""
-    content, manifest, panels = (
-        json.loads((folder / name).read_text())
-        for name in ("metrics.json", "manifest.json", "panels.json")
-    )
-    results = by_key(content["results"])
-    baselines = {name: by_key(x) for name, x in content["baselines"].items()}
-    images = [(entry["truth"], str(entry["mask"])) for entry in manifest["images"]]
-    values = image_values(folder / "samples.csv", results)
-    shown = [Panel(**panel) for panel in panels]
-    protocol = content["protocol"]
+    """An evaluation from its files.
+
+    Raises:
+      UserError: if one is damaged.
+    """
+    try:
+        content, manifest, panels = (
+            files.read_json(folder / name)
+            for name in ("metrics.json", "manifest.json", "panels.json")
+        )
+        results = by_key(content["results"])
+        baselines = {name: by_key(x) for name, x in content["baselines"].items()}
+        images = [(entry["truth"], str(entry["mask"])) for entry in manifest["images"]]
+        values = image_values(folder / "samples.csv", results)
+        shown = [Panel(**panel) for panel in panels]
+        protocol = content["protocol"]
+    except (LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
+        raise UserError(
+            f"the evaluation in '{folder}' is damaged ({error}); delete the folder, and "
+            "it is measured again"
+        ) from error
     return Entry(label, protocol, results, images, values, shown, baselines)
 
 
@@ -268,10 +279,11 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
     legend = [
         f"{e.label}: {e.protocol['what']}, {page.sentence(e.protocol)}" for e in entries
     ]
-    markdown = markdown_table(header, cells)
-    text = "".join(f"> {note}\n" for note in notes) + f"\n{markdown}\n{CAPTION}\n\n"
-    text += "".join(f"- {line}\n" for line in legend)
-    files.write_text(out / "report.md", f"# {title}\n\n{text}")
+    markdown = markdown_table([escape(text) for text in header], cells)
+    text = "".join(f"> {escape(note)}\n" for note in notes)
+    text += f"\n{markdown}\n{CAPTION}\n\n"
+    text += "".join(f"- {escape(line)}\n" for line in legend)
+    files.write_text(out / "report.md", f"# {escape(title)}\n\n{text}")
     html = page.render(
         title=title,
         lead=CAPTION,
@@ -283,7 +295,8 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
         legend=legend,
     )
     files.write_text(out / "report.html", html)
-    return markdown + "".join(f"({line})\n" for line in [*notes, CAPTION])
+    shown = markdown_table([printable(text) for text in header], cells)
+    return shown + "".join(f"({printable(line)})\n" for line in [*notes, CAPTION])
 
 
 def comparison_notes(entries: Sequence[Entry]) -> list[str]:

@@ -60,7 +60,10 @@ def check(options: Options) -> None:
             raise UserError(f"--{flag} is below 1; give 1 or more")
     check_name(options.checkpoint or "newest")
     if bool(options.workdir) == bool(options.fake):
-        raise UserError("give either --workdir, or --real and --fake")
+        raise UserError(
+            "--workdir and --fake exclude each other, and one is needed; give --workdir, "
+            "or --real and --fake"
+        )
     if options.fake and not options.real:
         raise UserError("--real and --fake go together; give both folders")
     if options.stats and options.save_stats:

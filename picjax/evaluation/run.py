@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from picjax import files
-from picjax.cli import UserError
+from picjax.cli import UserError, say
 from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import size_text
 from picjax.evaluation.metrics.results import Accumulator, Columns, Example, Result
@@ -63,9 +63,13 @@ class EvalTask:
             or not (self.out / "panels.json").exists()
         ):
             return False
-        content = json.loads(path.read_text()).get("protocol", {})
-        same = json.loads(json.dumps(stable)).items() <= content.items()
-        return same and list(content["metrics"]) == list(self.metrics)
+        try:
+            content = files.read_json(path)["protocol"]
+            same = json.loads(json.dumps(stable)).items() <= content.items()
+            return same and list(content["metrics"]) == list(self.metrics)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            say(f"'{path}' is damaged; measured again")
+            return False
 
 
 class Evaluation(NamedTuple):
@@ -97,7 +101,7 @@ def evaluate(task: EvalTask) -> Evaluation:
     """
     make_folder(task.out)
     if task.store is not None:
-        task.store.open()
+        task.store.open(task.total)
     for measured in (*task.metrics.values(), *task.baselines):
         measured.reset()
     with temporary_text() as table, temporary_text() as entries:
@@ -123,7 +127,9 @@ def evaluate(task: EvalTask) -> Evaluation:
 
 def temporary_text() -> IO[str]:
     """A text file without a name, which disappears with the process."""
-    return tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
+    return tempfile.TemporaryFile(
+        "w+", encoding="utf-8", errors="backslashreplace", newline=""
+    )
 
 
 class Recorder:
@@ -222,6 +228,10 @@ class Recorder:
 
 # ---- manifest ----
 
+# What a manifest must hold to be repeated: key -> types.
+PROTOCOL: dict[str, Any] = {"num": int, "seed": int, "asked": str, "data": dict}
+ENTRY: dict[str, Any] = {"index": int, "name": str, "truth": str, "mask": str | None}
+
 
 def manifest_entry(index: int, example: Example) -> dict[str, Any]:
     """What identifies an image of an evaluation and its completions."""
@@ -263,15 +273,17 @@ def read_manifest(path: str) -> dict[str, Any]:
       UserError: if the file is none.
     """
     try:
-        content = json.loads(Path(path).read_text())
-        required = [
-            content["protocol"][key] for key in ("num", "seed", "asked", "data")
-        ]
-        for entry in content["images"]:
-            required += [entry[key] for key in ("index", "name", "truth", "mask")]
-        if content["images"]:
+        content = files.read_json(path)
+        entries = [content["protocol"], *content["images"]]
+        kinds = [PROTOCOL] + [ENTRY] * (len(entries) - 1)
+        whole = all(
+            isinstance(entry[key], kind)
+            for entry, keys in zip(entries, kinds, strict=True)
+            for key, kind in keys.items()
+        )
+        if whole and len(entries) > 1:
             return content
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         pass
     raise UserError(
         f"--manifest '{path}' cannot be read as one; give a manifest.json that "

@@ -1,6 +1,7 @@
 """Completions on disk, so that an interrupted evaluation does not draw them again."""
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,49 +17,75 @@ FREE_SHARE = 0.5  # of the disk's free space that completions may take
 
 
 class CompletionStore:
-    """`<key>.npy`, uint8 [n h w 3], for each image, beside `task.json`.
+    """`<key>.npz`, uint8 [n h w 3], for each image, beside `task.json`.
 
     A key contains a checksum of what the image's completions depend on, so a replaced
     image or mask is completed anew; everything else that they depend on is in the task.
+    A file whose own checksum or shape is wrong is deleted, and drawn again.
 
     Args:
       folder: of the files.
       task: what the completions depend on, ready for JSON.
       checkpoint: must not be newer than `task.json`.
-      size: of all completions, in bytes; nothing is written if the disk is too small.
+      shape: of one image's completions, (n, h, w, 3).
     """
 
     def __init__(
-        self, folder: Path, task: Mapping[str, Any], checkpoint: Path, size: int
+        self,
+        folder: Path,
+        task: Mapping[str, Any],
+        checkpoint: Path,
+        shape: tuple[int, ...],
     ):
         self.folder, self.task = folder, task
-        self.checkpoint, self.size = checkpoint, size
+        self.checkpoint, self.shape = checkpoint, shape
         self.enabled = False
 
-    def open(self) -> None:
-        """Keeps the completions of this task that are there, and drops all others."""
+    def open(self, images: int) -> None:
+        """Keeps the completions of this task that are there, and drops all others.
+
+        Nothing is written if the disk is too small for this many images.
+        """
         folder, path = self.folder, self.folder / "task.json"
         if folder.exists() and not is_current(path, self.task, [self.checkpoint]):
             say(f"'{folder}' belongs to another evaluation; starting anew")
             shutil.rmtree(folder)
         make_folder(folder.parent)
-        self.enabled = self.size < FREE_SHARE * shutil.disk_usage(folder.parent).free
+        size = images * math.prod(self.shape)
+        self.enabled = size < FREE_SHARE * shutil.disk_usage(folder.parent).free
         if not self.enabled:
             say(
-                f"the completions need {self.size / 1e9:.0f} GB, too much for "
+                f"the completions need {size / 1e9:.0f} GB, too much for "
                 f"the disk of '{folder}'; they are not kept, so an interruption starts anew"
             )
         elif not path.exists():
             files.write_text(path, json.dumps(self.task, indent=2) + "\n")
-        elif count := len(list(folder.glob("*.npy"))):
+        elif count := len(list(folder.glob("*.npz"))):
             say(f"resuming with the completions of {count} images in '{folder}'")
 
     def load(self, keys: Sequence[str]) -> UInt8[np.ndarray, "b n h w 3"] | None:
         """The completions of these keys; None unless all are there."""
-        paths = [self.folder / f"{key}.npy" for key in keys]
-        if not all(path.exists() for path in paths):
+        stacks = []
+        for key in keys:
+            stack = self._read(self.folder / f"{key}.npz")
+            if stack is None:
+                return None
+            stacks.append(stack)
+        return np.stack(stacks)
+
+    def _read(self, path: Path) -> UInt8[np.ndarray, "n h w 3"] | None:
+        if not path.exists():
             return None
-        return np.stack([np.load(path, allow_pickle=False) for path in paths])
+        try:
+            samples = files.read_npz(path)["samples"]
+            if samples.shape == self.shape and samples.dtype == np.uint8:
+                return samples
+            reason = f"'{path}' holds {samples.dtype} of shape {samples.shape}"
+        except (ValueError, KeyError) as error:
+            reason = str(error)
+        say(f"{reason}; drawn again")
+        path.unlink()
+        return None
 
     def save(
         self, keys: Sequence[str], samples: UInt8[np.ndarray, "b n h w 3"]
@@ -66,8 +93,8 @@ class CompletionStore:
         """Writes the completions of one image per key."""
         for key, stack in zip(keys, samples, strict=False):
             if self.enabled:
-                with files.open_atomic(self.folder / f"{key}.npy") as file:
-                    np.save(file, stack, allow_pickle=False)
+                with files.open_atomic(self.folder / f"{key}.npz") as file:
+                    np.savez(file, samples=stack)
 
     def remove(self) -> None:
         """Deletes everything."""
@@ -77,7 +104,7 @@ class CompletionStore:
 def is_current(path: Path, task: Mapping[str, Any], inputs: Sequence[Path]) -> bool:
     """Whether a JSON file has every entry of the task and is newer than its inputs."""
     try:
-        content = json.loads(path.read_text())
+        content = files.read_json(path)
         written = path.stat().st_mtime_ns
         newest = max((p.stat().st_mtime_ns for p in inputs if p.exists()), default=0)
     except (OSError, ValueError):

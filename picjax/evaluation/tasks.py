@@ -53,7 +53,7 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
         out / "completions",
         drawing | {"num": num, "raw": options.raw, "seed": options.seed},
         checkpoint,
-        images * num * height * width * 3,
+        (num, height, width, 3),
     )
     create = examples.model_examples
     if options.own_size:

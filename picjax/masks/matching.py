@@ -34,7 +34,7 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
     path = Path(mask)
     if path.is_file():
         return [path] * len(stems)
-    if not path.is_dir():
+    if not mask or not path.is_dir():
         if path.suffix or len(path.parts) > 1:
             raise UserError(
                 f"--mask '{mask}' does not exist; use a file, a folder, or one of "
@@ -143,13 +143,19 @@ def named(
 
 
 def _check_array(mask: np.ndarray, size: Size, invert: bool) -> Mask:
+    if not hasattr(mask, "__array__"):
+        raise UserError(
+            f"the mask is a {type(mask).__name__}; use an array, a Pillow image, or one "
+            f"of {', '.join(shapes.NAMES)}"
+        )
+    mask = np.asarray(mask)
     flat = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
     if flat.shape != size:
         raise UserError(
             f"the mask's shape is {mask.shape} but the image is {size[0]} high and "
             f"{size[1]} wide; use a mask of shape [{size[0]} {size[1]}]"
         )
-    if not np.isin(flat, (0, 1)).all():
+    if flat.dtype.kind not in "biuf" or not ((flat == 0) | (flat == 1)).all():
         raise UserError(
             "the mask array holds other values than 1 = known and 0 = hole; "
             "use a Pillow image for a mask with white = hole"

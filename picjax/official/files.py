@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from picjax.cli import UserError
+from picjax.official import digests
 
 # Keys under which trainers keep a state_dict.
 WRAPPERS = ("state_dict", "model", "params")
@@ -28,7 +29,8 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
       UserError: if the file is damaged or another program's, a whole pickled network or
-        an optimiser's state, or holds numbers that are not finite.
+        an optimiser's state, holds numbers that are not finite, or has the name of a
+        published file but other bytes.
     """
     torch = _torch()
     tensors = _state_dict(torch, _load(torch, path), path)
@@ -68,10 +70,13 @@ def read_adam(path: Path, moment: str) -> tuple[int, list[np.ndarray]]:
 
 def _load(torch: Any, path: Path) -> Any:
     try:
+        digests.verify(path)
         with warnings.catch_warnings(
             action="ignore"
         ):  # of files that are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be read ({error.strerror}); check its permissions"

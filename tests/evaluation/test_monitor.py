@@ -118,8 +118,6 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        ({"eval.every": -1}, "config.eval.every is negative"),
-        ({"eval.images": 0}, "config.eval.images is below 1"),
         ({"eval.metrics": "psnrr"}, "did you mean 'psnr'"),
         ({"eval.metrics": "likelihood", "best": ""}, "pixelcnn"),
         ({"data.name": "photos", "eval.metrics": "posterior"}, "scenes"),

@@ -64,7 +64,7 @@ def test_it_ends_like_an_undisturbed_one(tmp_path, counted, monkeypatch, capsys)
     out = tmp_path / "out"
     interrupt(monkeypatch, *WORDS, "--out", out, after=9)
     assert sorted(os.listdir(out)) == ["baselines", "completions"]
-    assert len(list((out / "completions").glob("*.npy"))) == 16  # two batches of 8
+    assert len(list((out / "completions").glob("*.npz"))) == 16  # two batches of 8
     before = sum(counted.drawn)
     counted.drawn.clear()
     capsys.readouterr()
@@ -161,13 +161,13 @@ def test_completions_that_do_not_fit_the_disk_are_not_kept(
 ):
     usage = store.shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
-    full = CompletionStore(tmp_path / "completions", {}, Path("none"), 600)
-    full.open()
+    full = CompletionStore(tmp_path / "completions", {}, Path("none"), (2, 4, 4, 3))
+    full.open(6)
     full.save(["0"], np.zeros((1, 2, 4, 4, 3), np.uint8))
     assert "too much for the disk" in capsys.readouterr().err
     assert full.load(["0"]) is None and not full.folder.exists()
-    fitting = CompletionStore(tmp_path / "completions", {}, Path("none"), 400)
-    fitting.open()
+    fitting = CompletionStore(full.folder, {}, Path("none"), (2, 4, 4, 3))
+    fitting.open(4)
     samples = np.random.default_rng(0).integers(0, 9, (1, 2, 4, 4, 3), np.uint8)
     fitting.save(["0"], samples)
     np.testing.assert_array_equal(fitting.load(["0"]), samples)
@@ -189,3 +189,25 @@ def test_an_evaluation_of_a_replaced_checkpoint_is_not_finished(tmp_path, model)
     later = (out / "metrics.json").stat().st_mtime_ns + 10**9
     os.utime(checkpoint, ns=(later, later))
     assert not finished()
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "empty", "other shape"])
+def test_damaged_completions_are_drawn_again(how, tmp_path, capsys):
+    kept = CompletionStore(tmp_path / "c", {}, Path("none"), (2, 4, 4, 3))
+    kept.open(1)
+    samples = np.random.default_rng(0).integers(0, 9, (1, 2, 4, 4, 3), np.uint8)
+    kept.save(["0"], samples)
+    (path,) = (tmp_path / "c").glob("0.*")
+    whole = path.read_bytes()
+    place = whole.index(samples.tobytes()) + 5
+    changed = {
+        "flipped": whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :],
+        "cut": whole[: len(whole) // 2],
+        "empty": b"",
+    }
+    if how == "other shape":
+        np.savez(path, samples=samples[0, :1])
+    else:
+        path.write_bytes(changed[how])
+    assert kept.load(["0"]) is None and not path.exists()
+    assert "drawn again" in capsys.readouterr().err

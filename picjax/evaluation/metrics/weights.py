@@ -6,6 +6,7 @@ PyTorch file needs PyTorch once: its tensors are kept beside it as an .npz. With
 weights nothing is measured, unless random ones are requested, which mark the number.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -16,14 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import pooch
 
-from picjax.cli import UserError
+from picjax.cli import UserError, say
 from picjax.evaluation.metrics import layers
-from picjax.evaluation.metrics.fid import DAMAGED
 from picjax.evaluation.metrics.layers import Shapes, Tensors
 from picjax.evaluation.metrics.results import RANDOM
-from picjax.official import files
+from picjax.files import read_npz
+from picjax.official import digests, files
 
 VARIABLE = "PICJAX_WEIGHTS"
+SOURCE, CONTENT = "sha256 of the source", "sha256 of the content"  # in an .npz
 TIMEOUT = 30  # seconds without an answer
 TORCHVISION = "https://download.pytorch.org/models/"
 PYIQA = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/"
@@ -37,7 +39,8 @@ class Released(NamedTuple):
     Attributes:
       folder: URL of the folder that they are downloaded from.
       names: of the file; the first is downloaded, the others hold the same network.
-        Eight hex digits before the suffix are the first of the file's SHA-256.
+        Eight hex digits before the suffix are the first of the file's SHA-256;
+        picjax/official/digests.py has all of them where they are known.
       shapes: returns the names and shapes that the file must hold.
       rename: maps other programs' names to these.
     """
@@ -102,25 +105,53 @@ def cache() -> Path:
 
 
 def _read(path: Path, released: Released) -> dict[str, np.ndarray]:
-    """The tensors of a file, from the .npz beside it if there is one."""
+    """The tensors of a file, from the .npz beside it if there is an intact one.
+
+    The .npz holds the SHA-256 of the file that it was converted from, which must be the
+    released one, and of its own tensors.
+    """
     converted = path.with_suffix(".npz")
     if converted.exists():
         try:
-            with (
-                open(converted, "rb") as whole,
-                np.load(whole, allow_pickle=False) as file,
-            ):
-                tensors = {name: file[name] for name in file.files}
-        except DAMAGED as error:
-            raise UserError(
-                f"'{converted}' is damaged; delete it, and it is created again"
-            ) from error
-        return _checked(tensors, converted, released.shapes())
-    _check_digest(path, path.name)
+            return _checked(_read_converted(converted), converted, released.shapes())
+        except ValueError as error:
+            if not path.exists():
+                raise UserError(
+                    f"'{converted}' is damaged ({error}); delete it, and it is created "
+                    f"again from {path.name}"
+                ) from error
+            say(f"'{converted}' is damaged ({error}); converted again from {path.name}")
+    source = digests.verify(path, prefix=_digits(path.name))
     tensors = released.rename(files.read(path))
     kept = _checked(tensors, path, released.shapes())
-    _write(converted, kept)
+    _write(
+        converted, kept | {SOURCE: np.array(source), CONTENT: np.array(digest(kept))}
+    )
     return kept
+
+
+def _read_converted(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of an .npz that `_read` has written.
+
+    Raises:
+      ValueError: if they, or the file that they are from, are others.
+    """
+    tensors = read_npz(path)
+    source, content = (str(tensors.pop(x, "nothing")) for x in (SOURCE, CONTENT))
+    expected = digests.KNOWN.get(f"{path.stem}.pth", _digits(f"{path.stem}.pth"))
+    if not source.startswith(expected) or content != digest(tensors):
+        raise ValueError("its checksums differ")
+    return tensors
+
+
+def digest(tensors: Tensors) -> str:
+    """The SHA-256 of tensors and their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        total.update(f"{name} {array.dtype} {array.shape}".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
 
 
 def _checked(tensors: Tensors, path: Path, shapes: Shapes) -> dict[str, np.ndarray]:
@@ -150,21 +181,10 @@ def _write(path: Path, tensors: Tensors) -> None:
         part.unlink(missing_ok=True)
 
 
-def _check_digest(path: Path, name: str) -> None:
-    """Compares a file with the digits in its name, if there are any.
-
-    Raises:
-      UserError: if they differ.
-    """
-    expected = re.search(r"-([0-9a-f]{8})\.\w+$", name)
-    if expected is None:
-        return
-    digest = pooch.file_hash(str(path), alg="sha256")
-    if not digest.startswith(expected[1]):
-        raise UserError(
-            f"'{path}' is not the released file (SHA-256 {digest[:8]}..., not "
-            f"{expected[1]}...); copy or download it again"
-        )
+def _digits(name: str) -> str:
+    """The first digits of a released file's SHA-256, from its name."""
+    found = re.search(r"-([0-9a-f]{8})\.\w+$", name)
+    return found[1] if found else ""
 
 
 def _download(released: Released, folders: list[Path]) -> Path:
@@ -178,7 +198,7 @@ def _download(released: Released, folders: list[Path]) -> Path:
 
     def fetch_checked(url: str, path: Any, manager: Any) -> None:
         fetch(url, path, manager)
-        _check_digest(Path(path), name)  # pooch needs all digits, the name has eight
+        digests.verify(Path(path), name, _digits(name))
 
     downloader: Any = fetch_checked  # pooch passes its arguments by position
 

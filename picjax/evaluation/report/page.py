@@ -23,7 +23,7 @@ from picjax.evaluation.metrics.results import (
     table_cells,
 )
 from picjax.evaluation.report.gallery import Gallery, Panel, pixels
-from picjax.evaluation.report.tables import markdown_table
+from picjax.evaluation.report.tables import escape, markdown_table
 from picjax.evaluation.report.training import training_curves
 from picjax.masks import NAMES
 
@@ -90,10 +90,10 @@ def write(
     files.write_text(out / "panels.json", panels + "\n")
     files.write_text(
         out / "report.md",
-        f"# {title}\n\n{sentence(protocol)}\n\n"
-        + "".join(f"> {note}\n" for note in notes(protocol))
+        f"# {escape(title)}\n\n{escape(sentence(protocol))}\n\n"
+        + "".join(f"> {escape(note)}\n" for note in notes(protocol))
         + f"\n{markdown_table(header, cells)}\n"
-        + "".join(f"- {line}\n" for line in explained)
+        + "".join(f"- {escape(line)}\n" for line in explained)
         + "\n![completions](grid.png)\n",
     )
     page = render(

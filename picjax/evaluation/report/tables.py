@@ -1,6 +1,17 @@
 """Tables in Markdown."""
 
+import re
 from collections.abc import Sequence
+
+from picjax.cli import printable
+
+# What Markdown and the HTML in it interpret; an underscore only at the edge of a word.
+SPECIAL = re.compile(r"[\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_])")
+
+
+def escape(text: str) -> str:
+    """A text with names from outside in one line of Markdown, shown as it is."""
+    return SPECIAL.sub(r"\\\g<0>", printable(" ".join(text.split())))
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -40,7 +40,9 @@ def beta_schedule(name: str, steps: int) -> Table:
       UserError: if the name is not one of SCHEDULES, or for fewer than 2 steps.
     """
     if steps < 2:
-        raise UserError(f"a diffusion process needs 2 steps or more, not {steps}")
+        raise UserError(
+            f"a diffusion process of {steps} steps is too short; use 2 or more"
+        )
     if name == "linear":
         scale = 1000 / steps
         if scale * 0.02 >= 1:
@@ -57,7 +59,7 @@ def beta_schedule(name: str, steps: int) -> Table:
         t = np.arange(steps)
         ratio = alpha_cumprod((t + 1) / steps) / alpha_cumprod(t / steps)
         return np.minimum(1 - ratio, 0.999)
-    raise UserError(f"schedule '{name}' is none of {', '.join(SCHEDULES)}")
+    raise UserError(f"schedule '{name}' is none of {', '.join(SCHEDULES)}; use one")
 
 
 def space_timesteps(steps: int, spacing: str) -> list[int]:

@@ -1,16 +1,18 @@
 """Released weights: found, downloaded, checked, kept as .npz, or one clear error."""
 
 import hashlib
+import pickle
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.evaluation.metrics import weights
-from picjax.official import files
+from picjax.evaluation.metrics import backbones, hyperiqa, inception, nima, weights
+from picjax.official import digests, files
 
 torch = pytest.importorskip("torch")
 
@@ -74,6 +76,72 @@ def test_a_damaged_file_is_refused_wherever_it_is_from(network, released):
         with pytest.raises(UserError, match="is not the released file"):
             weights.load(released, folder)
     assert not list(weights.cache().iterdir())
+
+
+@pytest.mark.parametrize("how", ["flipped", "other tensors", "without checksums"])
+def test_a_damaged_conversion_is_repeated(how, network, released, capsys):
+    """Or named, if the file that it is from is not there."""
+    folder, converted = str(network.parent), network.with_suffix(".npz")
+
+    def damage():
+        with np.load(converted) as file:
+            content = {name: file[name] for name in file.files}
+        if how == "flipped":
+            whole = bytearray(converted.read_bytes())
+            whole[len(whole) // 3] ^= 1
+            converted.write_bytes(bytes(whole))
+        elif how == "other tensors":
+            np.savez(converted, **(content | {"features.0.bias": np.zeros(2)}))
+        else:
+            np.savez(converted, **{n: content[n] for n in SHAPES})
+
+    weights.load(released, folder)
+    damage()
+    again = weights.load(released, folder)
+    assert f"'{converted}' is damaged" in capsys.readouterr().err
+    np.testing.assert_array_equal(again.tensors["features.0.bias"], np.ones(2))
+    weights.load(released, folder)
+    assert capsys.readouterr().err == ""  # it was mended
+    damage()
+    network.unlink()
+    with pytest.raises(UserError, match=r"npz' is damaged .*; delete it"):
+        weights.load(released, folder)
+
+
+class Hostile:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.write_text, (self.marker, "run")
+
+
+NETWORKS = {**backbones.RELEASED, **inception.RELEASED}
+NETWORKS |= {"hyperiqa": hyperiqa.RELEASED, "nima": nima.RELEASED}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("form", ["torch", "pickle", "npz"])
+def test_hostile_weights_run_nothing(network, form, tmp_path, monkeypatch):
+    """Even where the digest of the file is the expected one."""
+    marker = tmp_path / "marker"
+    monkeypatch.setattr(digests, "verify", lambda *_, **__: "0" * 64)
+    for name in NETWORKS[network].names:
+        path = tmp_path / name
+        if form == "torch":
+            torch.save({"x": Hostile(marker)}, path)
+        elif form == "pickle":
+            path.write_bytes(pickle.dumps(Hostile(marker)))
+        else:
+            array = np.array([Hostile(marker)], dtype=object)
+            np.savez(path.with_suffix(".npz"), x=array)
+        with pytest.raises(UserError, match="holds more than tensors|is damaged"):
+            weights.load(NETWORKS[network], str(tmp_path))
+        for file in tmp_path.iterdir():
+            file.unlink()
+    assert not marker.exists()
 
 
 def test_offline_says_which_file_to_put_where(network, released, tmp_path):
