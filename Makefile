@@ -4,7 +4,7 @@ SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
 
-.PHONY: help test demo kill-test test-wheel clean
+.PHONY: help test demo fuzz kill-test test-wheel clean
 
 help:  ## lists the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/ -/'
@@ -56,6 +56,10 @@ notebook: .venv/installed  ## executes the notebook of the documentation
 KILLS ?= 20
 kill-test: .venv/installed  ## KILLS kills of training, saving, completing, evaluating
 	$(BIN)/python -m pytest tests/test_resume.py -k killed --kills $(KILLS)
+
+FUZZ_CASES ?= 10000
+fuzz: .venv/installed  ## 10,000 hostile inputs; resumes where it was stopped
+	$(BIN)/python tests/workers/run_fuzz.py --cases $(FUZZ_CASES) --out runs/fuzz.json
 
 test-wheel: .venv/installed  ## builds the wheel and uses it in a fresh environment
 	$(BIN)/python tests/workers/check_wheel.py

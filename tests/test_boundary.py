@@ -204,7 +204,7 @@ def test_every_message_says_how_to_mend_it():
             parts = [x for x in ast.walk(node.args[0]) if isinstance(x, ast.Constant)]
             text = "".join(str(x.value) for x in parts)
             # A prefix (`scene 'x': `) is followed by another error's message.
-            prefix = text.endswith(": ") or len(text) < 8
+            prefix = any(str(x.value).endswith(": ") for x in parts) or len(text) < 8
             assert ";" in text or prefix, f"{path.name}:{node.lineno}: {text}"
 
 

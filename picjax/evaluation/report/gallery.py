@@ -134,5 +134,5 @@ def data_uri(picture: UInt8[np.ndarray, "h w 3"]) -> str:
 def pixels(uri: str) -> UInt8[np.ndarray, "h w 3"]:
     """The picture of a data URI."""
     data = base64.b64decode(uri.partition(",")[2])
-    with Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as picture:
         return np.asarray(picture.convert("RGB"))
