@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from rich.console import Console
 
 from picjax import checkpoints, files, images, masks
-from picjax.cli import Parser, UserError, run, say
+from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
 from picjax.data.listing import list_images
 from picjax.images import Picture
@@ -93,7 +93,8 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
     images.check_unique(stems, f"'{args.image}' holds {{}} images")
     matched = [None] * len(stems)
     if args.mask is not None:
-        matched = masks.match_masks(stems, args.mask)
+        check_choice("--pair", args.pair, masks.PAIRINGS)
+        matched = masks.match_masks(stems, args.mask, args.pair == "order")
     return [Job(*pair) for pair in zip(paths, matched, strict=True)]
 
 
@@ -191,9 +192,10 @@ def write(
 ) -> None:
     """Write `<stem>_truth.png`, `_mask.png`, `_out_<i>.png` and `_grid.png`.
 
-    A translated image is written as `<stem>_condition.png` instead of the first two.
-    All are in the picture's own colours. Completions of an earlier run with more of
-    them are removed, so that a folder never mixes two runs.
+    The mask is the image with a transparent hole: a picture, and a mask file. A
+    translated image is written as `<stem>_condition.png` instead of the first two. All
+    are in the picture's own colours. Completions of an earlier run with more of them
+    are removed, so that a folder never mixes two runs.
     """
     image = picture.pixels
     contents = {"condition": image}
@@ -201,6 +203,8 @@ def write(
         masked = np.where(mask[..., None] == 1, image, np.uint8(images.HOLE_GREY))
         contents = {"truth": image, "mask": masked}
     contents["grid"] = grid(list(contents.values()), samples)
+    if mask is not None:
+        contents["mask"] = np.dstack([contents["mask"], 255 * mask])
     contents |= {f"out_{i}": sample for i, sample in enumerate(samples)}
     with files.together(out) as folder, ThreadPoolExecutor() as pool:
         paths = [folder / f"{stem}_{name}.png" for name in contents]
@@ -246,9 +250,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--mask",
         metavar="PATH|NAME",
-        help="white = hole; a folder's are matched by stem, else in order; "
+        help="white = hole; a folder's are matched by name; "
         f"or one of {', '.join(masks.NAMES)}; none for aligned pairs",
     )
+    add("--pair", default="name", metavar="HOW", help="masks by name, or in order")
     add(
         "--compose",
         nargs="+",
@@ -260,7 +265,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--best-of",
         type=int,
         metavar="M",
-        help="draw M, keep the N that the method scores highest",
+        help="draw M, keep the N that score highest",
     )
     presets = "preset of painter, such as fast or ddnm"
     add("--sampler", default="", metavar="NAME", help=presets)

@@ -38,7 +38,6 @@ def parse(argv: Sequence[str] | None) -> Options:
     parser = Parser(
         prog="python -m picjax.eval",
         usage="python -m picjax.eval --workdir DIR | --real DIR --fake DIR [options]",
-        description="Measures runs on held-out images, or folders of completions.",
         epilog="example: python -m picjax.eval --workdir=runs/demo-picmm --num=10",
         allow_abbrev=False,
         formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
@@ -51,6 +50,7 @@ def parse(argv: Sequence[str] | None) -> Options:
     add("--pattern", metavar="P", help="their names, such as {stem}_out_{i}")
     add("--mask", metavar="PATH|NAME", help="masks (white = hole) for the run's own")
     add("--invert-mask", action="store_true", help="with --fake: black = hole")
+    add("--pair", default="name", metavar="HOW", help="masks by name, or in order")
     add("--raw", action="store_true", help="do not paste known pixels")
     add("--num", type=int, metavar="N", help="completions per image (10, or all)")
     add("--best-of", type=int, metavar="M", help="of a run: as in picjax.complete")

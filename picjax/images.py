@@ -309,5 +309,5 @@ def png_bytes(array: np.ndarray, icc: bytes | None = None) -> bytes:
 def write_png(
     path: epath.PathLike, array: np.ndarray, icc: bytes | None = None
 ) -> None:
-    """Write a uint8 image [h w 3] or [h w], and its profile, atomically."""
+    """Write a uint8 image [h w 3], [h w 4] or [h w], and its profile, atomically."""
     write_bytes(path, png_bytes(array, icc))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from picjax import complete as module
 from picjax.cli import UserError, run
+from picjax.masks import load_mask
 
 # What every config.json holds.
 RUN = {"system": "picmm", "image_size": 32, "keep": 3, "best": ""}
@@ -54,8 +55,9 @@ def test_files_of_one_image(tmp_path, model, capsys):
     assert sorted(os.listdir(out)) == [f"{name}.png" for name in names]
     np.testing.assert_array_equal(read(out / "a_truth.png"), image)
     shown = read(out / "a_mask.png")
-    np.testing.assert_array_equal(shown[known == 1], image[known == 1])
-    assert (shown[known == 0] == 127).all()
+    np.testing.assert_array_equal(shown[known == 1, :3], image[known == 1])
+    assert (shown[known == 0, :3] == 127).all()
+    np.testing.assert_array_equal(load_mask(out / "a_mask.png", known.shape)[0], known)
     expected = model.complete(image, known, n=3)
     for i in range(3):
         np.testing.assert_array_equal(read(out / f"a_out_{i}.png"), expected[i])
@@ -85,7 +87,7 @@ def test_seeds_do_not_depend_on_the_folder(tmp_path, model):
         )
 
 
-def test_masks_match_by_stem_or_else_by_order(tmp_path, model):
+def test_masks_match_by_stem_or_in_order_if_asked_for(tmp_path, model):
     tall, wide = np.zeros((40, 60), np.uint8), np.zeros((40, 60), np.uint8)
     tall[:, :20], wide[:10] = 255, 255
     for name in ("a", "b"):
@@ -100,10 +102,11 @@ def test_masks_match_by_stem_or_else_by_order(tmp_path, model):
     for folder, first, second in [("stems", wide, tall), ("order", tall, wide)]:
         out = tmp_path / f"{folder}-out"
         words = ("--image", tmp_path / "in", "--mask", tmp_path / folder, "--num=1")
-        command("--workdir", tmp_path, *words, "--out", out)
+        pair = ("--pair=order",) if folder == "order" else ()
+        command("--workdir", tmp_path, *words, *pair, "--out", out)
         for name, hole in [("a", first), ("b", second)]:
-            grey = (read(out / f"{name}_mask.png") == 127).all(-1)
-            np.testing.assert_array_equal(grey, hole == 255)
+            mask, _ = load_mask(out / f"{name}_mask.png", hole.shape)
+            np.testing.assert_array_equal(mask == 0, hole == 255)
 
 
 def test_invert_mask(tmp_path, model):
@@ -201,7 +204,8 @@ def prepare(path) -> None:
         ("--image=a.png --mask=half --num=x", "invalid int"),
         ("--image=a.png", "--mask"),
         ("--image=a.png --mask=half --colour=red", "--colour"),
-        ("--image=two --mask=masks1", "1 masks for 2 images"),
+        ("--image=two --mask=masks1", "no mask for 2 of 2 images"),
+        ("--image=two --mask=masks1 --pair=order", "1 masks for 2 images"),
         ("--image=two --mask=masks2", "no mask for 1 of 2"),
         ("--image=same --mask=half", "rename"),
         ("--image=two --mask=half --out=two", "--out"),

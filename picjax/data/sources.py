@@ -5,8 +5,10 @@ a name and perhaps more. The generator is used for augmentation only, so an elem
 function of index and generator.
 """
 
+import filecmp
 import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,12 +18,14 @@ from picjax.cli import UserError, check_choice, say
 from picjax.data import scenes
 from picjax.data.decode import BadImage
 from picjax.data.labelled import InstanceScenes
+from picjax.data.listing import list_images
 from picjax.data.photos import HeldOutPhotos, Photos
 from picjax.data.stored import (
     Element,
     Pictures,
     check_classes,
     digits,
+    file_names,
     folder,
     packed,
     tfds,
@@ -175,7 +179,7 @@ def training(config: DataConfig, size: Size) -> Usable:
         return _plugin(config, size, held_out=False)
     source = _stored(config, config.path, "config.data.path", size, how)
     if not config.eval_path:
-        source = Part(source, _share(source, held_out=False))
+        source = Part(source, _share(source.names, held_out=False))
     return _checked(source, "config.data.path", config.path)
 
 
@@ -202,7 +206,7 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
         source = _stored(config, path, key, size, how, held_out=True)
         return _checked(source, key, path)
     source = _stored(config, config.path, "config.data.path", size, how)
-    part = Part(source, _share(source, held_out=True))
+    part = Part(source, _share(source.names, held_out=True))
     return _checked(part, "config.data.path", config.path)
 
 
@@ -243,11 +247,44 @@ def _stored(
     return tfds(config.path, "config.data.path", split, size, how, classes)
 
 
-def _share(source: Pictures | Pairs, held_out: bool) -> list[int]:
+def training_files(config: DataConfig) -> list[Path]:
+    """The files that a folder's config is trained on, as far as they are there."""
+    return _files(config, config.path, held_out=False)
+
+
+def evaluation_files(config: DataConfig) -> list[Path]:
+    """The files of a folder's held-out images, as far as they are there."""
+    return _files(config, config.eval_path or config.path, held_out=True)
+
+
+def _files(config: DataConfig, path: str, held_out: bool) -> list[Path]:
+    if config.name not in ("folder", "aligned") or not path or not Path(path).exists():
+        return []
+    files = list_images(path, "config.data.path")
+    if config.eval_path:
+        return files
+    return [files[i] for i in _share(file_names(path, files), held_out)]
+
+
+def count_same(files: Sequence[Path], others: Sequence[Path]) -> int:
+    """How many files are among others, or are copies of one under the same name."""
+    paths = {path.resolve() for path in others}
+    by_name: dict[str, list[Path]] = {}
+    for path in others:
+        by_name.setdefault(path.name, []).append(path)
+
+    def is_among(path: Path) -> bool:
+        copies = by_name.get(path.name, [])
+        return path.resolve() in paths or any(
+            filecmp.cmp(path, other, shallow=False) for other in copies
+        )
+
+    return sum(map(is_among, files))
+
+
+def _share(names: Sequence[str], held_out: bool) -> list[int]:
     """Indices of one image in HELD_OUT (at least one), or of the others."""
-    order = sorted(
-        range(len(source)), key=lambda i: (zlib.crc32(source.names[i].encode()), i)
-    )
+    order = sorted(range(len(names)), key=lambda i: (zlib.crc32(names[i].encode()), i))
     if len(order) == 1:
         return order  # a single image is used for both
     count = max(1, len(order) // HELD_OUT)

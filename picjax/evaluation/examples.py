@@ -1,11 +1,10 @@
-"""What an evaluation measures: a model's completions, or files from anywhere.
+"""A model's completions of held-out images, as a stream of examples.
 
-Both sources are streams of examples, each one image with its completions.
+Each example is one image with its completions; `folders` has those of files.
 """
 
 import contextlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,34 +15,16 @@ from picjax.cli import UserError, say
 from picjax.completion import check_finite, visible_part
 from picjax.data import pipeline, stored
 from picjax.data.decode import BadImage, open_image
-from picjax.data.listing import extensions, list_images
+from picjax.data.listing import list_images
 from picjax.evaluation.metrics.image import picnet_choice
 from picjax.evaluation.metrics.results import Example
 from picjax.evaluation.store import CompletionStore
-from picjax.images import check_unique, fit, paste, read_image
-from picjax.masks import mask_drawer, match_masks, resolve
+from picjax.images import fit, paste, read_image
+from picjax.masks import mask_drawer
 from picjax.model import Model
 
 BATCH = 8  # images completed at once on a device
 Batch = dict[str, Any]
-
-# How published systems name the i-th completion of `stem`, tried in this order.
-PATTERNS = (
-    "{stem}_out_{i}",  # picjax, PICNet, PICMM
-    "{stem}_inpainted_{i}",
-    "{stem}_{i}",
-    "{stem}-{i}",
-    "{stem}/{i}",
-    "{stem}/*_{i}",
-    "{stem}_fake_B",  # pix2pix
-    "{stem}_fake",
-    "{stem}_inpainted",
-    "{stem}_out",
-    "{stem}",
-)
-
-
-# ---- completions of a model ----
 
 
 class Sampling(NamedTuple):
@@ -220,184 +201,6 @@ def batch_examples(batch: Batch, samples: np.ndarray) -> Iterator[Example]:
         )
 
 
-# ---- files ----
-
-
-class Pair(NamedTuple):
-    """A real image, its completions in order, and its mask if there is one."""
-
-    stem: str
-    real: Path
-    fakes: list[Path]
-    mask: Path | str | None
-
-
-def find_pairs(
-    real: str,
-    fake: str,
-    num: int | None = None,
-    mask: str | None = None,
-    pattern: str | None = None,
-) -> list[Pair]:
-    """Matches the images of two folders by their names.
-
-    If `real` holds `<stem>_truth.png`, which picjax.complete writes, only these are
-    used, and both folders may be the same.
-
-    Args:
-      real: folder of the true images.
-      fake: folder of their completions, or of a folder an image.
-      num: completions of each image; None for all.
-      mask: file, folder or name, as in `match_masks`.
-      pattern: of completions' names, such as `{stem}_out_{i}`; None for the one of
-        PATTERNS that matches most images.
-
-    Raises:
-      UserError: if an image has no completion, or fewer than the others.
-    """
-    reals = list_images(real, "--real", deep=False)
-    truths = [path for path in reals if path.stem.endswith("_truth")]
-    names = {path.stem.removesuffix("_truth"): path for path in truths or reals}
-    if len(names) < len(truths or reals):
-        check_unique([path.stem for path in truths or reals], "--real holds {} images")
-    root = Path(fake)
-    if not root.is_dir():
-        raise UserError(f"--fake '{fake}' does not exist as a folder; give one")
-    files = list_images(fake, "--fake")
-    own = {path.resolve() for path in names.values()} if truths else set()
-    files = [path for path in files if path.resolve() not in own]
-    patterns = (pattern,) if pattern else PATTERNS
-    # The first of those that match most images.
-    found = {p: match(files, root, p, names) for p in patterns}
-    used = max(found, key=lambda p: len(found[p]))
-    fakes = found[used]
-    counts = {stem: len(fakes.get(stem, {})) for stem in names}
-    wanted = num or max(counts.values())
-    for stem, count in counts.items():
-        if count < max(wanted, 1):
-            hint = "complete the folder, or set --num"
-            if not count:
-                hint = _pattern_hint(files, root, names)
-            raise UserError(
-                f"--fake '{fake}' holds {count} of {max(wanted, 1)} completions of "
-                f"'{stem}' (`{used}`); {hint}"
-            )
-    _report_unused(files, {p for x in fakes.values() for p in x.values()}, fake)
-    matched = match_masks(list(names), mask) if mask else [None] * len(names)
-    return [
-        Pair(stem, path, [fakes[stem][i] for i in sorted(fakes[stem])][:wanted], mask)
-        for (stem, path), mask in zip(names.items(), matched, strict=True)
-    ]
-
-
-def match(
-    files: Sequence[Path], root: Path, pattern: str, stems: dict[str, Path]
-) -> dict[str, dict[int, Path]]:
-    """The files whose names match a pattern: stem -> number -> file.
-
-    Raises:
-      UserError: if the pattern has no {stem}.
-    """
-    if "{stem}" not in pattern:
-        raise UserError(
-            f"--pattern '{pattern}' has no {{stem}}; write {{stem}}_out_{{i}}"
-        )
-    suffix = Path(pattern).suffix
-    is_image = suffix.lower() in extensions()
-    written = pattern.removesuffix(suffix) if is_image else pattern
-    regex = {"{stem}": "(?P<stem>.+)", "{i}": r"(?P<i>\d+)", "*": "[^/]*"}
-    repeated = {"{stem}": "(?P=stem)", "{i}": "(?P=i)"}
-    text = ""
-    for part in re.split(r"(\{stem\}|\{i\}|\*)", written):
-        text += regex.get(part, re.escape(part))
-        regex |= {part: repeated[part]} if part in repeated else {}
-    compiled = re.compile(text)
-    matches: dict[str, dict[int, Path]] = {}
-    for path in files:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        hit = compiled.fullmatch(name)
-        if hit and hit["stem"] in stems:
-            number = int(hit["i"]) if "{i}" in pattern else 0
-            matches.setdefault(hit["stem"], {})[number] = path
-    return matches
-
-
-def _pattern_hint(files: Sequence[Path], root: Path, stems: dict[str, Path]) -> str:
-    """How to mend a folder whose completions do not match: the pattern that fits.
-
-    If no known pattern fits, it is read off a file whose name contains an image's name.
-    """
-    fits = [p for p in PATTERNS if match(files, root, p, stems).keys() >= stems.keys()]
-    for path in files:
-        name = path.relative_to(root).with_suffix("").as_posix()
-        for stem in sorted(stems, key=len, reverse=True):
-            if stem in name:  # the last number outside the stem counts completions
-                written = name.replace(stem, "{stem}")
-                fits.append(re.sub(r"\d+(?!.*\d)", "{i}", written))
-                break
-    fits = [p for p in fits if match(files, root, p, stems).keys() >= stems.keys()]
-    if fits:
-        return f"its names fit --pattern='{fits[0]}'; give that"
-    return (
-        "complete the folder, or give the pattern of its names by --pattern, such as "
-        "'{stem}_out_{i}'"
-    )
-
-
-def _report_unused(files: Sequence[Path], used: set[Path], fake: str) -> None:
-    """Warns of files that belong to no image, except picjax's own extras."""
-    own = ("_truth", "_mask", "_grid", "_condition")
-    left = [p for p in files if p not in used and not p.stem.endswith(own)]
-    left = [p for p in left if p.name != "grid.png"]  # an earlier evaluation's
-    if left:
-        say(
-            f"{len(left)} of {len(files)} files in '{fake}' are no completion of an "
-            f"image of --real and are ignored (first '{left[0].name}')"
-        )
-
-
-def folder_examples(
-    pairs: Sequence[Pair], seed: int, invert: bool, composite: bool
-) -> Iterator[Example]:
-    """Examples from files.
-
-    If there is a mask, the truth's known pixels are pasted into the completions, unless
-    `composite` is False. Each warning about a mask is printed once. An image is skipped
-    if one of its files cannot be used.
-
-    Raises:
-      UserError: if an image and a completion differ in size.
-    """
-    printed: set[str] = set()
-    for pair in pairs:
-        mask, warnings = None, []
-        try:
-            truth = read_image(pair.real)
-            samples = [read_image(path) for path in pair.fakes]
-            if pair.mask is not None:
-                mask, warnings = resolve(pair.mask, truth, seed, invert=invert)
-        except UserError as error:
-            say(f"skipped the image '{pair.stem}': {error}")
-            continue
-        for path, sample in zip(pair.fakes, samples, strict=True):
-            if sample.shape != truth.shape:
-                raise UserError(
-                    f"'{path}' is {size_text(sample)} but '{pair.real}' is "
-                    f"{size_text(truth)}; resize one of them, by a rule that you state"
-                )
-        stack = np.stack(samples)
-        for warning in dict.fromkeys(warnings):
-            if warning not in printed:
-                say(warning)
-                printed.add(warning)
-        if mask is not None:
-            mask = mask[..., None]
-            if composite:
-                stack = np.where(mask == 1, truth, stack)
-        chosen = picnet_choice(stack, truth)
-        yield Example(pair.stem, truth, mask, stack, chosen, {})
-
-
 def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
     """Height and width of the images that can be opened, from their headers."""
     shapes = set()
@@ -410,9 +213,3 @@ def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
 def size_text(image: np.ndarray) -> str:
     """`256x256`, width first."""
     return f"{image.shape[1]}x{image.shape[0]}"
-
-
-def pair_files(pairs: Sequence[Pair]) -> list[Path]:
-    """Every file of these pairs."""
-    masks = [pair.mask for pair in pairs if isinstance(pair.mask, Path)]
-    return [path for pair in pairs for path in (pair.real, *pair.fakes)] + masks

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from picjax import masks
 from picjax.checkpoints import check_name
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.evaluation import protocols
 from picjax.evaluation.metrics import catalog
 from picjax.evaluation.run import read_manifest
@@ -22,6 +23,7 @@ class Options(argparse.Namespace):
     pattern: str | None
     mask: str | None
     invert_mask: bool
+    pair: str
     raw: bool
     num: int | None
     best_of: int | None
@@ -58,6 +60,7 @@ def check(options: Options) -> None:
         if getattr(options, name) is not None and getattr(options, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} is below 1; give 1 or more")
+    check_choice("--pair", options.pair, masks.PAIRINGS)
     check_name(options.checkpoint or "newest")
     if bool(options.workdir) == bool(options.fake):
         raise UserError(
@@ -70,6 +73,8 @@ def check(options: Options) -> None:
         raise UserError("--stats and --save-stats exclude each other; give one")
     if options.workdir:
         refuse(options, ["invert_mask", "pattern"], "goes with --fake; leave it out")
+        if options.pair != "name":
+            raise UserError("--pair goes with --fake; leave it out")
     else:
         refuse(
             options,

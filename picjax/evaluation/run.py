@@ -57,7 +57,8 @@ class EvalTask:
     def is_finished(self) -> bool:
         """Whether `out` holds this evaluation of these files already."""
         path = self.out / "metrics.json"
-        stable = {k: v for k, v in self.protocol.items() if k != "metrics"}
+        open_ended = ("metrics", "remarks")  # completed by all examples
+        stable = {k: v for k, v in self.protocol.items() if k not in open_ended}
         if (
             not is_current(path, {}, self.inputs)
             or not (self.out / "panels.json").exists()
@@ -121,6 +122,7 @@ def evaluate(task: EvalTask) -> Evaluation:
         recorder.write(task.out, task.protocol)
     baselines = {b.name: measured for b in task.baselines if (measured := b.results())}
     remarks = [note for b in task.baselines if (note := b.note())]
+    remarks = [*task.protocol["remarks"], *remarks]
     facts = recorder.facts() | {"remarks": remarks}
     return Evaluation(results, facts, recorder.gallery, baselines)
 

@@ -18,7 +18,8 @@ from ml_collections import ConfigDict
 from picjax import __version__, masks
 from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
-from picjax.evaluation import baselines, examples
+from picjax.data.sources import count_same, evaluation_files, training_files
+from picjax.evaluation import baselines, examples, folders
 from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import Sampling
 from picjax.evaluation.metrics import catalog
@@ -38,6 +39,7 @@ FEATURES = ("pipeline", "net", "version", "pairs", "luma")
 def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     """A workdir's model on its held-out images."""
     model = load(workdir, options.sampler or "", options.checkpoint or "newest")
+    training = training_files(model.config.data)
     set_data(model, options)
     num, images = options.num or NUM, options.images or IMAGES
     sampling = Sampling(num, options.seed, options.best_of, not options.raw)
@@ -64,7 +66,9 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
         examples=partial(create, model, sampling, images, batch_size, store),
         total=images,
         metrics=metrics,
-        protocol=drawing | common_protocol(options, num, metrics, left_out, beside),
+        protocol=drawing
+        | common_protocol(options, num, metrics, left_out, beside)
+        | {"remarks": seen_in_training(model, training, images)},
         inputs=[checkpoint, *data_files(model.config.data), *stats_files(options)],
         out=out,
         expected=options.expected,
@@ -102,6 +106,18 @@ def _run_reasons(
     if model.translates:
         reasons["seam"] = "needs a hole, and the whole image is generated"
     return reasons
+
+
+def seen_in_training(model: Model, training: Sequence[Path], images: int) -> list[str]:
+    """What a report must state about images that the run was trained on."""
+    if not training:
+        return []
+    count = count_same(evaluation_files(model.config.data)[:images], training)
+    if not count:
+        return []
+    return [
+        f"Trained on {count} of these images: the numbers are not those of held-out data"
+    ]
 
 
 def run_protocol(options: Options, model: Model, workdir: str) -> dict[str, Any]:
@@ -167,10 +183,16 @@ def set_masks(config: ConfigDict, mask: str | Sequence[str]) -> None:
 def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
     """The completions in one folder against the images in another."""
     real = options.real or ""
-    pairs = examples.find_pairs(real, fake, options.num, options.mask, options.pattern)
+    pairs = folders.find_pairs(real, fake, options.num, options.pattern)
+    if options.mask:
+        pairs = folders.with_masks(pairs, options.mask, options.pair == "order")
     if options.expected is not None:
-        pairs = in_order(pairs, [entry["name"] for entry in options.expected])
+        names = [entry["name"] for entry in options.expected]
+        pairs = folders.in_order(pairs, names)
     pairs = pairs[: options.images]
+    composite = not options.raw and options.mask is not None
+    reading = folders.Reading(options.seed, options.invert_mask, composite)
+    remarks = folders.check_pixels(pairs, reading) if options.mask else []
     num, networks = len(pairs[0].fakes), Networks(feature_settings(options))
     net, reasons = networks.settings.net, dict[str, str]()
     for size in examples.sizes(pair.real for pair in pairs):
@@ -180,51 +202,29 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
         reasons["seam"] = f"cannot be measured: {no_hole}"
     metrics, left_out = choose_metrics(options, networks, reasons)
     beside = choose_baselines(options, networks, metrics, no_hole, left_out)
-    composite = not options.raw and options.mask is not None
     protocol = {
         "what": f"{fake} against {real}",
         "data_source": real,
         "data": {"real": real, "fake": fake},
         "masks": options.mask or "not given",
+        "pair": options.pair,
         "inverted": options.invert_mask,
         "pixels": "8-bit files "
         + ("with the truth's known pixels pasted" if composite else "as they are"),
         **common_protocol(options, num, metrics, left_out, beside),
+        "remarks": remarks,
     }
     return EvalTask(
         label=label,
-        examples=partial(
-            examples.folder_examples,
-            pairs,
-            options.seed,
-            options.invert_mask,
-            composite,
-        ),
+        examples=partial(folders.folder_examples, pairs, reading),
         total=len(pairs),
         metrics=metrics,
         protocol=protocol,
-        inputs=[*examples.pair_files(pairs), *stats_files(options)],
+        inputs=[*folders.pair_files(pairs), *stats_files(options)],
         out=out,
         expected=options.expected,
         baselines=beside,
     )
-
-
-def in_order(
-    pairs: Sequence[examples.Pair], names: Sequence[str]
-) -> list[examples.Pair]:
-    """The pairs with these names, in their order.
-
-    Raises:
-      UserError: if one is missing.
-    """
-    by_name = {pair.stem: pair for pair in pairs}
-    for name in names:
-        if name not in by_name:
-            raise UserError(
-                f"--real holds no '{name}', which the manifest has; give all its images"
-            )
-    return [by_name[name] for name in names]
 
 
 def choose_metrics(

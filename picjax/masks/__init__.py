@@ -6,6 +6,7 @@ completing: an image of another size gets it resized, as the image itself is res
 
 from picjax.masks.files import load_mask, picture_mask
 from picjax.masks.matching import (
+    PAIRINGS,
     DoubtfulMask,
     doubts,
     find,
@@ -33,6 +34,7 @@ __all__ = [
     "FILES",
     "HOLE_RATIO",
     "NAMES",
+    "PAIRINGS",
     "Arc",
     "Circle",
     "DoubtfulMask",

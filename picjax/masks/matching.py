@@ -1,14 +1,14 @@
 """Masks that users pass: names, files, folders, arrays, matched with their images."""
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from picjax.cli import UserError, check_choice
+from picjax.cli import UserError, check_choice, say
 from picjax.data.decode import BadImage, bad_image, check_picture
 from picjax.data.listing import list_images
 from picjax.masks import shapes
@@ -16,17 +16,25 @@ from picjax.masks.files import load_mask, picture_mask
 from picjax.masks.strokes import Mask
 
 Size = tuple[int, int]
+# Names of a mask without extension, with {} for its image's; picjax writes the first.
+NAMES_OF_MASKS = ("{}_mask", "{}", "{}-mask", "mask_{}", "{}_mask000", "{}_mask001")
+PAIRINGS = ("name", "order")
+PRINTED = 20  # pairs
 
 
-def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
+def match_masks(
+    stems: Sequence[str], mask: str, order: bool = False
+) -> list[Path] | list[str]:
     """Find a mask for each image: the same for all, or the files of a folder.
 
-    The files of a folder are matched by stem (`a.jpg` with `a.png`). If no stem is
-    shared and there are as many masks as images, they are matched in order.
+    The files of a folder are matched by name: with `{}` for an image's stem, they have
+    one of the NAMES_OF_MASKS.
 
     Args:
       stems: names of the images without extension.
       mask: a file, a folder, or one of `shapes.NAMES`.
+      order: match the sorted files of a folder with the images in order instead, and
+        print the pairs.
 
     Raises:
       UserError: if the mask is missing, unreadable or unknown, or does not match.
@@ -43,20 +51,17 @@ def match_masks(stems: Sequence[str], mask: str) -> list[Path] | list[str]:
         check_choice("mask", mask, shapes.NAMES)
         return [mask] * len(stems)
     files = list_images(path, "--mask", deep=False)
-    by_stem = {file.stem: file for file in files}
+    if order:
+        return _in_order(stems, files, path)
+    by_stem = mask_of_image(files, stems)
     unmatched = [stem for stem in stems if stem not in by_stem]
     if not unmatched:
         return [by_stem[stem] for stem in stems]
-    if len(unmatched) == len(stems) == len(files):
-        return files
-    if len(unmatched) == len(stems):
-        raise UserError(
-            f"--mask '{path}' holds {len(files)} masks for {len(stems)} images and "
-            "none has an image's name; name each mask as its image"
-        )
+    hint = "' or '".join(name.format(unmatched[0]) for name in NAMES_OF_MASKS[:2])
     raise UserError(
         f"--mask '{path}' holds no mask for {len(unmatched)} of {len(stems)} images "
-        f"(first '{unmatched[0]}'); name each mask as its image"
+        f"(no file is named '{hint}'); name each mask as its image, or give "
+        "--pair=order"
     )
 
 
@@ -81,6 +86,33 @@ def find(
     if invert:
         raise UserError(f"the mask '{mask}' is a name; leave invert_mask out")
     return mask
+
+
+def mask_of_image(files: Sequence[Path], stems: Iterable[str]) -> dict[str, Path]:
+    """Stem of an image -> its mask, by the one of NAMES_OF_MASKS that fits most."""
+    by_stem, known = {file.stem: file for file in files}, list(stems)
+    matches = [
+        {
+            stem: by_stem[name.format(stem)]
+            for stem in known
+            if name.format(stem) in by_stem
+        }
+        for name in NAMES_OF_MASKS
+    ]
+    return max(matches, key=len)  # the first of equals
+
+
+def _in_order(stems: Sequence[str], files: list[Path], path: Path) -> list[Path]:
+    if len(files) != len(stems):
+        raise UserError(
+            f"--mask '{path}' holds {len(files)} masks for {len(stems)} images, so that "
+            "--pair=order cannot pair them; give one for each"
+        )
+    for stem, file in list(zip(stems, files, strict=True))[:PRINTED]:
+        say(f"mask of '{stem}': '{file.name}', by order")
+    if len(stems) > PRINTED:
+        say(f"and so on, {len(stems)} masks")
+    return files
 
 
 def resolve(

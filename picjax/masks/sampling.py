@@ -10,6 +10,7 @@ from picjax.cli import UserError, say
 from picjax.data.listing import list_images
 from picjax.masks import shapes
 from picjax.masks.files import load_mask
+from picjax.masks.matching import NAMES_OF_MASKS
 from picjax.masks.strokes import Mask
 
 Size = tuple[int, int]
@@ -23,9 +24,9 @@ def mask_drawer(config: DataConfig, size: Size) -> Draw:
     """Return a function that draws one of `config.masks`, uniformly.
 
     `files` stands for the files at `config.mask_path`: a random one in training; in
-    evaluation the one with the image's name, or else the one at the image's index,
-    modulo their number. In aligned pairs, and without masks in data with label maps, no
-    pixel is known.
+    evaluation the one named as the image (`matching.NAMES_OF_MASKS`), or else the one
+    at the image's index, modulo their number, which is printed once. In aligned pairs,
+    and without masks in data with label maps, no pixel is known.
 
     Raises:
       UserError: if a name is unknown, there is no mask, or `files` finds no file; if
@@ -75,6 +76,7 @@ class FileMasks:
         self.paths = list_images(path, "config.data.mask_path")
         self.index_of = {path.stem: i for i, path in enumerate(self.paths)}
         self.reported: set[Path] = set()
+        self.path, self.by_order = path, False
         self.load(0)
 
     def load(self, index: int) -> Mask:
@@ -91,4 +93,12 @@ class FileMasks:
         """A random mask if `index` is None, else that of the image's name or index."""
         if index is None:
             return self.load(int(rng.integers(len(self.paths))))
-        return self.load(self.index_of.get(image, index % len(self.paths)))
+        for name in NAMES_OF_MASKS:
+            if name.format(image) in self.index_of:
+                return self.load(self.index_of[name.format(image)])
+        if len(self.paths) > 1 and not self.by_order:
+            self.by_order = True
+            say(
+                f"'{self.path}' has no mask named as '{image}'; masks are taken in order"
+            )
+        return self.load(index % len(self.paths))

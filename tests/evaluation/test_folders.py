@@ -14,7 +14,7 @@ from helpers.evaluation import (
 from helpers.fake_system import SIZE
 
 from picjax.cli import UserError
-from picjax.evaluation import examples
+from picjax.evaluation import folders
 from picjax.evaluation.metrics.catalog import BASIC
 
 
@@ -51,7 +51,7 @@ def test_completions_against_their_own_truths(tmp_path):
     save(tmp_path / "x_grid.png", picture(0, 9, 9))
     for i in range(11):  # in numerical order: 10 comes last
         save(tmp_path / f"x_out_{i}.png", g.samples[0] if i < 10 else g.truth)
-    pairs = examples.find_pairs(str(tmp_path), str(tmp_path))
+    pairs = folders.find_pairs(str(tmp_path), str(tmp_path))
     assert [p.stem for p in pairs] == ["x"]
     assert [p.name for p in pairs[0].fakes] == [f"x_out_{i}.png" for i in range(11)]
 
@@ -75,7 +75,7 @@ def test_completions_are_found_by_their_names(names, pattern, tmp_path):
         for name in names:
             save(tmp_path / f"fake/{name.format(stem)}.png", picture(1))
     real, fake = str(tmp_path / "real"), str(tmp_path / "fake")
-    pairs = examples.find_pairs(real, fake, pattern=pattern)
+    pairs = folders.find_pairs(real, fake, pattern=pattern)
     assert [p.stem for p in pairs] == ["a", "a_1"]
     ordered = [names[i] for i in (0, 2, 1)] if len(names) == 3 else names
     for p in pairs:
@@ -98,16 +98,16 @@ def test_the_error_names_the_pattern_that_fits_the_files(name, given, fits, tmp_
         save(tmp_path / f"fake/{name.format(stem, stem)}.png", picture(1))
     real, fake = str(tmp_path / "real"), str(tmp_path / "fake")
     with pytest.raises(UserError) as caught:
-        examples.find_pairs(real, fake, pattern=given)
+        folders.find_pairs(real, fake, pattern=given)
     assert f"--pattern='{fits}'" in str(caught.value)
-    assert len(examples.find_pairs(real, fake, pattern=fits)) == 2
+    assert len(folders.find_pairs(real, fake, pattern=fits)) == 2
 
 
 def test_files_that_belong_to_no_image_are_named(tmp_path, capsys):
     for stem in ("a", "b"):
         save(tmp_path / f"fake/{stem}_out_0.png", picture(1))
     save(tmp_path / "real/a.png", picture(0))
-    examples.find_pairs(str(tmp_path / "real"), str(tmp_path / "fake"))
+    folders.find_pairs(str(tmp_path / "real"), str(tmp_path / "fake"))
     assert (
         "1 of 2 files" in (printed := capsys.readouterr().err) and "b_out_0" in printed
     )
@@ -131,7 +131,9 @@ def test_an_image_with_a_damaged_file_is_skipped(file, tmp_path, capsys):
 def test_known_pixels_are_pasted_unless_raw(tmp_path):
     """Composites obey L1 whole = hole share x L1 hole; raw outputs do not."""
     save(tmp_path / "real/a.png", picture(0))
-    grey = np.full((SIZE, SIZE), 90, np.uint8)  # another mode than the truth's
+    grey = (picture(0).mean(-1) // 2 + 60).astype(
+        np.uint8
+    )  # another mode than the truth's
     save(tmp_path / "fake/a.png", grey)
     words = ("--real", tmp_path / "real", "--fake", tmp_path / "fake")
     ratio = {}
@@ -142,8 +144,8 @@ def test_known_pixels_are_pasted_unless_raw(tmp_path):
         ratio[raw] = l1["whole"] / l1["hole"]
         assert ("pasted" in content["protocol"]["pixels"]) == (not raw)
     assert ratio[()] == pytest.approx(0.25) and ratio["--raw",] > 0.5
-    truth = picture(0)[8:24, 8:24].astype(float)
-    assert l1["hole"] == pytest.approx(np.abs(truth - 90).mean())
+    gap = np.abs(picture(0).astype(float) - grey[..., None])[8:24, 8:24]
+    assert l1["hole"] == pytest.approx(gap.mean())
 
 
 def test_equal_images_and_a_single_one(tmp_path):
