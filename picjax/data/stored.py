@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from picjax.cli import UserError, require
+from picjax.cli import UserError
 from picjax.data.decode import BadImage, decode
 from picjax.data.listing import list_images
 from picjax.data.transforms import Augment, Pixels, Size, augment, resample
@@ -174,9 +174,10 @@ def tfds(
     Raises:
       UserError: if it cannot be read that way, or the number of classes differs.
     """
-    library: Any = require("tensorflow_datasets", "tfds")
+    import tensorflow_datasets
+
     try:
-        builder = library.builder_from_directory(path)
+        builder: Any = tensorflow_datasets.builder_from_directory(path)
         source = builder.as_data_source(split)
     except Exception as error:  # of many types, a missing TensorFlow among them
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
