@@ -88,7 +88,7 @@ def test_a_damaged_conversion_is_repeated(how, network, released, capsys):
             content = {name: file[name] for name in file.files}
         if how == "flipped":
             whole = bytearray(converted.read_bytes())
-            whole[len(whole) // 3] ^= 1
+            whole[whole.index(np.ones(2, np.float32).tobytes())] ^= 1
             converted.write_bytes(bytes(whole))
         elif how == "other tensors":
             changed = content | {"features.0.bias": np.zeros(2)}
