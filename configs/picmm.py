@@ -16,11 +16,17 @@ from picjax.configs import common
 
 # How component j is chosen, what pulls it to the posterior of z_c, and what the
 # official code's slips add (docs/picmm.md compares them).
-OFFICIAL = {
-    "loss.hole": False,
+PAPER = {
+    "loss.hole": 0.0,
+    "loss.adversarial": 1.0,
+    "model.fill": False,
+    "model.latent_gain": 0.02,
     "model.log_std_start": 0.0,
+    "opt.b1": 0.0,
     "model.mixture.given": "sample",
     "model.mixture.gate": "frequency",
+}
+OFFICIAL = PAPER | {
     "model.mixture.select": "official",
     "model.mixture.loss": "published",
     "model.mixture.clamp": (),
@@ -29,13 +35,7 @@ PRESETS = {
     # q(z_c) to the component: learns means, weights and spread.
     "default": {},
     # What the paper means, with the sign of its loss mended: cannot learn the spread.
-    "paper": {
-        "loss.hole": False,
-        "model.log_std_start": 0.0,
-        "model.mixture.given": "sample",
-        "model.mixture.gate": "frequency",
-        "model.mixture.loss": "component_to_posterior",
-    },
+    "paper": PAPER | {"model.mixture.loss": "component_to_posterior"},
     # One bound gives choice, distance and weights.
     "elbo": {"model.mixture.select": "elbo"},
     # The official code to the bit: the mixture's gradient is lost on the way.
@@ -68,7 +68,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.image_size = VARIANTS[name]
     if VARIANTS[name] < 256:
         small(config)
-    changes = {"demo": demo, "tiny": tiny, "scenes": scenes}
+    changes = {"photos": photos, "demo": demo, "tiny": tiny, "scenes": scenes}
     if name in changes:
         changes[name](config)
     config.update_from_flattened_dict(PRESETS[preset])
@@ -99,6 +99,10 @@ def published() -> ConfigDict:
         "output_scale": 4,  # number of image sizes that the generator outputs
         "upsample": "transposed",  # as the original, or nearest: no checkerboard
         "log_std_start": 0.0,  # log std of every latent before training
+        "latent_gain": 0.02,  # of the initialisation of both layers around the latents
+        # Ours: the decoder reads the visible part at every scale and adds to a smooth
+        # fill of the hole.
+        "fill": False,
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
         "mixture": mixture,
@@ -106,7 +110,8 @@ def published() -> ConfigDict:
     config.loss = {
         "gan_mode": "lsgan",  # lsgan, hinge, vanilla or wgangp
         "rec": 20.0,  # multi-scale L1
-        "hole": False,  # whether L1 also compares the hole of the image from z_hat
+        # Weight, 0 to 1, of the hole in the L1 of the image from z_hat; 0: as published.
+        "hole": 0.0,
         "adversarial": 1.0,
         "kl": 0.0,  # to N(0, 1), on z_m and z_c
         "prior": 0.0,  # mixture loss added to the encoder's: the KL term of an ELBO
@@ -126,14 +131,23 @@ def small(config: Any) -> None:
     config.model.update(upsample="nearest", log_std_start=-3.0)
 
 
+def photos(config: Any) -> None:
+    """Few photographs, little time: our additions (docs/picmm.md says what each buys)."""
+    config.model.update(fill=True, latent_gain=1.0)
+    config.loss.update(hole=0.1, adversarial=0.1)
+    config.opt.b1 = 0.5
+    config.data.rotation = 10.0
+
+
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
+    photos(config)
     config.steps = 2_000
     config.batch_size = 8
     config.save_every = 500
     config.sample_every = 500
     config.model.update(ngf=16, img_f=64, ndf=16)
-    config.opt.update(lr=3e-3, decay=0.5)
+    config.opt.update(lr=2e-3, decay=0.5)
 
 
 def tiny(config: Any) -> None:
@@ -153,5 +167,5 @@ def scenes(config: Any) -> None:
     config.model.update(ngf=16, img_f=32, ndf=16)
     config.model.upsample = "transposed"  # as published
     config.model.mixture.k = 8
-    config.loss.hole = True  # makes draws valid (docs/picmm.md)
+    config.loss.hole = 1.0  # makes draws valid (docs/picmm.md)
     config.opt.update(lr=2e-3, decay=0.5)

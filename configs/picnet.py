@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> ConfigDict:
     else:
         masks = MASKS[name.rpartition("_")[2]]
         config.update_from_flattened_dict({"data.masks": masks})
-    changes = {"demo": demo, "tiny": tiny, "scenes": scenes}
+    changes = {"photos": photos, "demo": demo, "tiny": tiny, "scenes": scenes}
     if name in changes:
         changes[name](config)
     return config
@@ -55,6 +55,9 @@ def published() -> ConfigDict:
         "output_scale": 4,  # number of image sizes that the generator outputs
         "upsample": "transposed",  # as the original, or nearest: no checkerboard
         "least_std": 1e-4,  # added to both stds; 0 in the official code
+        # Ours: the decoder reads the visible part at every scale and adds to a smooth
+        # fill of the hole.
+        "fill": False,
         "dtype": "float32",  # of computation; bfloat16 for speed
         "remat": False,  # recompute blocks in the backward pass to save memory
     }
@@ -82,8 +85,16 @@ def small(config: Any) -> None:
     config.model.update(upsample="nearest", z_nc=32)
 
 
+def photos(config: Any) -> None:
+    """Few photographs, little time: our additions (docs/picmm.md says what each buys)."""
+    config.model.fill = True
+    config.loss.adversarial = 0.1
+    config.data.rotation = 10.0
+
+
 def demo(config: Any) -> None:
     """`make demo SYSTEM=picnet`: some minutes of training on two cores."""
+    photos(config)
     config.steps = 2_000
     config.batch_size = 8
     config.save_every = 500

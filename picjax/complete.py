@@ -202,7 +202,8 @@ def write(
     if mask is not None:
         masked = np.where(mask[..., None] == 1, image, np.uint8(images.HOLE_GREY))
         contents = {"truth": image, "mask": masked}
-    contents["grid"] = grid(list(contents.values()), samples)
+    source = image if mask is None else contents["mask"]
+    contents["grid"] = grid(source, samples, contents.get("truth"))
     if mask is not None:
         contents["mask"] = np.dstack([contents["mask"], 255 * mask])
     contents |= {f"out_{i}": sample for i, sample in enumerate(samples)}
@@ -217,18 +218,19 @@ def write(
 
 
 def grid(
-    inputs: Sequence[UInt8[np.ndarray, "h w 3"]],
+    source: UInt8[np.ndarray, "h w 3"],
     samples: UInt8[np.ndarray, "n h w 3"],
+    truth: UInt8[np.ndarray, "h w 3"] | None = None,
 ) -> UInt8[np.ndarray, "y x 3"]:
-    """Inputs (the truth, if there is one, and the masked image), then completions."""
+    """The input, its completions under the numbers of their files, and the truth."""
     shown = [images.thumbnail(sample) for sample in samples]
     first, rest = shown[:COLUMNS], shown[COLUMNS:]
-    rows = [[*map(images.thumbnail, inputs), *first]]
-    blanks = [np.full_like(shown[0], images.WHITE)] * len(inputs)
+    last = {} if truth is None else {"truth": images.thumbnail(truth)}
+    rows = [[images.thumbnail(source), *first, *last.values()]]
+    blank = np.full_like(shown[0], images.WHITE)
     for i in range(0, len(rest), COLUMNS):
-        rows.append([*blanks, *rest[i : i + COLUMNS]])
-    titles = ["truth", "input"][-len(inputs) :]
-    return images.image_grid(rows, [*titles, *map(str, range(len(first)))])
+        rows.append([blank, *rest[i : i + COLUMNS]])
+    return images.image_grid(rows, ["input", *map(str, range(len(first))), *last])
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:

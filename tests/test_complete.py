@@ -266,3 +266,11 @@ def test_only_the_sampler_is_changed_on_the_command_line():
     for word in ("--config.seed=3", "--config.sampler.label", "--lable=3"):
         with pytest.raises(UserError, match=f"unrecognized arguments: {word}"):
             module.parse([*words, word])
+
+
+def test_a_grid_shows_the_input_then_completions_then_the_truth():
+    greys = [np.full((64, 64, 3), grey, np.uint8) for grey in (10, 20, 30, 40)]
+    source, *samples, truth = greys
+    row = module.grid(source, np.stack(samples), truth)[-10, :, 0]
+    shown = [grey for grey in dict.fromkeys(row.tolist()) if grey < 255]
+    assert shown == [10, 20, 30, 40]

@@ -18,8 +18,25 @@ from picjax.cli import UserError
 from picjax.layers.attention import AutoAttention
 from picjax.layers.conv import Conv
 from picjax.layers.residual import DecoderBlock, FirstBlock, Output, ResBlock
+from picjax.losses.reconstruction import resize
 
 Size = int | tuple[int, int]
+
+RESIDUAL_SCALE = 0.1  # of what the decoder adds to the fill, before training
+
+
+class Known(NamedTuple):
+    """The visible part at every scale: our addition, which no published decoder reads.
+
+    Attributes:
+      fill: the image with its hole filled smoothly.
+      mask: of the image, 1 = known.
+      features: the encoder's maps of the visible part, finest first.
+    """
+
+    fill: Float[Array, "b h w 3"]
+    mask: Float[Array, "b h w 1"]
+    features: tuple[Array, ...]
 
 
 class VisibleFeatures(NamedTuple):
@@ -29,11 +46,13 @@ class VisibleFeatures(NamedTuple):
       f_m: the encoder's coarsest feature map, added to the latent map.
       f_e: its map at the size after two decoder blocks, for attention; None: without.
       mask: the mask at that size, 1 = known, fractional at edges.
+      known: the visible part at every scale; None: without, as published.
     """
 
     f_m: Float[Array, "b i j c"]
     f_e: Float[Array, "b p q e"] | None
     mask: Float[Array, "b p q 1"] | None
+    known: Known | None = None
 
 
 def halvings(size: Size) -> int:
@@ -109,6 +128,9 @@ def decode(
 ) -> list[Float[Array, "b _h _w 3"]]:
     """From a latent map of f_m's size to images, coarse to fine.
 
+    With `visible.known`, each block also reads the visible part at its own size, and an
+    image is the smooth fill plus what the networks add in the hole.
+
     Args:
       net: the module in which the blocks are built; has `ngf`, `img_f`, `depth`,
         `layers`, `output_scale`, `upsample`, `dtype` and `remat`.
@@ -116,15 +138,17 @@ def decode(
       visible: features of the visible part.
       power_iterations: of spectral norm.
     """
-    residual = rematerialised(ResBlock, net.remat)
+    first = rematerialised(ResBlock, net.remat)
     up = rematerialised(DecoderBlock, net.remat)
     x, c = z, width(net.ngf, net.img_f, net.layers - 1)
     for name in ("generator", *(f"generator{i}" for i in range(net.depth))):
-        block = residual(c, hidden=c, dtype=net.dtype, name=name)
+        block = first(c, hidden=c, dtype=net.dtype, name=name)
         x = block(x, power_iterations)
     x = x + visible.f_m.astype(net.dtype)
     images = []
     for i in range(net.layers):
+        if visible.known is not None:
+            x = jnp.concatenate([x, _known_at(visible.known, x)], -1)
         c = width(net.ngf, net.img_f, net.layers - 1 - i)
         block = up(
             c, hidden=c, upsample=net.upsample, dtype=net.dtype, name=f"decoder{i}"
@@ -137,9 +161,28 @@ def decode(
             x = attend(x, power_iterations, visible.f_e, visible.mask)
         if i >= net.layers - net.output_scale:
             head = Output(dtype=net.dtype, name=f"out{i}")
-            images.append(head(x, power_iterations))
+            if visible.known is None:
+                image = head(x, power_iterations)
+            else:
+                fill, mask = (resize(a, x.shape[1:3]) for a in visible.known[:2])
+                y = jnp.concatenate([x, fill, mask], -1)
+                # Spectral norm gives the head gain 1: without a scale, training first
+                # reduces every feature to shrink the residual, and the latents' too.
+                start = nn.initializers.constant(RESIDUAL_SCALE)
+                scale = net.param(f"scale{i}", start, (1, 1, 1, 1))
+                residual = (1 - mask) * scale * head(y, power_iterations)
+                image = jnp.clip(fill + residual, -1, 1)
+            images.append(image)
             x = jnp.concatenate([x, images[-1].astype(net.dtype)], -1)
     return images
+
+
+def _known_at(known: Known, x: Array) -> Float[Array, "b i j c"]:
+    """Fill, mask and the encoder's features at the size of `x`."""
+    size = x.shape[1], x.shape[2]
+    (features,) = (f for f in known.features if f.shape[1:3] == size)
+    parts = (resize(known.fill, size), resize(known.mask, size), features)
+    return jnp.concatenate([part.astype(x.dtype) for part in parts], -1)
 
 
 class ResDiscriminator(nn.Module):

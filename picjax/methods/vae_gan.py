@@ -14,10 +14,11 @@ import optax
 from jaxtyping import Array, Float
 
 from picjax.cli import UserError
-from picjax.layers.encoder_decoder import VisibleFeatures
+from picjax.layers.encoder_decoder import Known, VisibleFeatures
+from picjax.layers.fill import smooth_fill
 from picjax.losses import adversarial
 from picjax.losses.reconstruction import resize
-from picjax.system import Config, Opt, System, Tree, apply, infer
+from picjax.system import Batch, Config, Opt, System, Tree, apply, infer
 
 
 class Judged(NamedTuple):
@@ -46,6 +47,8 @@ class VaeGan(System):
       rec_weight: weight of the multi-scale L1 loss.
       adversarial_weight: weight of the generator's adversarial losses.
       kl_weight: weight of the latents' divergences.
+      fill: whether the decoder reads the visible part at every scale and adds to a
+        smooth fill of the hole; ours, not in the papers (docs/picmm.md).
     """
 
     encoder: Any
@@ -56,6 +59,7 @@ class VaeGan(System):
     rec_weight: float
     adversarial_weight: float
     kl_weight: float
+    fill: bool
 
     @property
     def can_score(self) -> bool:
@@ -67,17 +71,21 @@ class VaeGan(System):
         """The discriminator's mean score of each image."""
         return adversarial.mean(infer(self.discriminator, variables, images))
 
-    def visible_features(
-        self, features: list[Array], mask: Float[Array, "b h w 1"]
-    ) -> VisibleFeatures:
+    def visible_features(self, features: list[Array], batch: Batch) -> VisibleFeatures:
         """What the generator reads, from features whose first b rows are the visible part.
 
         The attention's mask is resized to the map attended to, fractional at its edges.
         """
+        image, mask = batch["image"], batch["mask"]
         b = mask.shape[0]
         f_e = features[self.generator.layers - 3][:b]
         small = resize(mask, (f_e.shape[1], f_e.shape[2]))
-        return VisibleFeatures(features[-1][:b], f_e, small)
+        known = None
+        if self.fill:
+            known = Known(
+                smooth_fill(image, mask), mask, tuple(f[:b] for f in features)
+            )
+        return VisibleFeatures(features[-1][:b], f_e, small, known)
 
     def discriminator_loss(
         self,

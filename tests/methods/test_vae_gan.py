@@ -1,12 +1,20 @@
-"""The discriminator's loss that PICMM and PICNet share."""
+"""The discriminator's loss and the decoder's fill that PICMM and PICNet share."""
 
+from functools import partial
 from typing import Any, cast
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from helpers.configs import load_config, make_batch
 
+from picjax import methods
+from picjax.layers.encoder_decoder import RESIDUAL_SCALE
+from picjax.layers.fill import smooth_fill
 from picjax.methods.vae_gan import Judged, VaeGan
+from picjax.system import inference_variables
 
 
 class FirstChannel(nn.Module):
@@ -36,6 +44,7 @@ def loss(gan_mode: str) -> float:
         rec_weight=1.0,
         adversarial_weight=1.0,
         kl_weight=0.0,
+        fill=False,
     )
     params = {"discriminator": {"scale": jnp.ones(1)}}
     value, stats = system.discriminator_loss(net, params, {}, judged, 1)
@@ -50,3 +59,19 @@ def test_discriminator_averages_real_and_generated_images():
 def test_penalty_is_added_after_the_half():
     """The gradient is 1 at each of 4 pixels: norm 2, penalty 10 (2 - 1)^2."""
     assert loss("wgangp") == pytest.approx(0.5 * (-2 + 2) + 10)
+
+
+@pytest.mark.parametrize("name", ["picmm", "picnet"])
+def test_with_fill_the_networks_start_near_it_and_keep_known_pixels(name):
+    """Known pixels are the input's before anything is composited."""
+    config = load_config(name, "tiny")
+    config.model.fill = True
+    system = methods.make(config)
+    batch = make_batch(config.image_size)
+    state = jax.jit(system.init)(batch, jax.random.key(0))
+    variables = inference_variables(state)
+    image = jax.jit(partial(system.sample, n=1))(variables, batch, jax.random.key(1))
+    image, mask = image[:, 0], batch["mask"]
+    np.testing.assert_array_equal(image * mask, batch["image"] * mask)
+    distance = jnp.abs(image - smooth_fill(batch["image"], mask))
+    assert 0 < distance.max() <= RESIDUAL_SCALE

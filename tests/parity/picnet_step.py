@@ -78,6 +78,7 @@ def make_system(
         rec_weight=float(h["lambda_rec"]),
         adversarial_weight=float(h["lambda_g"]),
         kl_weight=float(h["lambda_kl"] * generator.output_scale),
+        fill=False,
         two_paths=h["train_paths"] == "two",
         kl_rec="prior_to_posterior",
         least_std=0.0,

@@ -47,8 +47,10 @@ def unflatten(x: Float[Array, "b d"], height: int, width: int) -> Array:
     return x.reshape(x.shape[0], -1, height, width).transpose(0, 2, 3, 1)
 
 
-def _linear(features: int, name: str, dtype: Any = jnp.float32) -> nn.Dense:
-    orthogonal = nn.initializers.orthogonal(0.02)
+def _linear(
+    features: int, name: str, dtype: Any = jnp.float32, gain: float = 0.02
+) -> nn.Dense:
+    orthogonal = nn.initializers.orthogonal(gain)
     return nn.Dense(features, dtype=dtype, kernel_init=orthogonal, name=name)
 
 
@@ -60,7 +62,7 @@ class Encoder(nn.Module):
     is what `layers` halvings and `poolings` average pools leave of the image.
     `log_std_start` is added to log_std: the original starts with noise of width 1 around
     means near 0, from which nothing can be decoded until the encoder has learnt to
-    shrink it.
+    shrink it. `gain` is that of the latent layer's initialisation.
     """
 
     ngf: int = 32
@@ -68,6 +70,7 @@ class Encoder(nn.Module):
     layers: int = 5
     poolings: int = 2
     log_std_start: float = 0.0
+    gain: float = 0.02
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -80,7 +83,9 @@ class Encoder(nn.Module):
         for _ in range(self.poolings):
             x = average_pool(x)
         x = flatten(x)
-        x = nn.leaky_relu(_linear(x.shape[-1], "down_fc", self.dtype)(x), 0.2)
+        x = nn.leaky_relu(
+            _linear(x.shape[-1], "down_fc", self.dtype, self.gain)(x), 0.2
+        )
         mu, log_std = jnp.split(x.astype(jnp.float32), 2, -1)
         return mu, log_std + self.log_std_start, features
 
@@ -89,7 +94,7 @@ class Generator(nn.Module):
     """Both latents and the visible part's features to images in [-1, 1], coarse to fine.
 
     Channels of the latent map are z_m's, then z_c's; the same convolution doubles its
-    size `poolings` times. There are `output_scale` images, the last of full size.
+    size `poolings` times, initialised with `gain`. There are `output_scale` images, the last of full size.
     """
 
     ngf: int = 32
@@ -99,6 +104,7 @@ class Generator(nn.Module):
     poolings: int = 2
     depth: int = 0
     upsample: str = "transposed"
+    gain: float = 0.02
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -112,7 +118,7 @@ class Generator(nn.Module):
     ) -> list[Float[Array, "b _h _w 3"]]:
         h, w = (side // 2**self.poolings for side in visible.f_m.shape[1:3])
         x = unflatten(jnp.concatenate([z_m, z_c], -1), h, w).astype(self.dtype)
-        x = UpConv(self.poolings, dtype=self.dtype, name="up_convfc")(x)
+        x = UpConv(self.poolings, self.gain, dtype=self.dtype, name="up_convfc")(x)
         return decode(self, x, visible, power_iterations)
 
 
@@ -120,12 +126,18 @@ class UpConv(nn.Module):
     """Doubles the size `times` times: nearest neighbour, one shared convolution, act."""
 
     times: int
+    gain: float = 0.02
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "b i j c"]) -> Float[Array, "b _i _j c"]:
         conv = Conv(
-            x.shape[-1], padding=1, spectral=False, dtype=self.dtype, name="conv"
+            x.shape[-1],
+            padding=1,
+            spectral=False,
+            kernel_init=nn.initializers.orthogonal(self.gain),
+            dtype=self.dtype,
+            name="conv",
         )
         for _ in range(self.times):
             x = nn.leaky_relu(conv(upsample(x)), 0.2)
@@ -208,6 +220,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
             ngf=model.ngf,
             poolings=pools,
             log_std_start=model.log_std_start,
+            gain=model.latent_gain,
             name="encoder",
             **shared,
         ),
@@ -216,6 +229,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
             poolings=pools,
             output_scale=min(model.output_scale, layers),
             upsample=model.upsample,
+            gain=model.latent_gain,
             name="generator",
             **shared,
         ),

@@ -42,6 +42,7 @@ def tables(config: Config) -> dict[str, Table]:
             "model.mixture.norm": "batch",
             "model.upsample": "transposed",
             "model.log_std_start": 0.0,
+            "model.fill": False,
         },
     )
     return dict.fromkeys(FILES.values(), TABLE)

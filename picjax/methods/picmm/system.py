@@ -92,7 +92,7 @@ class PICMM(VaeGan):
       clamp: bounds of log_std in the mixture's loss, or empty.
       train_mixture: whether the mixture learns at all.
       extra_calls: whether z_c also moves the mixture's running statistics.
-      hole: whether L1 compares the whole image of z_hat or its known pixels alone.
+      hole_weight: weight of the hole's pixels in the L1 of z_hat's image, from 0 to 1.
       prior_weight: weight with which the mixture's loss reaches the encoder.
 
     References:
@@ -130,7 +130,7 @@ class PICMM(VaeGan):
     clamp: tuple[float, ...]
     train_mixture: bool
     extra_calls: bool
-    hole: bool
+    hole_weight: float
     prior_weight: float
 
     @classmethod
@@ -159,6 +159,7 @@ class PICMM(VaeGan):
             gan_mode=loss.gan_mode,
             rec_weight=loss.rec,
             adversarial_weight=loss.adversarial,
+            fill=config.model.fill,
             kl_weight=loss.kl,
             condition=mixture.given,
             assignment=mixture.select,
@@ -167,18 +168,18 @@ class PICMM(VaeGan):
             clamp=tuple(mixture.clamp),
             train_mixture=mixture.trained,
             extra_calls=mixture.extra_calls,
-            hole=loss.hole,
+            hole_weight=float(loss.hole),
             prior_weight=loss.prior,
         )
 
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
         """Initial parameters with the distributions of the official code."""
         keys = split_keys(key, "encoder", "generator", "discriminator", "mixture")
-        image, mask = batch["image"], batch["mask"]
+        image = batch["image"]
         (z, _, features), encoder = self.encoder.init_with_output(
             keys["encoder"], image
         )
-        visible = self.visible_features(features, mask)
+        visible = self.visible_features(features, batch)
         variables = {
             "encoder": encoder,
             "generator": self.generator.init(keys["generator"], z, z, visible),
@@ -278,7 +279,7 @@ class PICMM(VaeGan):
         mu_m, mu_c = jnp.split(mu, 2)
         log_std_m, log_std_c = jnp.split(log_std, 2)
         q_m, q_c = Gaussian(mu_m, log_std_m), Gaussian(mu_c, log_std_c)
-        visible = self.visible_features(features, mask)
+        visible = self.visible_features(features, batch)
         return Latents(z_m, z_c, q_m, q_c), visible, stats
 
     def mix(
@@ -358,7 +359,9 @@ class PICMM(VaeGan):
         masks = reconstruction.pyramid(batch["mask"], len(images))
         rec = reconstruction.multiscale_l1([x[:b] for x in images], targets).mean()
         rec += reconstruction.multiscale_l1(
-            [x[b:] for x in images], targets, None if self.hole else masks
+            [x[b:] for x in images],
+            targets,
+            [mask + self.hole_weight * (1 - mask) for mask in masks],
         ).mean()
         metrics = {"rec": self.rec_weight * rec, "ad_g": self.adversarial_weight * ad_g}
         if self.kl_weight:
@@ -392,7 +395,7 @@ class PICMM(VaeGan):
         z = mu if self.condition == "mean" else z_m
         logits, mu_hat, log_std_hat = infer(self.mixture, variables, z)
         mixture = Mixture(jax.nn.log_softmax(logits), mu_hat, log_std_hat)
-        return Visible(z_m, self.visible_features(features, batch["mask"]), mixture)
+        return Visible(z_m, self.visible_features(features, batch), mixture)
 
     def decode(
         self, variables: Tree, visible: Visible, z_c: Float[Array, "b d"]

@@ -24,7 +24,7 @@ def tables(config: Config) -> dict[str, Table]:
     Raises:
       UserError: if the original does not have the config's networks.
     """
-    check_original(config, {"model.upsample": "transposed"})
+    check_original(config, {"model.upsample": "transposed", "model.fill": False})
     patch = config.model.discriminator == "patch"
     discriminators = dict.fromkeys(
         ("discriminator", "discriminator_rec"), PATCH_TABLE if patch else TABLE

@@ -127,6 +127,7 @@ class PICNet(VaeGan):
             gan_mode=loss.gan_mode,
             rec_weight=loss.rec,
             adversarial_weight=loss.adversarial,
+            fill=config.model.fill,
             kl_weight=loss.kl * nets["generator"].output_scale,
             two_paths=loss.paths == "two",
             kl_rec=loss.kl_rec,
@@ -136,11 +137,11 @@ class PICNet(VaeGan):
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
         """Initial parameters with the distributions of the official code."""
         keys = split_keys(key, "encoder", "generator", *DISCRIMINATORS)
-        image, mask = batch["image"], batch["mask"]
+        image = batch["image"]
         (_, (z, _), features), encoder = self.encoder.init_with_output(
             keys["encoder"], image, image
         )
-        visible = self.visible_features(features, mask)
+        visible = self.visible_features(features, batch)
         variables = {
             "encoder": encoder,
             "generator": self.generator.init(keys["generator"], z, visible),
@@ -221,7 +222,7 @@ class PICNet(VaeGan):
             self.encoder, params, stats, *parts, power_iterations=1
         )
         p, q = (Latent(mu, std + self.least_std) for mu, std in (p, q))
-        return p, q, self.visible_features(features, mask), stats
+        return p, q, self.visible_features(features, batch), stats
 
     def update_discriminators(
         self, state: State, judged: Judged
@@ -291,7 +292,7 @@ class PICNet(VaeGan):
         visible = batch["image"] * batch["mask"]
         (mu, std), _, features = infer(self.encoder, variables, visible)
         q = Latent(mu, std + self.least_std)
-        return Visible(q, self.visible_features(features, batch["mask"]))
+        return Visible(q, self.visible_features(features, batch))
 
     def decode(
         self, variables: Tree, visible: Visible, z: Float[Array, "b i j z"]
