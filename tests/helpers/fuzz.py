@@ -75,7 +75,9 @@ def command(main: Callable[[list[str]], None], *words: object) -> str:
     """
     out, err = io.StringIO(), io.StringIO()
     code: Any = 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    # Ctrl-C ends the fuzz itself, not the command in it.
+    handlers = mock.patch.object(cli.signals, "install")
+    with handlers, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             cli.run(lambda: main([str(word) for word in words]))
         except SystemExit as done:

@@ -2,7 +2,7 @@
 
     python tests/workers/run_fuzz.py --cases 10000 --seed 0 --out runs/fuzz.json
 
-A chunk is of one kind and has a seed of its own, so a failure is found again by
+A chunk has cases of every kind and a seed of its own, so a failure is found again by
 `--chunk N`. After each chunk the figures are written; the same command goes on from there.
 """
 
@@ -25,7 +25,7 @@ from helpers.fuzz import KINDS, QUIET
 
 from picjax.files import write_text
 
-CHUNK = 100  # cases; one of every kind by its share
+CHUNK = 100  # cases, of every kind by its share
 
 
 def run_chunk(kind: str, count: int, seed: int) -> tuple[Counter[str], str]:
