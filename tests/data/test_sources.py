@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data import pack, photos, sources, stored, transforms
+from picjax.data import pack, photos, sources, transforms
 
 SIZE = (32, 32)
 
@@ -264,9 +264,3 @@ def test_the_command_ends_with_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("picjax: ") and done.stderr.count("\n") == 1
-
-
-def test_tfds_names_its_extra_if_it_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(UserError, match=r"pip install 'picjax\[tfds\]'"):
-        stored.tfds(str(tmp_path), "config.data.path", "train", (8, 8), None)
