@@ -1,5 +1,6 @@
 """Released weights: found, downloaded, checked, kept as .npz, or one clear error."""
 
+import gc
 import hashlib
 import pickle
 import threading
@@ -15,6 +16,8 @@ from picjax.evaluation.metrics import backbones, hyperiqa, inception, nima, weig
 from picjax.official import digests, files
 
 torch = pytest.importorskip("torch")
+# pooch leaves a download's connection to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 
 SHAPES = {"features.0.weight": (2, 3, 1, 1), "features.0.bias": (2,)}
 
@@ -49,6 +52,7 @@ def released(network):
         yield weights.Released(url, (network.name,), lambda: SHAPES)
         server.shutdown()
         thread.join()
+    gc.collect()  # connections, where their warnings are ignored
 
 
 def test_pytorch_is_needed_once(network, released, monkeypatch):
