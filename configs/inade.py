@@ -25,14 +25,17 @@ PRESETS = {
 
 # Image size of each variant: a side, or height and width.
 VARIANTS = {
+    "photos": 64,
     "scenes": 32,
+    "demo": 64,
     "ade20k": 256,
     "cityscapes": (256, 512),
     "celeba": 256,
     "deepfashion": 256,
     "tiny": 32,
 }
-DATA = {"scenes": "scenes", "tiny": "scenes"}  # others: folders
+# config.data.name of each variant; of the others folder.
+DATA = {"photos": "photos", "demo": "photos", "scenes": "scenes", "tiny": "scenes"}
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -44,7 +47,9 @@ def get_config(variant: str = "") -> ConfigDict:
     with config.ignore_type():  # a side, or height and width
         config.image_size = VARIANTS[name]
     changes = {
+        "photos": photos,
         "scenes": scenes,
+        "demo": demo,
         "ade20k": ade20k,
         "cityscapes": cityscapes,
         "celeba": celeba,
@@ -91,7 +96,8 @@ def published() -> ConfigDict:
         "gan_mode": "hinge",  # hinge, ls, original or w
         "feature": 10.0,  # L1 of the discriminator's features
         "perceptual": 10.0,  # L1 of VGG19's features
-        "vgg_path": "",  # torchvision's vgg19-dcbb9e9d.pth; empty: no perceptual loss
+        "pixel": 0.0,  # L1 of pixels, which the original has not
+        "vgg_path": "",  # torchvision's vgg19-dcbb9e9d.pth; empty: found as for metrics
         "kl": 0.05,  # of the encoder's statistics to the prior
         "kl_reduction": "sum",  # over the batch, as the original; or mean
     }
@@ -109,8 +115,42 @@ def published() -> ConfigDict:
 
 
 def maps_of(model: Any) -> dict[str, Any]:
-    """What the data's maps hold: the same numbers as in `model`, by reference."""
-    return {name: model.get_ref(name) for name in ("label_nc", "dontcare", "instances")}
+    """Settings of the data's maps; the shared ones are references to `model`."""
+    shared = ("label_nc", "dontcare", "instances")
+    return {name: model.get_ref(name) for name in shared} | {
+        # Of a folder: plain, ade20k, cityscapes, celeba or deepfashion (docs/inade.md).
+        "layout": "plain",
+        "mode": "resize_and_crop",  # or fixed, crop, ...: transform of pictures and maps
+        "shift": False,  # label 0 is unlabelled and k is class k - 1, as ADE20K's paper
+    }
+
+
+def photos(config: Any) -> None:
+    """Photographs from the installed packages, whose maps are made by clustering."""
+    config.steps = 20_000
+    config.log_every = 20
+    config.save_every = 1_000
+    config.sample_every = 1_000
+    config.data.load_size = 0
+    config.model.update(label_nc=8, dontcare=False, instances=32, noise_nc=16, z_dim=64)
+    config.model.update(ngf=16, ndf=16)
+    without_vgg(config)
+
+
+def demo(config: Any) -> None:
+    """`make demo`: some minutes of training on two cores."""
+    photos(config)
+    config.steps = 1_500
+    config.batch_size = 8
+    config.save_every = 500
+    config.sample_every = 500
+    config.opt.lr = 1e-3
+    config.model.update(ngf=8, noise_nc=8, z_dim=16)
+
+
+def without_vgg(config: Any) -> None:
+    """L1 of pixels ties images to their styles in the place of VGG19's features."""
+    config.loss.update(perceptual=0.0, pixel=10.0, kl_reduction="mean")
 
 
 def scenes(config: Any) -> None:
@@ -121,28 +161,34 @@ def scenes(config: Any) -> None:
     config.sample_every = 1_000
     config.data.load_size = 0
     config.model.update(label_nc=4, dontcare=False, instances=8, noise_nc=8, z_dim=8)
-    config.model.update(ngf=16, ndf=16)
+    config.model.update(ngf=8, ndf=8)
+    config.opt.update(lr=1e-3, ttur=False)
+    without_vgg(config)
 
 
 def ade20k(config: Any) -> None:
-    """Labels as in the files: 0 unlabelled, k class k."""
+    """Labels as in the files, which released weights expect: 0 unlabelled, k class k."""
+    config.data.maps.layout = "ade20k"
     config.model.update(label_nc=150, dontcare=True, instances=151)
 
 
 def cityscapes(config: Any) -> None:
     """True instances; 512 x 256 pixels without resize and crop."""
     config.data.load_size = 512
+    config.data.maps.update(layout="cityscapes", mode="fixed")
     config.model.update(label_nc=35, dontcare=False, instances=256, upsampling="more")
 
 
 def celeba(config: Any) -> None:
     """CelebAMask-HQ: one instance per class."""
+    config.data.maps.layout = "celeba"
     config.model.update(label_nc=19, dontcare=False, instances=19)
 
 
 def deepfashion(config: Any) -> None:
     """One instance per class."""
     config.data.load_size = 256
+    config.data.maps.layout = "deepfashion"
     config.model.update(label_nc=8, dontcare=False, instances=8)
 
 
@@ -150,6 +196,7 @@ def tiny(config: Any) -> None:
     """Set up a run of seconds, for tests."""
     common.tiny(config)
     config.data.load_size = 0
+    config.loss.perceptual = 0.0
     config.samples = 2
     config.model.update(label_nc=4, dontcare=False, instances=6, noise_nc=4, z_dim=4)
     config.model.update(ngf=1, ndf=2)

@@ -3,7 +3,8 @@
     python -m picjax.data.export --workdir=runs/picmm --num=8 --out=held-out
 
 Files have the names of the evaluation; their masks (white = hole) are written to a
-folder beside them. Of aligned pairs, the input pictures are written.
+folder beside them. Of aligned pairs, the input pictures are written. Label and instance
+maps are written as indices to a folder of their own, instance maps with 16 bits.
 """
 
 import argparse
@@ -21,7 +22,10 @@ from picjax.system import image_shape
 
 
 def export(workdir: Path, num: int, seed: int, out: Path) -> int:
-    """Write `<name>.png` to `out` and its mask to `out`-masks.
+    """Write `<name>.png` to `out`, its mask to `out`-masks, its maps to `out`-maps.
+
+    Maps are `<name>_label.png` and `<name>_instance.png`; they replace the masks where
+    no pixel is known.
 
     Args:
       workdir: a run's folder.
@@ -37,18 +41,26 @@ def export(workdir: Path, num: int, seed: int, out: Path) -> int:
     """
     config = read_config(workdir)
     key = "condition" if config.data.name == "aligned" else "image"
-    masks_out = out.with_name(f"{out.name}-masks")
+    masks_out, maps_out = (beside(out, kind) for kind in ("masks", "maps"))
     count = 0
     for batch in pipeline.eval_batches(config.data, image_shape(config), 8, num, seed):
-        for name, image, mask, valid in zip(
-            batch["name"], batch[key], batch["mask"], batch["valid"], strict=True
-        ):
-            if valid:
-                images.write_png(out / f"{name}.png", image)
-                hole = np.repeat((1 - mask) * np.uint8(255), 3, axis=-1)
+        for i in np.flatnonzero(batch["valid"]):
+            name = batch["name"][i]
+            images.write_png(out / f"{name}.png", batch[key][i])
+            if config.data.masks or "label" not in batch:
+                hole = np.repeat((1 - batch["mask"][i]) * np.uint8(255), 3, axis=-1)
                 images.write_png(masks_out / f"{name}.png", hole)
-                count += 1
+            for entry, dtype in (("label", np.uint8), ("instance", np.uint16)):
+                if entry in batch:
+                    path = maps_out / f"{name}_{entry}.png"
+                    images.write_png(path, batch[entry][i].astype(dtype))
+            count += 1
     return count
+
+
+def beside(out: Path, kind: str) -> Path:
+    """The folder of the masks or maps of the images in `out`."""
+    return out.with_name(f"{out.name}-{kind}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -75,7 +87,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out) if args.out else Path(args.workdir) / "held-out"
     check_writable(out, "--out")
     count = export(Path(args.workdir), args.num, args.seed, out)
-    print(f"{count} image(s) in {out}, their masks in {out}-masks")
+    others = [kind for kind in ("masks", "maps") if beside(out, kind).exists()]
+    folders = ", ".join(f"their {kind} in {beside(out, kind)}" for kind in others)
+    print(f"{count} image(s) in {out}, {folders}")
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 Maps stay integers: int32 [h w], `label` 0 .. classes - 1 and `instance` 0 .. I - 1.
 """
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer, UInt8
+from jaxtyping import Bool, Float, Int, Int32, Integer, UInt8
 from PIL import Image
+from scipy import ndimage
 
 from picjax.cli import UserError
+from picjax.data.decode import open_image
 
 MODES = (
     "resize_and_crop",
@@ -20,6 +23,8 @@ MODES = (
     "none",
 )
 Size = tuple[int, int]
+MapLike = np.ndarray | Image.Image
+Map = Int32[np.ndarray, "h w"]
 DONT_CARE = 255  # in label files
 
 
@@ -141,6 +146,59 @@ def classes(config: Any) -> int:
     return config.label_nc + config.dontcare
 
 
+def as_map(picture: MapLike, name: str) -> Map:
+    """Indices of each pixel as int32.
+
+    Args:
+      picture: integers [h w], or a Pillow image of indices (8 or 16 bits, palettes
+        included); three equal channels count as one.
+      name: for errors.
+
+    Raises:
+      UserError: if it holds colours or fractions.
+    """
+    values = np.asarray(picture)
+    if values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype.kind not in "iub":
+        raise UserError(
+            f"{name} is {values.dtype} of shape {values.shape}, not indices [h w]; give "
+            "the map of class numbers, not its colours"
+        )
+    return values.astype(np.int32)
+
+
+def read_indices(path: Path) -> Map:
+    """The indices of a map file.
+
+    Raises:
+      BadImage: if it is damaged or no image.
+      UserError: if it holds colours.
+    """
+    with open_image(path) as picture:
+        values = np.asarray(picture)
+    return as_map(values, f"'{path}'")
+
+
+def connected(label: Map) -> Map:
+    """Ids of the connected regions of equal labels, neighbours by a side, from 0."""
+    regions, first = np.zeros(label.shape, np.int32), 0
+    for value in np.unique(label):
+        labelled: Any = ndimage.label(label == value)
+        found, count = labelled
+        regions += np.where(found > 0, found + (first - 1), 0).astype(np.int32)
+        first += count
+    return regions
+
+
+def fill_nearest(values: Map, missing: Bool[np.ndarray, "h w"]) -> Map:
+    """A map whose missing pixels have the value of the nearest one that is not."""
+    nearest: Any = ndimage.distance_transform_edt(
+        missing, return_distances=False, return_indices=True
+    )
+    return values[tuple(nearest)]
+
+
 def check_maps(
     label: Int[np.ndarray, "h w"],
     instance: Int[np.ndarray, "y x"],
@@ -162,11 +220,7 @@ def check_maps(
     Raises:
       UserError: if the sizes differ or an id is out of range.
     """
-    if label.shape != instance.shape:
-        raise UserError(
-            f"'{name}' has a label map of {label.shape} and an instance map of "
-            f"{instance.shape}; resize both to their image's size"
-        )
+    check_same_size(label.shape, instance.shape, name)
     if label.min() < 0 or label.max() >= classes:
         raise UserError(
             f"'{name}' has labels from {label.min()} to {label.max()}, where the model "
@@ -178,6 +232,19 @@ def check_maps(
             f"'{name}' has instances from {instance.min()} to {instance.max()}, where "
             f"the model has room for 0 to {instances - 1}; renumber them from 0 or "
             "raise config.model.instances"
+        )
+
+
+def check_same_size(label: Size, instance: Size, name: str) -> None:
+    """Refuse maps whose (height, width) differ.
+
+    Raises:
+      UserError: if they do.
+    """
+    if label != instance:
+        raise UserError(
+            f"'{name}' has a label map of {label} and an instance map of {instance}; "
+            "resize both to their image's size"
         )
 
 

@@ -1,9 +1,11 @@
 """Packs a folder of images into ArrayRecord shards of raw pixels.
 
     python -m picjax.data.pack DIR --out=DIR [--size=266]
+    python -m picjax.data.pack DIR --out=DIR --layout=ade20k [--held-out]
 
 Every image is resized to SIZE x SIZE (without keeping the aspect, as in training) and
 stored as uint8, so that reading it is a copy: fast enough to feed a GPU from two cores.
+With --layout, DIR has label maps (docs/inade.md), which are stored beside the pixels.
 Train with --config.data.name=arrayrecord --config.data.path=OUT. Files that cannot be
 used are skipped with a line that names them. OUT appears when everything is packed.
 """
@@ -19,12 +21,14 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
 from grain.sources import ArrayRecordDataSource
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
+from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from picjax.cli import Parser, UserError, run, say
 from picjax.data.decode import BadImage, core_count, decode
+from picjax.data.labelled import TREES, Files, find, read_files
 from picjax.data.listing import list_images
 from picjax.data.transforms import resample
 from picjax.files import new_folder
@@ -34,14 +38,21 @@ LARGEST = 8192  # pixels a side
 SHARD = 1024  # images per file
 HEADER = struct.Struct("<4sHHH")  # MAGIC, height, width, length of the name in bytes
 MAGIC = b"pjx1"
+MAPS = b"pjx2"  # with a label map, and perhaps an instance map, of 16 bits
 SUFFIX = ".array_record"
 
 
-def pack_record(image: UInt8[np.ndarray, "h w 3"], name: str) -> bytes:
-    """Encode one image: header, name in UTF-8, pixels row by row."""
+def pack_record(
+    image: UInt8[np.ndarray, "h w 3"],
+    name: str,
+    maps: Sequence[Int32[np.ndarray, "h w"]] = (),
+) -> bytes:
+    """Encode one image: header, name in UTF-8, pixels row by row, then its maps."""
     text = name.encode(errors="surrogateescape")  # a file's name need not be UTF-8
     h, w = image.shape[:2]
-    return HEADER.pack(MAGIC, h, w, len(text)) + text + image.tobytes()
+    header = HEADER.pack(MAPS if maps else MAGIC, h, w, len(text))
+    stored = [x.astype("<u2").tobytes() for x in maps]
+    return b"".join([header, text, image.tobytes(), *stored])
 
 
 def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
@@ -51,11 +62,24 @@ def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
       ValueError: if the record was not written by `pack_record`.
     """
     magic, h, w, length = HEADER.unpack_from(record)
-    if magic != MAGIC or len(record) != HEADER.size + length + h * w * 3:
+    start, area = HEADER.size + length, h * w
+    sizes = {MAGIC: [3], MAPS: [5, 7]}.get(magic, [])  # bytes per pixel
+    if len(record) - start not in [area * size for size in sizes]:
         raise ValueError("the record is not one of picjax.data.pack")
-    start = HEADER.size + length
-    pixels = np.frombuffer(record, np.uint8, offset=start).reshape(h, w, 3)
+    pixels = np.frombuffer(record, np.uint8, 3 * area, start).reshape(h, w, 3)
     return pixels, record[HEADER.size : start].decode(errors="surrogateescape")
+
+
+def has_maps(record: bytes) -> bool:
+    """Whether a record holds a label map."""
+    return record[: len(MAPS)] == MAPS
+
+
+def unpack_maps(record: bytes) -> list[Int32[np.ndarray, "h w"]]:
+    """The maps of a record of `unpack`: none, labels, or labels and instances."""
+    _, h, w, length = HEADER.unpack_from(record)
+    stored = np.frombuffer(record, "<u2", offset=HEADER.size + length + 3 * h * w)
+    return list(stored.reshape(-1, h, w).astype(np.int32))
 
 
 def open_shards(path: str, key: str) -> Any:
@@ -83,12 +107,15 @@ def open_shards(path: str, key: str) -> Any:
 
 
 def pack(
-    paths: Iterable[Path], root: Path, out: epath.PathLike, size: tuple[int, int]
+    files: Iterable[Path | Files],
+    root: Path,
+    out: epath.PathLike,
+    size: tuple[int, int],
 ) -> tuple[int, list[str]]:
     """Write the shards of a data set.
 
     Args:
-      paths: the image files.
+      files: of the images, perhaps with their maps.
       root: folder that the names of records are relative to.
       out: the output folder.
       size: height and width of the stored images.
@@ -99,7 +126,7 @@ def pack(
     skipped: list[str] = []
     count = 0
     writer = None
-    for path, record in _records(paths, root, size):
+    for path, record in _records(files, root, size):
         if isinstance(record, BadImage):
             skipped.append(f"skipped '{path}': {record}")
             continue
@@ -118,28 +145,54 @@ def pack(
 
 
 def _records(
-    paths: Iterable[Path], root: Path, size: tuple[int, int]
+    files: Iterable[Path | Files], root: Path, size: tuple[int, int]
 ) -> Iterator[tuple[Path, bytes | BadImage]]:
     """Records in order, decoded ahead by a few threads."""
 
-    def make(path: Path) -> bytes | BadImage:
+    def make(file: Path | Files) -> bytes | BadImage:
+        path = image_of(file)
+        inside = path.is_relative_to(root)
+        name = str(path.relative_to(root) if inside else path)
         try:
-            image = resample(decode(path, max(size)), size)
+            if isinstance(file, Files):
+                return pack_record(*with_maps(file, name, size))
+            return pack_record(resample(decode(path, max(size)), size), name)
         except BadImage as error:
             return error
-        inside = path.is_relative_to(root)
-        return pack_record(image, str(path.relative_to(root) if inside else path))
 
     waiting: deque[tuple[Path, Future[bytes | BadImage]]] = deque()
     threads = core_count()
     with ThreadPoolExecutor(threads) as pool:
-        for path in paths:
-            waiting.append((path, pool.submit(make, path)))
+        for file in files:
+            waiting.append((image_of(file), pool.submit(make, file)))
             if len(waiting) > 4 * threads:
                 done, future = waiting.popleft()
                 yield done, future.result()
         for done, future in waiting:
             yield done, future.result()
+
+
+def image_of(file: Path | Files) -> Path:
+    """The file of the image."""
+    return file.image if isinstance(file, Files) else file
+
+
+def with_maps(
+    files: Files, name: str, size: tuple[int, int]
+) -> tuple[UInt8[np.ndarray, "h w 3"], str, list[Int32[np.ndarray, "h w"]]]:
+    """The arguments of `pack_record`: the image bicubic, its maps by nearest neighbour.
+
+    Raises:
+      BadImage: if a file is damaged.
+      UserError: if a map does not belong to its image.
+    """
+    raw = read_files(files, name)
+    h, w = size
+    image = np.asarray(raw.image.resize((w, h), Image.Resampling.BICUBIC))
+    maps = [x for x in (raw.label, raw.instance) if x is not None]
+    nearest = Image.Resampling.NEAREST
+    small = [np.asarray(Image.fromarray(x).resize((w, h), nearest)) for x in maps]
+    return image, name, small
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -159,15 +212,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=int, default=SIZE, help=f"pixels a side ({SIZE})"
     )
+    parser.add_argument(
+        "--layout", default="", metavar="NAME", help=f"with maps: {', '.join(TREES)}"
+    )
+    parser.add_argument(
+        "--held-out", action="store_true", help="the layout's held-out part"
+    )
     args = parser.parse_args(argv)
     out = Path(args.out)
     if not 8 <= args.size <= LARGEST:
         raise UserError(f"--size is {args.size}; give 8 to {LARGEST} pixels")
     with new_folder(out) as partial:
-        paths = list_images(args.dir, "DIR")
+        files: Sequence[Path | Files] = (
+            find(args.dir, "DIR", args.layout, args.held_out)
+            if args.layout
+            else list_images(args.dir, "DIR")
+        )
         console = Console(stderr=True, highlight=False)
         shown = track(
-            paths, "packing", console=console, disable=not console.is_terminal
+            files, "packing", console=console, disable=not console.is_terminal
         )
         size = args.size, args.size
         count, skipped = pack(shown, Path(args.dir), partial, size)

@@ -17,7 +17,13 @@ from picjax import plugins
 from picjax.cli import UserError, check_choice, say
 from picjax.data import scenes
 from picjax.data.decode import BadImage
-from picjax.data.labelled import InstanceScenes
+from picjax.data.labelled import (
+    TREES,
+    Clustered,
+    InstanceScenes,
+    labelled_folder,
+    labelled_shards,
+)
 from picjax.data.listing import list_images
 from picjax.data.photos import HeldOutPhotos, Photos
 from picjax.data.stored import (
@@ -167,6 +173,11 @@ def training(config: DataConfig, size: Size) -> Usable:
     Raises:
       UserError: if there is none.
     """
+    if config.name in plugins.names(plugins.SOURCES):
+        return _plugin(config, size, held_out=False)
+    if config.get("maps"):
+        source = _with_maps(config, size, held_out=False)
+        return _checked(source, "config.data.path", config.path)
     how = augmentation(config, size)
     classes = config.get("classes", 0)
     if classes and config.name not in ("digits", "folder", "tfds"):
@@ -174,9 +185,7 @@ def training(config: DataConfig, size: Size) -> Usable:
     if config.name == "photos":
         return Usable(Photos(how))
     if config.name == "scenes":
-        return Usable(_scenes(config)(size, scenes.TRAIN))
-    if config.name in plugins.names(plugins.SOURCES):
-        return _plugin(config, size, held_out=False)
+        return Usable(Scenes(size, scenes.TRAIN))
     source = _stored(config, config.path, "config.data.path", size, how)
     if not config.eval_path:
         source = Part(source, _share(source.names, held_out=False))
@@ -192,12 +201,15 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
     Raises:
       UserError: if there is none.
     """
+    if config.name in plugins.names(plugins.SOURCES):
+        return _plugin(config, size, held_out=True)
+    if config.get("maps"):
+        source = _with_maps(config, size, held_out=True)
+        return _checked(source, "config.data.path", config.path)
     if config.name == "photos":
         return Usable(HeldOutPhotos(size))
     if config.name == "scenes":
-        return Usable(_scenes(config)(size, scenes.EVAL))
-    if config.name in plugins.names(plugins.SOURCES):
-        return _plugin(config, size, held_out=True)
+        return Usable(Scenes(size, scenes.EVAL))
     how = None
     if config.crop == "aspect":
         how = augmentation(config, size)._replace(flip=False, rotation=0.0)
@@ -210,8 +222,25 @@ def evaluation(config: DataConfig, size: Size) -> Usable:
     return _checked(part, "config.data.path", config.path)
 
 
-def _scenes(config: DataConfig) -> type[Scenes] | type[InstanceScenes]:
-    return InstanceScenes if config.get("maps") else Scenes
+def _with_maps(config: DataConfig, size: Size, held_out: bool) -> Source:
+    """The images with label and instance maps of a data config."""
+    names = ("scenes", "photos", "folder", "arrayrecord")
+    check_choice("config.data.name (with label maps)", config.name, names)
+    if config.name == "scenes":
+        return InstanceScenes(size, scenes.EVAL if held_out else scenes.TRAIN)
+    if config.name == "photos":
+        if held_out:
+            return Clustered(HeldOutPhotos(size), config.maps)
+        return Clustered(Photos(augmentation(config, size)), config.maps)
+    name = "eval_path" if held_out and config.eval_path else "path"
+    path, key = config[name], f"config.data.{name}"
+    if config.name == "folder":
+        source = labelled_folder(config, path, key, size, held_out)
+        if TREES[config.maps.layout].phases:
+            return source
+    else:
+        source = labelled_shards(config, path, key, size, train=not held_out)
+    return source if config.eval_path else Part(source, _share(source.names, held_out))
 
 
 def _plugin(config: DataConfig, size: Size, held_out: bool) -> Usable:
@@ -259,6 +288,8 @@ def evaluation_files(config: DataConfig) -> list[Path]:
 
 def _files(config: DataConfig, path: str, held_out: bool) -> list[Path]:
     if config.name not in ("folder", "aligned") or not path or not Path(path).exists():
+        return []
+    if config.get("maps"):  # its layout says which files are held out
         return []
     files = list_images(path, "config.data.path")
     if config.eval_path:
