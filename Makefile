@@ -3,6 +3,10 @@ PYTHON ?= python3
 SYSTEM ?= picmm
 BIN := .venv/bin
 RUN := runs/demo-$(SYSTEM)
+INPUTS := --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks
+ifeq ($(SYSTEM),inade)
+INPUTS := --labels=$(RUN)/held-out-maps
+endif
 
 .PHONY: help test demo fuzz kill-test test-wheel clean
 
@@ -36,7 +40,7 @@ pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
 demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 13 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
-	$(BIN)/python -m picjax.complete --workdir=$(RUN) --image=$(RUN)/held-out --mask=$(RUN)/held-out-masks --num=6
+	$(BIN)/python -m picjax.complete --workdir=$(RUN) $(INPUTS) --num=6
 	$(BIN)/python -m picjax.eval --workdir=$(RUN) --num=6 --images=64
 ifeq ($(SYSTEM),painter)
 	$(BIN)/python -m picjax.compose --examples $(RUN)/scenes

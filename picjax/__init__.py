@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from picjax.cli import UserError
     from picjax.hub import push
     from picjax.model import Model, load
+    from picjax.synthesis import Reference
 
-__all__ = ["Model", "UserError", "load", "push"]
+__all__ = ["Model", "Reference", "UserError", "load", "push"]
 __version__ = "0.1.0"
 
 HOMES = {"Model": "model", "load": "model", "UserError": "cli", "push": "hub"}
+HOMES |= {"Reference": "synthesis"}
 
 # Set so while Python imports the package of `python -m picjax.NAME`, before NAME imports
 # JAX, which takes seconds.

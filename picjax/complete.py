@@ -2,13 +2,14 @@
 
     python -m picjax.complete --workdir=runs/demo-picmm --image=a.jpg --mask=center
     python -m picjax.complete --workdir=runs/demo-picmm --compose scene.json
+    python -m picjax.complete --workdir=runs/demo-inade --labels=maps/
 
 From Python: `picjax.load` (picjax/model.py).
 """
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,13 +18,13 @@ import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import checkpoints, files, images, masks
+from picjax import checkpoints, complete_labels, files, images, masks
 from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
 from picjax.data.listing import list_images
 from picjax.images import Picture
 from picjax.log import progress_bar
-from picjax.model import Model, check_mask_given, load, translates
+from picjax.model import Model, check_mask_given, check_no_maps, load, translates
 
 COLUMNS = 6  # completions per row of a grid
 SETTING = "--config.sampler."
@@ -49,8 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         possible.
     """
     args = parse(argv)
-    jobs = find_jobs(args)
+    complete_labels.check(args)
     out = Path(args.out) if args.out else Path(args.workdir) / "completions"
+    if args.labels:
+        synthesise_all(args, out)
+        return
+    jobs = find_jobs(args)
     if args.image and out.resolve() == jobs[0].image.parent.resolve():
         raise UserError(
             f"--out '{out}' is the folder of the images; choose another, so that a "
@@ -59,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_readable(jobs, args)
     files.check_writable(out, "--out")
     model = load(args.workdir, args.sampler, args.checkpoint)
+    check_no_maps(model.config)
     check_mask_given(model.translates, args.compose or args.mask)
     if model.sampling_cost:
         print(
@@ -183,6 +189,19 @@ def complete_all(
         )
 
 
+def synthesise_all(args: argparse.Namespace, out: Path) -> None:
+    """Draw images of every label map of a command line."""
+    jobs = complete_labels.find_jobs(args)
+    model = load(args.workdir, args.sampler, args.checkpoint)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    with progress_bar(console) as bar:
+        for job in bar.track(jobs, description="label maps"):
+            inputs, samples = complete_labels.draw(model, job, args)
+            shown = grid(inputs["labels"], samples, inputs.get("truth"))
+            write_files(out, job.stem, inputs | {"grid": shown}, samples)
+    print(f"{args.num} images of {len(jobs)} label map(s) in {out}")
+
+
 def write(
     out: Path,
     stem: str,
@@ -206,10 +225,21 @@ def write(
     contents["grid"] = grid(source, samples, contents.get("truth"))
     if mask is not None:
         contents["mask"] = np.dstack([contents["mask"], 255 * mask])
-    contents |= {f"out_{i}": sample for i, sample in enumerate(samples)}
+    write_files(out, stem, contents, samples, picture.icc)
+
+
+def write_files(
+    out: Path,
+    stem: str,
+    contents: Mapping[str, np.ndarray],
+    samples: UInt8[np.ndarray, "n h w 3"],
+    icc: bytes | None = None,
+) -> None:
+    """Write pictures as `<stem>_<name>.png` and the samples as `<stem>_out_<i>.png`."""
+    contents = {**contents, **{f"out_{i}": x for i, x in enumerate(samples)}}
     with files.together(out) as folder, ThreadPoolExecutor() as pool:
         paths = [folder / f"{stem}_{name}.png" for name in contents]
-        profiles = [picture.icc] * len(paths)  # compression is slow, in one thread
+        profiles = [icc] * len(paths)  # compression is slow, in one thread
         list(pool.map(images.write_png, paths, contents.values(), profiles))
     stale = len(samples)
     while (path := out / f"{stem}_out_{stale}.png").exists():
@@ -240,7 +270,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         usage="%(prog)s --workdir DIR --image PATH --mask PATH|NAME [...]\n"
         "       %(prog)s --workdir DIR --compose JSON [JSON ...] [...]\n"
         f"       %(prog)s ... {SETTING}KEY=VALUE (sampler options)",
-        description="Completes the hole of each image in N different ways.",
+        description="Completes each image in N ways; draws label maps with --labels.",
         epilog="example: "
         "python -m picjax.complete --workdir=RUN --image=a.jpg --mask=center",
         allow_abbrev=False,
@@ -274,6 +304,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="another seed gives other completions (0)")
     add("--out", metavar="DIR", help="output folder (WORKDIR/completions)")
     add("--invert-mask", action="store_true", help="mask files have black = hole")
+    complete_labels.add_options(parser)
     args, rest = parser.parse_known_args(argv)
     settings = [word.removeprefix(SETTING).split("=", 1) for word in rest]
     for word, setting in zip(rest, settings, strict=True):

@@ -31,6 +31,8 @@ from picjax.system import (
 GREY = 128  # of a hole, as a method sees it: 0 in [-1, 1]
 # What a method may be conditioned on besides the visible pixels.
 CONDITIONS = ("condition", "class", "label", "instance")
+# What steers the draws of some methods and leaves their noise as it is.
+CONTROLS = ("redraw", "styles")
 
 
 class Completions(NamedTuple):
@@ -50,10 +52,11 @@ def visible_part(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Args:
       batch: `image` uint8 [b h w 3], `mask` uint8 [b h w 1], 1 = known, and perhaps
-        CONDITIONS; other entries are ignored.
+        CONDITIONS and CONTROLS; other entries are ignored.
 
     Returns:
-      `image` with 0 in the hole, `mask`, the conditions, and `checksum` uint32 [b].
+      `image` with 0 in the hole, `mask`, conditions, controls, and `checksum` uint32 [b]
+      of all but the controls.
     """
     visible = {"image": batch["image"] * batch["mask"], "mask": batch["mask"]}
     visible |= {name: batch[name] for name in CONDITIONS if name in batch}
@@ -63,7 +66,8 @@ def visible_part(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
             zlib.crc32(array.tobytes(), previous)
             for array, previous in zip(arrays, checksum.tolist(), strict=True)
         ]
-    return {**visible, "checksum": checksum}
+    controls = {name: batch[name] for name in CONTROLS if name in batch}
+    return {**visible, **controls, "checksum": checksum}
 
 
 def make_draw(system: System) -> Callable[..., Completions]:

@@ -33,6 +33,7 @@ from picjax.completion import (
     make_draw,
     visible_part,
 )
+from picjax.data.maps import MapLike
 from picjax.images import paste, to_float
 from picjax.inputs import ImageLike, Input, MaskLike, one_for_each, read_input
 from picjax.memory import check_memory
@@ -52,6 +53,8 @@ class Model:
       has_likelihood: whether `evaluate` returns likelihoods.
       sampling_cost: of one completion, in words; empty for one pass of a network.
       translates: whether it generates whole pictures from others, without a mask.
+      system: the method.
+      variables: its networks' parameters and statistics, on the device.
     """
 
     def __init__(self, config: ConfigDict, system: System, variables: Tree, step: int):
@@ -61,11 +64,12 @@ class Model:
         self.translates = translates(config)
         self.has_likelihood = system.has_likelihood
         self.sampling_cost = system.sampling_cost()
+        self.system = system
         self._mask_warnings = system.mask_warnings
         self._can_score = system.can_score
         self._counts_draws = system.counts_draws
         self._mesh = sharding.make_mesh()
-        self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
+        self.variables = jax.device_put(variables, sharding.replicated(self._mesh))
         self._draw = jax.jit(
             make_draw(system), static_argnames=("n", "num_candidates", "composite")
         )
@@ -123,7 +127,7 @@ class Model:
             jax.random.key(seed % 2**32), sharding.replicated(self._mesh)
         )
         program, visible = self._prepare(batch, n, num_candidates, composite)
-        drawn = program(self._variables, visible, key)
+        drawn = program(self.variables, visible, key)
         if drawn.pixels.shape[1] == n:
             return drawn
         return drawn._replace(pixels=drawn.pixels[:, :n])
@@ -179,9 +183,22 @@ class Model:
                     contextlib.nullcontext() if divides else jax.set_mesh(self._mesh)
                 )
                 with context:
-                    lowered = self._draw.lower(self._variables, visible, key, **static)
+                    lowered = self._draw.lower(self.variables, visible, key, **static)
                     self._programs[name] = lowered.compile()
             return self._programs[name]
+
+    def synthesise(
+        self,
+        labels: MapLike,
+        instances: MapLike | None = None,
+        n: int = 10,
+        seed: int = 0,
+        **options: Any,
+    ) -> UInt8[np.ndarray, "n h w 3"]:
+        """Draw n images of a label map; see `picjax.synthesis.synthesise`."""
+        from picjax.synthesis import synthesise  # which needs this module
+
+        return synthesise(self, labels, instances, n, seed, **options)
 
     def evaluate(self, batch: Mapping[str, Any], seed: int) -> dict[str, Array]:
         """The method's own metrics of whole images, one value per image.
@@ -192,7 +209,7 @@ class Model:
         """
         names = ("image", "mask", *CONDITIONS)
         inputs = {name: batch[name] for name in names if name in batch}
-        return self._evaluate(self._variables, inputs, jax.random.key(seed % 2**32))
+        return self._evaluate(self.variables, inputs, jax.random.key(seed % 2**32))
 
     @overload
     def complete(
@@ -253,6 +270,7 @@ class Model:
           UserError: if an image or a mask is none of the above, n < 1 or
             num_candidates < n, or the completions are not finite.
         """
+        check_no_maps(self.config)
         n, seed = check_integer("n", n, 1), check_integer("seed", seed)
         if num_candidates is not None:
             num_candidates = check_integer("num_candidates", num_candidates, 1)
@@ -302,6 +320,19 @@ class Model:
                 samples = x.picture.in_own_colours(samples)
                 completions.append(paste(x.picture.pixels, x.mask, samples))
         return completions
+
+
+def check_no_maps(config: Config) -> None:
+    """Refuse to complete without label maps by a run that needs them.
+
+    Raises:
+      UserError: if it does.
+    """
+    if config.data.get("maps"):
+        raise UserError(
+            f"this run of {config.system} synthesises label maps; give them by --labels, "
+            "or in Python by Model.synthesise"
+        )
 
 
 def load(

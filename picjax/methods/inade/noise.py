@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from picjax.methods.inade.norm import Noise
 
@@ -19,6 +19,11 @@ class Draw(NamedTuple):
 
     latent: Float[Array, "b d"]
     style: Noise
+
+    def redrawn(self, other: "Draw", instances: Bool[Array, "b i"]) -> "Draw":
+        """This draw with another's noise for some instances alone."""
+        style = jnp.where(instances[..., None, None], other.style, self.style)
+        return Draw(self.latent, style)
 
 
 def normals(key: PRNGKeyArray, n: int, shape: tuple[int, ...]) -> Array:
