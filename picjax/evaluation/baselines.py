@@ -20,6 +20,7 @@ from picjax.images import read_image, write_png
 DEFAULT = ("biharmonic", "mean")
 # Metrics of several completions of an image, and of none.
 WITHOUT = ("diversity", "lpips_diversity", "likelihood")
+WITHOUT += ("class_diversity", "instance_diversity")
 LARGEST_HOLE = 2**18  # pixels, which biharmonic fills in 10 s and 1 GB (512x512)
 MOST_PIXELS = 2**23  # of all holes; biharmonic: 2 to 5 minutes
 

@@ -90,14 +90,17 @@ PRESETS = {
     ),
     "inade": Preset(
         source="INADE, CVPR 2021: test images against the training set's statistics",
-        metrics=("fid", "lpips_diversity"),
+        metrics=("fid", "lpips_diversity", "class_diversity", "instance_diversity"),
         num=10,
         images=None,
         size=None,
         masks=None,
         unlike=(
             "the paper's reference is the training set: give its statistics by --stats",
-            "its diversity script is not published; mCSD and mOCD are left out",
+            (
+                "its diversity script is not published; mCSD and mOCD are left out: the "
+                "diversity of classes and instances here is defined in docs/inade.md"
+            ),
         ),
         settings={"pipeline": "pytorch_fid"},
     ),

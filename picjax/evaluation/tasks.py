@@ -46,7 +46,7 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     networks = Networks(feature_settings(options))
     reasons = _run_reasons(options, model, num, images, networks.settings.net)
     metrics, left_out = choose_metrics(options, networks, reasons)
-    no_hole = "the whole image is generated" if model.translates else ""
+    no_hole = "the whole image is generated" if without_masks(model) else ""
     beside = choose_baselines(options, networks, metrics, no_hole, left_out)
     drawing = run_protocol(options, model, workdir)
     checkpoint = Path(workdir) / "checkpoints" / str(model.step)
@@ -103,7 +103,7 @@ def _run_reasons(
     data, reasons = model.config.data, {}
     for size in sizes:
         reasons |= catalog.inapplicable(data, has_likelihood, size, num, images, net)
-    if model.translates:
+    if without_masks(model):
         reasons["seam"] = "needs a hole, and the whole image is generated"
     return reasons
 
@@ -118,6 +118,12 @@ def seen_in_training(model: Model, training: Sequence[Path], images: int) -> lis
     return [
         f"Trained on {count} of these images: the numbers are not those of held-out data"
     ]
+
+
+def without_masks(model: Model) -> bool:
+    """Whether a run generates whole images, from pairs or from label maps."""
+    data: Any = model.config.data  # a ConfigDict's type does not know its keys
+    return not data.masks
 
 
 def run_protocol(options: Options, model: Model, workdir: str) -> dict[str, Any]:

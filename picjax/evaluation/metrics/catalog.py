@@ -13,18 +13,23 @@ from picjax.evaluation.metrics import (
     nima,
     niqe,
 )
+from picjax.evaluation.metrics.layout import LayoutDiversity
 from picjax.evaluation.metrics.likelihood import Likelihood
 from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.evaluation.metrics.posterior import Posterior
 from picjax.evaluation.metrics.resize import PIPELINES
 from picjax.evaluation.metrics.results import Accumulator
 from picjax.evaluation.metrics.seam import Seam
+from picjax.evaluation.metrics.styles import Styles
 from picjax.evaluation.metrics.weights import NoWeights
 
 BASIC: dict[str, Callable[[], Accumulator]] = {
     **image.PIXEL_METRICS,
     "seam": Seam,
     "posterior": Posterior,
+    "styles": Styles,
+    "class_diversity": lambda: LayoutDiversity("label"),
+    "instance_diversity": lambda: LayoutDiversity("instance"),
     "likelihood": Likelihood,
 }
 NETWORK_METRICS: dict[str, Callable[[Networks], Accumulator]] = {
@@ -84,7 +89,15 @@ def inapplicable(
       net: LPIPS's backbone.
     """
     reasons: dict[str, str] = {}
-    if data is None or data.name != "scenes" or list(data.masks) != ["center"]:
+    has_scenes = data is not None and data.name == "scenes"
+    has_maps = data is not None and bool(data.get("maps"))
+    masks = [] if data is None else list(data.masks)
+    if not has_maps or num < 2:
+        reason = "needs a run of inade, and two samples per layout or more"
+        reasons |= {"class_diversity": reason, "instance_diversity": reason}
+    if not (has_scenes and has_maps) or masks:
+        reasons["styles"] = "needs a run of inade on the data set scenes, without masks"
+    if not has_scenes or has_maps or masks != ["center"]:
         reasons["posterior"] = "needs a run on the data set scenes with centre masks"
     if not has_likelihood:
         reasons["likelihood"] = "needs a run of a system with one, such as pixelcnn"

@@ -217,12 +217,19 @@ def pixel_diversity(
     read it beside a distance to the truth. Over the whole image it shrinks with the share of
     the hole, so values of different masks do not compare.
     """
+    return hole_mean(pair_distance(images), mask)
+
+
+def pair_distance(
+    images: Real[np.ndarray, "*b n h w c"],
+) -> Float[np.ndarray, "*b h w c"]:
+    """Mean absolute difference of every value over all pairs of the n samples."""
     n = images.shape[-4]
     # In sorted order the k-th value is added k times and subtracted n - 1 - k times.
     weights = 2 * np.arange(n, dtype=np.float64) - (n - 1)
     ordered = np.sort(images, axis=-4)
     pairs = max(n * (n - 1) / 2, 1)
-    return hole_mean(np.einsum("...nhwc,n->...hwc", ordered, weights) / pairs, mask)
+    return np.einsum("...nhwc,n->...hwc", ordered, weights) / pairs
 
 
 # ---- accumulators ----

@@ -101,9 +101,9 @@ def summarise(
     value, spread, floor = (
         _statistics(x, share, n) for x in (observed, resampled, perfect)
     )
-    values = {name: _interval(float(value[name]), spread[name]) for name in value}
+    values = {name: interval(float(value[name]), spread[name]) for name in value}
     for name in ("total_variation", "image_total_variation"):
-        values[f"{name}_floor"] = _interval(float(floor[name].mean()), floor[name])
+        values[f"{name}_floor"] = interval(float(floor[name].mean()), floor[name])
     protocol = {
         "samples": n,
         "images": len(counted),
@@ -159,7 +159,8 @@ def _statistics(means: Means, share: dict[int, float], n: int) -> dict[str, Any]
     }
 
 
-def _interval(value: float, draws: np.ndarray) -> dict[str, float]:
+def interval(value: float, draws: np.ndarray) -> dict[str, float]:
+    """A value with the interval at LEVEL of its resamples."""
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(draws, [tail, 1 - tail])
     return {"value": value, "low": float(low), "high": float(high)}

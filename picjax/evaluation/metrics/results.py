@@ -42,6 +42,10 @@ BETTER = {  # Result.metric -> which end is better; absent if neither is
     "posterior/modes_found_raw": "max",
     "posterior/total_variation": "min",
     "posterior/image_total_variation": "min",
+    "styles/valid": "max",
+    "styles/styles_found": "max",
+    "styles/total_variation": "min",
+    "styles/mutual_information": "min",
 }
 RANDOM = "random features"  # marks numbers that come from an untrained network
 Columns = dict[
