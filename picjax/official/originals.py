@@ -33,6 +33,7 @@ class Original(NamedTuple):
 
 
 ORIGINALS = {
+    "inade": Original("ade20k", file="best_net_{}.pth"),
     "picmm": Original("celeba_hq-official", "module."),
     "picnet": Original("celeba_hq_center", "module."),
     "pix2pix": Original("facades"),
@@ -56,8 +57,9 @@ def official(system: str) -> Any:
 
 
 def needed(system: str) -> set[str]:
-    """The nets that completion needs: all but discriminators and classifiers."""
-    nets = official(system).FILES.values()
+    """The nets that completion needs: no discriminators, classifiers or `OPTIONAL`."""
+    nets = set(official(system).FILES.values())
+    nets -= getattr(official(system), "OPTIONAL", set())
     return {net for net in nets if not net.startswith(("discriminator", "classifier"))}
 
 
@@ -141,4 +143,5 @@ def _files_of(source: Path, system: str) -> list[Path]:
 
 def _net_of(path: Path, system: str) -> str | None:
     match = re.fullmatch(r"(?:.*_)?net_(\w+)", path.stem)
-    return official(system).FILES.get(match[1]) if match else None
+    names = official(system).FILES | getattr(official(system), "ALIASES", {})
+    return names.get(match[1]) if match else None

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from picjax.cli import UserError
 from picjax.layers.encoder_decoder import VisibleFeatures
 from picjax.losses.reconstruction import resize
+from picjax.methods.inade.replay import replay as inade
 from picjax.methods.pixelcnn import logistic
 from picjax.system import Config, Tree, image_shape
 
@@ -208,6 +209,7 @@ def _logits(net: Any, params: Any, image: Array) -> Array:
 
 
 PROCEDURES = {
+    "inade": inade,
     "picmm": picmm,
     "picnet": picnet,
     "pix2pix": pix2pix,

@@ -50,6 +50,11 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
     tables = official(config.system).tables(config)
     variables = {}
     for net, arrays in tensors.items():
+        if net not in abstract.params:
+            raise UserError(
+                f"a file holds the {net}, which a run of this config lacks; leave it out "
+                "of --from, or correct --dataset"
+            )
         stats = abstract.stats.get(net, {})
         target = {"params": abstract.params[net], "stats": stats}
         try:

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
 
+from picjax import flags
 from picjax.cli import UserError
 from picjax.completion import GREY, grid_inputs
 from picjax.data import maps
+from picjax.evaluation.metrics import weights
+from picjax.methods.inade import build
 from picjax.methods.inade.build import read_vgg
 from picjax.methods.inade.system import INADE, zero_biases
 from picjax.methods.inade.vgg import CONVS
@@ -50,6 +53,12 @@ def test_published_configs_build(variant, preset):
     assert system.generator.width == 64
     assert (system.encoder is None) == ("clade" in preset)
     assert system.reads_latent == (preset != "-clade")
+
+
+def test_the_data_have_the_model_s_classes():
+    settings = ["--config.model.label_nc=5", "--config.model.instances=7"]
+    maps = flags.make_config("inade", "tiny", settings).data.maps
+    assert (maps.label_nc, maps.instances, maps.dontcare) == (5, 7, False)
 
 
 def test_a_batch_without_maps_is_refused():
@@ -127,6 +136,33 @@ def test_the_grid_shows_the_labels_in_colours_and_known_pixels(known):
 
 
 # ---- VGG ----
+
+
+def test_without_vgg_training_says_so_and_goes_on(monkeypatch, capsys):
+    def missing(released):
+        raise weights.NoWeights("not there", released.names[0])
+
+    monkeypatch.setattr(weights, "load", missing)
+    system, batch = make(loss__perceptual=10.0), make_batch(32)
+    assert capsys.readouterr().err == "", "only training looks for it"
+    build.find_vgg.cache_clear()
+    state = jax.eval_shape(system.init, batch, KEY)
+    _, metrics = jax.eval_shape(system.step, state, batch, KEY)
+    assert "g_perceptual" not in metrics
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "goes without the perceptual loss" in line and "PICJAX_WEIGHTS" in line
+    build.find_vgg.cache_clear()
+
+
+def test_vgg_is_found_as_the_metrics_networks_are(monkeypatch):
+    tensors = {name: np.zeros(shape) for name, shape in build.vgg_shapes().items()}
+    loaded = weights.Loaded(tensors, "vgg19-dcbb9e9d.pth")
+    monkeypatch.setattr(weights, "load", lambda released: loaded)
+    build.find_vgg.cache_clear()
+    vgg = build.find_vgg("")
+    assert vgg is not None and vgg.net.width == 64
+    assert vgg.params["conv28"]["kernel"].shape == (3, 3, 512, 512)
+    build.find_vgg.cache_clear()
 
 
 def test_vgg_is_read_from_torchvision_s_names(monkeypatch):

@@ -21,6 +21,7 @@ from inade_shared import (
 )
 
 from picjax.methods.inade import losses, schedule
+from picjax.methods.inade.build import Vgg
 from picjax.methods.inade.noise import Draw
 from picjax.methods.inade.system import INADE, LossWeights
 from picjax.official import mapping
@@ -71,7 +72,8 @@ def step_system(
         places[name] = prefix, table
     if tensors := below(params, "vgg/"):
         vgg, variables = vgg_of(tensors, batch["image"])
-        nets |= {"vgg": vgg.clone(name="vgg"), "vgg_params": variables["params"]}
+        found = Vgg(vgg.clone(name="vgg"), variables["params"])
+        nets["find_vgg"] = lambda: found
     rates = schedule.ttur(hyper["lr"], not hyper.get("no_TTUR"))
     adams = [optax.adam(r, b1=hyper["beta1"], b2=hyper["beta2"]) for r in rates]
     owned = (
@@ -96,6 +98,7 @@ def step_system(
         instances=instances,
         noise_nc=noise_shape[3],
         z_dim=hyper.get("z_dim", 256),
+        reads_latent=mode == "inade" or encoded,
         # The original counts layers from 3, however many there are.
         first_feature=3 if mode == "inade" else 0,
         edges=not hyper.get("no_instance"),
@@ -130,8 +133,6 @@ def check_train_step(fixture: Fixture) -> None:
         )
         for net, (prefix, table) in places.items()
     }
-    if system.vgg is not None:
-        loaded["vgg"] = {"params": system.vgg_params}
     state = initial_state(system.opts, loaded)
 
     @jax.jit

@@ -1,13 +1,16 @@
 """The networks and optimisers of a config."""
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import flax.linen as nn
 import optax
 
-from picjax.cli import UserError
+from picjax.cli import UserError, say
+from picjax.evaluation.metrics import weights
+from picjax.evaluation.metrics.layers import Tensors
+from picjax.evaluation.metrics.weights import TORCHVISION, Released
 from picjax.methods.inade import official
 from picjax.methods.inade.discriminator import Discriminator
 from picjax.methods.inade.discriminator import Norm as LayerNorm
@@ -106,27 +109,74 @@ def encoder(model: Config, image_size: tuple[int, int]) -> nn.Module:
     )
 
 
-def read_vgg(path: Path) -> tuple[Vgg19, Tree]:
-    """VGG19 with torchvision's parameters, `vgg19-dcbb9e9d.pth`.
+class Vgg(NamedTuple):
+    """The network of the perceptual loss and its parameters."""
+
+    net: Vgg19
+    params: Tree
+
+
+def vgg_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of torchvision's convolutions of VGG19."""
+    shapes, channels = {}, 3
+    for index, factor in CONVS.items():
+        shapes[f"features.{index}.weight"] = (64 * factor, channels, 3, 3)
+        shapes[f"features.{index}.bias"] = (64 * factor,)
+        channels = 64 * factor
+    return shapes
+
+
+VGG19 = Released(TORCHVISION, ("vgg19-dcbb9e9d.pth",), vgg_shapes)
+
+
+@lru_cache
+def find_vgg(path: str) -> Vgg | None:
+    """VGG19 with torchvision's parameters, found as the metrics' networks are.
+
+    Args:
+      path: of the file; empty: searched for, then downloaded.
+
+    Returns:
+      None, with a message to the user, if there is none.
+
+    Raises:
+      UserError: if the file is damaged, or is not VGG19's.
+    """
+    if path:
+        return read_vgg(Path(path))
+    try:
+        tensors = weights.load(VGG19).tensors
+    except weights.NoWeights:
+        say(
+            "training goes without the perceptual loss, for which VGG19 is not found; "
+            f"put {VGG19.names[0]} into a folder and name it by {weights.VARIABLE}, or "
+            "set config.loss.perceptual=0"
+        )
+        return None
+    return as_vgg(tensors)
+
+
+def read_vgg(path: Path) -> Vgg:
+    """VGG19 from torchvision's file.
 
     Raises:
       UserError: if the file is not VGG19's.
     """
-    stems = {i: f"features.{i}" for i in CONVS}
-    needed = {
-        f"{stem}.{leaf}" for stem in stems.values() for leaf in ("weight", "bias")
-    }
+    needed = vgg_shapes().keys()
     tensors = {name: x for name, x in files.read(path).items() if name in needed}
     if tensors.keys() != needed:
         raise UserError(
             f"config.loss.vgg_path '{path}' lacks {min(needed - tensors.keys())}; give "
             "torchvision's vgg19 file"
         )
-    width = len(tensors["features.0.bias"])
-    net = Vgg19(width, name="vgg")
-    return net, from_official(tensors, net.shapes(), official.vgg_table(stems))[
-        "params"
-    ]
+    return as_vgg(tensors)
+
+
+def as_vgg(tensors: Tensors) -> Vgg:
+    """The network of torchvision's tensors, of any width."""
+    net = Vgg19(len(tensors["features.0.bias"]), name="vgg")
+    table = official.vgg_table({i: f"features.{i}" for i in CONVS})
+    return Vgg(net, from_official(tensors, net.shapes(), table)["params"])
 
 
 def optimisers(config: Config, encoder: bool) -> dict[str, Opt]:

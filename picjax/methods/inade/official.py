@@ -7,6 +7,12 @@ from typing import NamedTuple
 from picjax.methods.inade.discriminator import Norm
 from picjax.methods.inade.norm import Statistics
 from picjax.official.mapping import CONV, LINEAR, NORM, Leaf, Site, Table
+from picjax.system import Config
+
+# The end of an official file's name, as in `best_net_G.pth` -> our net's name.
+FILES = {"G": "generator", "E": "encoder", "D": "discriminator"}
+ALIASES = {"IE": "encoder"}  # INADE's released files; its code reads E
+OPTIONAL = {"encoder"}  # sampling from the prior needs none
 
 SPECTRAL = {
     "params/kernel": Leaf(".weight_orig", (2, 3, 1, 0)),
@@ -51,6 +57,18 @@ def parse_norm(text: str) -> tuple[bool, Norm]:
 
 
 # ---- tensor names ----
+
+
+def tables(config: Config) -> dict[str, Table]:
+    """Net -> its table, for a config of INADE, SPADE or CLADE."""
+    model = config.model
+    image_encoder = image_encoder_table("instance")
+    norm = model.discriminator_norm
+    return {
+        "generator": generator_table(model.norm, model.spectral, model.latent),
+        "encoder": INSTANCE_ENCODER if model.norm == "inade" else image_encoder,
+        "discriminator": discriminator_table(model.patch_layers, norm),
+    }
 
 
 def generator_table(norm: str, spectral: bool = True, latent: bool = True) -> Table:

@@ -6,9 +6,9 @@ measures the style's mean and deviation on the real image; a KL term pulls them 
 prior N(0, 1), from which images are sampled.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -19,13 +19,16 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from picjax.cli import UserError
 from picjax.losses import adversarial
 from picjax.methods.inade import losses
-from picjax.methods.inade.build import CHOICES, networks, optimisers, read_vgg
+from picjax.methods.inade.build import CHOICES, Vgg, find_vgg, networks, optimisers
 from picjax.methods.inade.discriminator import Discriminator, Features
-from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
+from picjax.methods.inade.encoder import (
+    ImageEncoder,
+    InstanceEncoder,
+    StyleStatistics,
+)
 from picjax.methods.inade.layout import Layout, edge_map, semantics
 from picjax.methods.inade.net import Generator
 from picjax.methods.inade.noise import Draw, normals
-from picjax.methods.inade.vgg import Vgg19
 from picjax.system import (
     Batch,
     Config,
@@ -65,6 +68,11 @@ class LossWeights(NamedTuple):
     feature: float
     perceptual: float
     kl: float
+    pixel: float = 0.0
+
+
+def none() -> None:
+    """No network of a perceptual loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +93,8 @@ class INADE(System):
       first_feature: index of the first layer whose features are matched.
       edges: whether discriminator, SPADE and CLADE see the instances' edges.
       kl_reduction: `sum` over the batch, as the original, or `mean`.
-      vgg: network of the perceptual loss, or none; `vgg_params` are its parameters.
+      find_vgg: the network of the perceptual loss, or none; called when a step is traced,
+        as nothing else needs it.
     """
 
     counts_draws: ClassVar[bool] = True
@@ -98,6 +107,7 @@ class INADE(System):
         "g_perceptual": (
             "L1 between VGG features of real and generated images, weighted"
         ),
+        "g_pixel": "L1 between real and generated images, weighted",
         "g_kl": "KL divergence of the encoded styles from the prior, weighted",
         "d_real": "the discriminator's loss on real images",
         "d_fake": "the discriminator's loss on generated images",
@@ -117,8 +127,7 @@ class INADE(System):
     first_feature: int
     edges: bool
     kl_reduction: str
-    vgg: Vgg19 | None = None
-    vgg_params: Tree = None
+    find_vgg: Callable[[], Vgg | None] = none
 
     @classmethod
     def from_config(cls, config: Config) -> "INADE":
@@ -130,13 +139,12 @@ class INADE(System):
         check_choices(config, CHOICES)
         model, loss = config.model, config.loss
         nets: Any = networks(model, image_shape(config))
-        if loss.vgg_path:
-            nets["vgg"], nets["vgg_params"] = read_vgg(Path(loss.vgg_path))
         return cls(
             **nets,
+            find_vgg=partial(find_vgg, loss.vgg_path) if loss.perceptual else none,
             opts=optimisers(config, "encoder" in nets),
             gan=losses.GAN[loss.gan_mode],
-            weights=LossWeights(loss.feature, loss.perceptual, loss.kl),
+            weights=LossWeights(loss.feature, loss.perceptual, loss.kl, loss.pixel),
             norm=model.norm,
             instances=model.instances,
             noise_nc=model.noise_nc,
@@ -165,11 +173,7 @@ class INADE(System):
         if self.encoder is not None:
             inputs = self.encoder_inputs(batch["image"], layout, False)
             variables["encoder"] = self.encoder.init(keys["encoder"], *inputs)
-        variables = zero_biases(variables)
-        if self.vgg is not None:
-            params = jax.tree.map(jnp.asarray, self.vgg_params)
-            variables["vgg"] = {"params": params}
-        return initial_state(self.opts, variables)
+        return initial_state(self.opts, zero_biases(variables))
 
     def step(
         self, state: State, batch: Batch, key: PRNGKeyArray
@@ -239,7 +243,7 @@ class INADE(System):
     def generator_loss(
         self, outputs: Outputs, state: State, batch: Batch, layout: Layout
     ) -> tuple[Float[Array, ""], tuple[Tree, Metrics]]:
-        """Adversarial, feature-matching, perceptual and KL losses, already weighted."""
+        """Adversarial, feature-matching, KL and reconstruction losses, weighted."""
         real, weights = batch["image"], self.weights
         on_fake, on_real, stats = self.discriminate(
             state.params, state.stats, layout, outputs.image, real
@@ -252,10 +256,12 @@ class INADE(System):
         }
         if self.encoder is not None:
             metrics["g_kl"] = weights.kl * kl
-        if self.vgg is not None:
-            variables = {"params": state.params["vgg"]}
-            of_fake: Any = self.vgg.apply(variables, outputs.image)
-            of_real: Any = self.vgg.apply(variables, real)
+        if weights.pixel:
+            metrics["g_pixel"] = weights.pixel * jnp.abs(outputs.image - real).mean()
+        if (vgg := self.find_vgg()) is not None:
+            variables = {"params": vgg.params}
+            of_fake: Any = vgg.net.apply(variables, outputs.image)
+            of_real: Any = vgg.net.apply(variables, real)
             rule = losses.VGG_WEIGHTS["inade" if self.norm == "inade" else "spade"]
             perceptual = losses.perceptual(of_fake, of_real, rule)
             metrics["g_perceptual"] = weights.perceptual * perceptual.mean()
@@ -367,16 +373,42 @@ class INADE(System):
         """n images per layout, with styles from the prior.
 
         The i-th depends neither on n nor on the other examples of the batch. The image
-        of the batch is not read.
+        of the batch is not read. What the batch may hold besides:
+
+        redraw: bool [b i], instances whose style differs from image to image; all else
+          is that of image 0.
+        styles: float32 [b i 4 z], `StyleStatistics` of each instance, from which its
+          style is drawn instead of the prior.
         """
-        layout = self.layout(batch)
+        layout, b = self.layout(batch), len(batch["label"])
 
         def one(i: Array) -> Float[Array, "b h w 3"]:
-            draw = self.draw(jax.random.fold_in(key, i), len(batch["label"]))
+            draw = self.draw(jax.random.fold_in(key, i), b)
+            if "redraw" in batch:
+                first = self.draw(jax.random.fold_in(key, 0), b)
+                draw = first.redrawn(draw, batch["redraw"])
+            if "styles" in batch:
+                statistics = StyleStatistics(*jnp.moveaxis(batch["styles"], 2, 0))
+                draw = draw._replace(style=statistics.remap(draw.style))
             inputs = layout, self.latent(draw.latent), draw.style, False
             return infer(self.generator, variables, *inputs)
 
         return draw_many(one, n, batch.get("count"))
+
+    def encode_styles(self, variables: Tree, batch: Batch) -> Float[Array, "b i 4 z"]:
+        """`styles` of a batch's images, for `sample`; 0 for an absent instance.
+
+        Raises:
+          UserError: if the method has no instance encoder.
+        """
+        if not isinstance(self.encoder, InstanceEncoder):
+            raise UserError(
+                "this run has no encoder of instances' styles; train inade with "
+                "config.model.encoder=True"
+            )
+        layout = self.layout(batch)
+        statistics = infer(self.encoder, variables, batch["image"], layout.instance)
+        return jnp.stack(statistics, 2)
 
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion, over the whole image."""
