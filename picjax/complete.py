@@ -192,6 +192,7 @@ def complete_all(
 def synthesise_all(args: argparse.Namespace, out: Path) -> None:
     """Draw images of every label map of a command line."""
     jobs = complete_labels.find_jobs(args)
+    files.check_writable(out, "--out")
     model = load(args.workdir, args.sampler, args.checkpoint)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with progress_bar(console) as bar:

@@ -54,7 +54,6 @@ class Model:
       sampling_cost: of one completion, in words; empty for one pass of a network.
       translates: whether it generates whole pictures from others, without a mask.
       system: the method.
-      variables: its networks' parameters and statistics, on the device.
     """
 
     def __init__(self, config: ConfigDict, system: System, variables: Tree, step: int):
@@ -69,7 +68,7 @@ class Model:
         self._can_score = system.can_score
         self._counts_draws = system.counts_draws
         self._mesh = sharding.make_mesh()
-        self.variables = jax.device_put(variables, sharding.replicated(self._mesh))
+        self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
         self._draw = jax.jit(
             make_draw(system), static_argnames=("n", "num_candidates", "composite")
         )
@@ -127,7 +126,7 @@ class Model:
             jax.random.key(seed % 2**32), sharding.replicated(self._mesh)
         )
         program, visible = self._prepare(batch, n, num_candidates, composite)
-        drawn = program(self.variables, visible, key)
+        drawn = program(self._variables, visible, key)
         if drawn.pixels.shape[1] == n:
             return drawn
         return drawn._replace(pixels=drawn.pixels[:, :n])
@@ -183,9 +182,14 @@ class Model:
                     contextlib.nullcontext() if divides else jax.set_mesh(self._mesh)
                 )
                 with context:
-                    lowered = self._draw.lower(self.variables, visible, key, **static)
+                    lowered = self._draw.lower(self._variables, visible, key, **static)
                     self._programs[name] = lowered.compile()
             return self._programs[name]
+
+    @property
+    def variables(self) -> Tree:
+        """The networks' parameters and statistics, on the devices."""
+        return self._variables
 
     def synthesise(
         self,
@@ -209,7 +213,7 @@ class Model:
         """
         names = ("image", "mask", *CONDITIONS)
         inputs = {name: batch[name] for name in names if name in batch}
-        return self._evaluate(self.variables, inputs, jax.random.key(seed % 2**32))
+        return self._evaluate(self._variables, inputs, jax.random.key(seed % 2**32))
 
     @overload
     def complete(

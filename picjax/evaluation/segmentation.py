@@ -19,7 +19,7 @@ from picjax import files
 from picjax.cli import Parser, UserError, run
 from picjax.complete_labels import LABEL, named_files, read_map
 from picjax.data.maps import DONT_CARE, Map
-from picjax.evaluation.examples import match
+from picjax.evaluation.folders import match
 
 PATTERNS = ("{stem}_out_{i}", "{stem}")
 
