@@ -157,7 +157,7 @@ def with_pictures(jobs: Sequence[Job], args: argparse.Namespace) -> list[Job]:
                 "label map is; add it"
             )
     stems = [files[job.stem].stem for job in jobs]
-    matched = masks.match_masks(stems, args.mask)
+    matched = masks.match_masks(stems, args.mask, args.pair == "order")
     return [
         job._replace(image=files[job.stem], mask=mask)
         for job, mask in zip(jobs, matched, strict=True)
