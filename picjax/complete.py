@@ -269,9 +269,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m picjax.complete",
         usage="%(prog)s --workdir DIR --image PATH --mask PATH|NAME [...]\n"
-        "       %(prog)s --workdir DIR --compose JSON [JSON ...] [...]\n"
         f"       %(prog)s ... {SETTING}KEY=VALUE (sampler options)",
-        description="Completes each image in N ways; draws label maps with --labels.",
+        description="Completes images in N ways; or scenes (--compose), label maps (--labels).",
         epilog="example: "
         "python -m picjax.complete --workdir=RUN --image=a.jpg --mask=center",
         allow_abbrev=False,
@@ -284,7 +283,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--mask",
         metavar="PATH|NAME",
         help="white = hole; a folder's are matched by name; "
-        f"or one of {', '.join(masks.NAMES)}; none for aligned pairs",
+        f"or one of {', '.join(masks.NAMES)}",
     )
     add("--pair", default="name", metavar="HOW", help="masks by name, or in order")
     add(
