@@ -90,7 +90,7 @@ def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> lis
 
     If the learning rate decays towards the last step, `steps` may not change either.
     """
-    free = set(FREE_KEYS) - ({"steps"} if ours.opt.decay else set())
+    free = set(FREE_KEYS) - ({"steps"} if ours.opt.get("decay", 0.0) else set())
     if untrained:
         free = set(ours.keys()) - NETWORK_KEYS
     now = flatten(json.loads(ours.to_json()))

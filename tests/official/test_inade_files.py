@@ -1,17 +1,21 @@
 """INADE's and SPADE's files: names used once, the original's image, and back."""
 
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers.convert import command, touch
 
-from picjax import convert
+from picjax import checkpoints, convert
 from picjax.cli import UserError
+from picjax.methods.inade.build import networks
+from picjax.methods.inade.replay import replay
 from picjax.official import files
 from picjax.official.mapping import regroup_by_net
 from picjax.official.originals import find_files
-from picjax.system import inference_variables
+from picjax.system import image_shape, inference_variables
 
 TINY = ("--system=inade", "--dataset=tiny")
 
@@ -37,6 +41,38 @@ def tensors(original, monkeypatch):
 
 def run(folder: Path, out: Path, *words: object) -> None:
     command(*TINY, "--from", folder, "--out", out, *words)
+
+
+def test_a_generator_is_imported_and_renders_as_before(
+    tmp_path, original, tensors, capsys
+):
+    config, variables, _ = original
+    rng = np.random.default_rng(0)
+    given = {
+        "label": rng.integers(0, 4, (2, 1, 32, 32)),
+        "instance": rng.integers(0, 3, (2, 1, 32, 32)),
+        "noise": rng.normal(size=(2, 3, 2, 4)).astype(np.float32),
+        "noise_ins": rng.normal(size=(2, 4)).astype(np.float32),
+    }
+    nets = networks(config.model, image_shape(config))
+    image = np.asarray(replay(nets, variables, given)["eval_image"])
+    assert image.shape == (2, 3, 32, 32)
+    recorded: Any = {f"in/{name}": x for name, x in given.items()}
+    np.savez(tmp_path / "check.npz", **recorded | {"out/eval_image": image})
+    touch(tmp_path, "best_net_G.pth")
+    out = tmp_path / "run"
+    run(tmp_path, out, f"--check={tmp_path}/check.npz")
+    text = capsys.readouterr().out
+    line = next(x for x in text.splitlines() if "difference of eval_image" in x)
+    assert float(line.split(":")[-1]) < 1e-6
+    assert "no file holds the encoder" in text
+    # The way back gives the same tensors under the same names.
+    config, restored, _ = checkpoints.restore_variables(out)
+    written = convert.export(config, regroup_by_net(jax.device_get(restored)))
+    back = written["best_net_G.pth"]
+    assert back.keys() == tensors.keys()
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(back[name], x, err_msg=name)
 
 
 def test_the_names_are_the_originals(original):
