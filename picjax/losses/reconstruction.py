@@ -45,6 +45,24 @@ def pyramid(x: Float[Array, "b h w c"], scales: int) -> list[Float[Array, "b _ _
     return [resize(x, (height >> i, width >> i)) for i in reversed(range(scales))]
 
 
+def absolute_error(
+    image: Float[Array, "*b"], target: Float[Array, "*b"]
+) -> Float[Array, "*b"]:
+    """|image - target| in float32, with the originals' gradient: 0 where both are equal.
+
+    The gradient of `jnp.abs` is 1 there; PyTorch's and TensorFlow's is 0.
+    """
+    difference = image.astype(jnp.float32) - target
+    return difference * jax.lax.stop_gradient(jnp.sign(difference))
+
+
+def l1(
+    image: Float[Array, "b h w c"], target: Float[Array, "b h w c"]
+) -> Float[Array, " b"]:
+    """Mean absolute difference over pixels and channels."""
+    return absolute_error(image, target).mean((1, 2, 3))
+
+
 def multiscale_l1(
     images: Sequence[Float[Array, "b _ _ c"]],
     targets: Sequence[Float[Array, "b _ _ c"]],
@@ -57,6 +75,6 @@ def multiscale_l1(
     """
     total = jnp.zeros(images[0].shape[0])
     for i, (image, target) in enumerate(zip(images, targets, strict=True)):
-        error = jnp.abs(image.astype(jnp.float32) - target)
+        error = absolute_error(image, target)
         total += (error if masks is None else error * masks[i]).mean((1, 2, 3))
     return total

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from picjax.losses.reconstruction import multiscale_l1, pyramid, resize
+from picjax.losses.reconstruction import l1, multiscale_l1, pyramid, resize
 
 
 def resize_by_loop(x: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -57,3 +57,16 @@ def test_multiscale_l1_sums_scales_and_counts_masked_pixels_in_the_mean():
     np.testing.assert_allclose(multiscale_l1(images, targets), [4, 6])
     half = [jnp.zeros((2, n, n, 1)).at[:, : n // 2].set(1) for n in sizes]
     np.testing.assert_allclose(multiscale_l1(images, targets, half), [2, 3])
+
+
+def test_the_gradient_of_l1_at_a_tie_is_zero_as_in_the_originals():
+    """As PyTorch's L1Loss and TensorFlow's abs; that of jnp.abs is 1."""
+    target = jnp.array([0.5, 0.5, 0.5, -0.0]).reshape(1, 2, 2, 1)
+    image = jnp.array([0.7, 0.5, 0.1, 0.0]).reshape(1, 2, 2, 1)
+    expected = np.array([0.25, 0, -0.25, 0]).reshape(1, 2, 2, 1)
+    for loss in (l1, lambda a, b: multiscale_l1([a], [b])):
+        value, slope = jax.value_and_grad(lambda x, f=loss: f(x, target).sum())(image)
+        np.testing.assert_array_equal(slope, expected)
+        assert value == pytest.approx(0.15)
+        other = jax.grad(lambda x, f=loss: f(image, x).sum())(target)
+        np.testing.assert_array_equal(other, -expected)

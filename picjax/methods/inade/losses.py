@@ -7,6 +7,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float
 
 from picjax.losses import adversarial
+from picjax.losses.reconstruction import l1
 from picjax.methods.inade.discriminator import Features
 
 # The original's `gan_mode` -> the losses of one score map.
@@ -45,7 +46,7 @@ def feature_matching(
     total = jnp.zeros(fake[0][0].shape[0])
     for of_fake, of_real in zip(fake, real, strict=True):
         for a, b in zip(of_fake[first:-1], of_real[first:-1], strict=True):
-            total += _l1(a, stop_gradient(b))
+            total += l1(a, stop_gradient(b))
     return total / len(fake)
 
 
@@ -56,7 +57,7 @@ def perceptual(
     total = jnp.zeros(fake[0].shape[0])
     for a, b, weight in zip(fake, real, weights, strict=True):
         if weight:
-            total += weight * _l1(a, stop_gradient(b))
+            total += weight * l1(a, stop_gradient(b))
     return total
 
 
@@ -69,7 +70,3 @@ def kl_standard_normal(
     """
     axes = tuple(range(1, mu.ndim))
     return -0.5 * (1 + log_var - jnp.square(mu) - jnp.exp(log_var)).sum(axes)
-
-
-def _l1(a: Float[Array, "b h w c"], b: Float[Array, "b h w c"]) -> Float[Array, " b"]:
-    return jnp.abs(a.astype(jnp.float32) - b).mean((1, 2, 3))

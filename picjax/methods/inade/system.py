@@ -17,7 +17,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.cli import UserError
-from picjax.losses import adversarial
+from picjax.losses import adversarial, reconstruction
 from picjax.methods.inade import losses
 from picjax.methods.inade.build import CHOICES, Vgg, find_vgg, networks, optimisers
 from picjax.methods.inade.discriminator import Discriminator, Features
@@ -413,7 +413,7 @@ class INADE(System):
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion, over the whole image."""
         image = composite(batch, self.sample(variables, batch, key, 1)[:, 0])
-        return {"l1": jnp.abs(image - batch["image"]).mean((1, 2, 3))}
+        return {"l1": reconstruction.l1(image, batch["image"])}
 
 
 def zero_biases(variables: Tree) -> Tree:

@@ -434,7 +434,7 @@ class PICMM(VaeGan):
         log_alpha = visible.mixture.log_alpha
         entropy = -(jnp.exp(log_alpha) * log_alpha).sum(-1)
         return {
-            "l1": jnp.abs(image - batch["image"]).mean((1, 2, 3)),
+            "l1": reconstruction.l1(image, batch["image"]),
             "components": jnp.exp(entropy),
         }
 

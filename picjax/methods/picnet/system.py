@@ -317,7 +317,7 @@ class PICNet(VaeGan):
         image = self.complete(variables, batch, key, 1)[:, 0]
         visible = self.encode_visible(variables, batch)
         return {
-            "l1": jnp.abs(image - batch["image"]).mean((1, 2, 3)),
+            "l1": reconstruction.l1(image, batch["image"]),
             "std": visible.q.std.mean((1, 2, 3)),
         }
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from picjax.losses import adversarial
-from picjax.losses.reconstruction import multiscale_l1
+from picjax.losses.reconstruction import l1, multiscale_l1
 from picjax.methods.pix2pix.build import CHOICES, networks
 from picjax.methods.pix2pix.net import Discriminator, Generator
 from picjax.methods.pix2pix.pool import empty_pool, exchange
@@ -307,7 +307,7 @@ class Pix2Pix(System):
     def evaluate(self, variables: Tree, batch: Batch, key: PRNGKeyArray) -> Metrics:
         """L1 of one completion over the whole image."""
         image = self.complete(variables, batch, key, 1)[:, 0]
-        return {"l1": jnp.abs(image - batch["image"]).mean((1, 2, 3))}
+        return {"l1": l1(image, batch["image"])}
 
     def visualize(
         self, variables: Tree, batch: Batch, key: PRNGKeyArray
