@@ -8,6 +8,7 @@ once; otherwise nothing is written and both sides are listed.
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from picjax import checkpoints as ckpt
 from picjax import flags
 from picjax.cli import Parser, UserError, run
 from picjax.files import new_folder
+from picjax.masks import NAMES
 from picjax.methods.painter import official as painter
+from picjax.model import translates
 from picjax.official import files, replay
 from picjax.official.mapping import regroup_by_net
 from picjax.official.originals import ORIGINALS, file_names, official, read_files
@@ -23,6 +26,7 @@ from picjax.official.transfer import (
     describe,
     export,
     first_state,
+    moving_spectra,
     print_table,
     read_nets,
     read_painter,
@@ -51,18 +55,19 @@ def to_picjax(args: argparse.Namespace) -> None:
             f"--system is missing; give one of {', '.join(sorted(ORIGINALS))}"
         )
     official(args.system)
+    recording = replay.read(Path(args.check), args.system) if args.check else None
     requested = config = make_config(args.system, args.dataset, args.settings)
     with new_folder(args.out) as workdir:
+        moving: dict[str, float] = {}
         if args.system == "painter":
             paths = painter.find_files(args.sources)
             config, variables, state = read_painter(config, paths, args.settings)
         else:
             paths, tensors = read_files(config, args.sources)
-            variables = read_nets(config, tensors)
+            variables = read_nets(config, tensors, paths)
+            moving = moving_spectra(config, variables)
             state = first_state(config, variables)
-        differences = {}
-        if args.check:
-            differences = replay.check(config, variables, Path(args.check))
+        differences = replay.check(config, variables, recording) if recording else {}
         write_run(workdir, config, state)
     origins = {net: str(path) for net, path in paths.items()}
     print_table(describe(variables, origins))
@@ -81,9 +86,27 @@ def to_picjax(args: argparse.Namespace) -> None:
             "no file determines the attention heads; assumed are config.model.head_width "
             f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
         )
+    if moving:
+        name = max(moving, key=lambda layer: moving[layer])
+        print(
+            f"spectral norm of {len(moving)} layers has not converged: one power "
+            f"iteration changes it by up to {moving[name]:.0%} ({name}); picjax completes "
+            "with the stored vectors, the original's outputs drift (docs/convert.md)"
+        )
     for name, value in differences.items():
         print(f"largest difference of {name} in {args.check}: {value:.2e}")
-    print(f"step 0 of a run of {config.system}, ready to complete, in {args.out}")
+    if differences:
+        print(f"the original's test passes (tolerance {replay.TOLERANCE:g})")
+    print(f"step 0 of a run of {config.system} in {args.out}; to complete with it:")
+    print(f"    {completing_command(config, args.out)}")
+
+
+def completing_command(config: Config, workdir: str) -> str:
+    """The command that completes an image with a run."""
+    names = [name for name in config.data.masks if name in NAMES]
+    mask = "" if translates(config) else f" --mask={(names or ['center'])[0]}"
+    command = f"python -m picjax.complete --workdir={shlex.quote(workdir)}"
+    return f"{command} --image=FILE{mask}"
 
 
 def to_pytorch(args: argparse.Namespace) -> None:
@@ -101,11 +124,6 @@ def to_pytorch(args: argparse.Namespace) -> None:
             "leave --system out"
         )
     official(config.system)
-    if not ORIGINALS[config.system].torch:
-        raise UserError(
-            f"the original of {config.system} does not use PyTorch and there is no way "
-            "back; a run of picjax can be copied as it is"
-        )
     config, restored, step = ckpt.restore_variables(source)
     variables = regroup_by_net(restored)
     contents = export(config, variables)

@@ -3,15 +3,34 @@
 PICNet's code has them, and PICMM's, which descends from it.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from picjax.official.mapping import (
     CONV,
     NORM,
     SPECTRAL,
     SPECTRAL_TRANSPOSED,
     Leaf,
+    Shapes,
     Site,
     Table,
 )
+
+
+def settings_of(shapes: Mapping[str, Shapes]) -> dict[str, Any]:
+    """The settings that names and shapes of the files determine, by dotted key."""
+    encoder, judge = (shapes.get(net, {}) for net in ("encoder", "discriminator"))
+    first = "block0.conv1.module.weight_bar"
+    last = sorted(x for x in encoder if re.fullmatch(r"encoder\d+\.conv2.*_bar", x))
+    sizes = {
+        "model.ngf": encoder.get(first, (None,))[0],
+        "model.img_f": encoder[last[-1]][0] if last else None,
+        "model.ndf": judge.get(first, (None,))[0],
+    }
+    return {key: size for key, size in sizes.items() if size is not None}
+
 
 # Each convolution is registered twice in the original: as an attribute of its block and
 # at its place in a sequential.

@@ -54,6 +54,7 @@ class Site(NamedTuple):
 
 
 Table = tuple[Site, ...]
+Shapes = Mapping[str, tuple[int, ...]]  # official name -> shape
 
 _CONV, _TRANSPOSED = (2, 3, 1, 0), (2, 3, 0, 1)
 

@@ -21,14 +21,12 @@ class Original(NamedTuple):
     Attributes:
       variant: variant of configs/SYSTEM.py with the settings of the published weights.
       prefix: prefix of every name in its files, if saved from DataParallel.
-      torch: whether its files are PyTorch's, so that runs can be exported.
       file: pattern of its file names, filled with a key of the official module's
         `FILES`.
     """
 
     variant: str
     prefix: str = ""
-    torch: bool = True
     file: str = "latest_net_{}.pth"
 
 
@@ -37,7 +35,7 @@ ORIGINALS = {
     "picmm": Original("celeba_hq-official", "module."),
     "picnet": Original("celeba_hq_center", "module."),
     "pix2pix": Original("facades"),
-    "pixelcnn": Original("cifar10", torch=False),
+    "pixelcnn": Original("cifar10", file="pixelcnn_{}.pth"),  # of the PyTorch port
     "painter": Original("places2_256", file="{}.pt"),
 }
 

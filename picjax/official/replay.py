@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,36 +22,39 @@ from picjax.cli import UserError
 from picjax.layers.encoder_decoder import VisibleFeatures
 from picjax.losses.reconstruction import resize
 from picjax.methods.inade.replay import replay as inade
+from picjax.methods.painter import settings
 from picjax.methods.pixelcnn import logistic
 from picjax.system import Config, Tree, image_shape
 
+TOLERANCE = 1e-3  # of the largest value of an output, or of 1; rounding is below 1e-4
 Arrays = Mapping[str, Any]
 Nets = Mapping[str, Any]
 Variables = Mapping[str, Any]  # net -> {"params", "stats"}
 
 
-def check(
-    config: Config, variables: Mapping[str, Tree], path: Path
-) -> dict[str, float]:
-    """Replay the original's test from a file.
+class Recording(NamedTuple):
+    """A test of the original: the file, its inputs and its outputs."""
+
+    path: Path
+    given: dict[str, np.ndarray]
+    expected: dict[str, np.ndarray]
+
+
+def read(path: Path, system: str) -> Recording:
+    """Read a test of the original.
 
     Args:
-      config: the run's config.
-      variables: net -> {"params", "stats"}.
       path: an .npz with the original's inputs (`in/img`, `in/mask`, its noise) and
         outputs (`out/sample0`, ...), as the procedures below define; other entries are
         ignored.
-
-    Returns:
-      The largest absolute difference of each output.
+      system: the method.
 
     Raises:
-      UserError: if the file cannot be read or does not fit the run.
+      UserError: if the file cannot be read, or holds no output of a whole network.
     """
-    procedure = PROCEDURES.get(config.system)
-    if procedure is None:
+    if system not in PROCEDURES:
         raise UserError(
-            f"--check knows no test of {config.system}, only of "
+            f"--check knows no test of {system}, only of "
             f"{', '.join(sorted(PROCEDURES))}; leave it out"
         )
     try:
@@ -61,13 +64,35 @@ def check(
         raise UserError(
             f"--check '{path}' cannot be read ({error}); use an .npz"
         ) from error
-    given, expected = below(arrays, "in/"), below(arrays, "out/")
-    networks = importlib.import_module(
-        f"picjax.methods.{config.system}.system"
-    ).networks
-    nets = networks(config.model, image_shape(config))
+    recording = Recording(path, below(arrays, "in/"), below(arrays, "out/"))
+    if not any(name.startswith(RESULTS) for name in recording.expected):
+        raise UserError(
+            f"--check '{path}' has none of {', '.join(f'out/{x}' for x in RESULTS)}; "
+            "see docs/convert.md"
+        )
+    return recording
+
+
+def check(
+    config: Config, variables: Mapping[str, Tree], recording: Recording
+) -> dict[str, float]:
+    """Replay the original's test.
+
+    Args:
+      config: the run's config.
+      variables: net -> {"params", "stats"}.
+      recording: of the original.
+
+    Returns:
+      The largest absolute difference of each output.
+
+    Raises:
+      UserError: if the recording does not fit the run, or an output differs by more
+        than TOLERANCE of its largest value.
+    """
+    path, given, expected = recording
     try:
-        found = procedure(nets, variables, given)
+        found = PROCEDURES[config.system](networks(config), variables, given)
         differences = {
             name: float(np.abs(np.asarray(found[name]) - expected[name]).max())
             for name in sorted(found.keys() & expected.keys())
@@ -79,10 +104,28 @@ def check(
         ) from error
     if not any(name.startswith(RESULTS) for name in differences):
         raise UserError(
-            f"--check '{path}' has none of out/sample0, out/logits, out/eval, out/train "
-            f"and its inputs for {config.system}; see docs/convert.md"
+            f"--check '{path}' lacks the inputs of its outputs for {config.system}; "
+            "see docs/convert.md"
         )
+    for name, difference in differences.items():
+        largest = max(1.0, float(np.abs(expected[name]).max()))
+        if not difference <= TOLERANCE * largest:  # nor if it is NaN
+            raise UserError(
+                f"--check '{path}': {name} differs by {difference:.2g} from the "
+                f"original's (of at most {largest:.2g}), where {TOLERANCE:g} of that is "
+                "accepted; give the weights and settings that the file was recorded with"
+            )
     return differences
+
+
+def networks(config: Config) -> Nets:
+    """The networks of a run by name."""
+    if config.system == "painter":
+        nets = {"unet": settings.make_unet(config)}
+        classifier = settings.make_classifier(config)
+        return nets | ({"classifier": classifier} if classifier else {})
+    module = importlib.import_module(f"picjax.methods.{config.system}.system")
+    return module.networks(config.model, image_shape(config))
 
 
 def below(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
@@ -196,6 +239,30 @@ def pix2pix(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]
     return out
 
 
+def painter(nets: Nets, variables: Variables, given: Arrays) -> dict[str, Array]:
+    """One call of guided-diffusion's networks, without dropout.
+
+    Args:
+      nets: unet, and perhaps classifier.
+      variables: theirs.
+      given: `x` [b 3 h w], `t` [b], the steps of the whole process (what the network
+        gets, before respacing), and `y` [b] of a network that knows classes.
+
+    Returns:
+      `unet` [b c h w], the network's output; `classifier` [b classes], its logits.
+    """
+    x, t = nhwc(given["x"]), jnp.asarray(given["t"])
+    condition = (jnp.asarray(given["y"]),) if "y" in given else ()
+
+    def run(net: str, *inputs: Any) -> Array:
+        return jax.jit(nets[net].apply)({"params": variables[net]["params"]}, *inputs)
+
+    out = {"unet": nchw(run("unet", x, t, *condition))}
+    if "classifier" in nets and "classifier" in variables:
+        out["classifier"] = run("classifier", x, t)
+    return out
+
+
 @partial(jax.jit, static_argnums=(0, 4))
 def _generate(
     net: Any, variables: Any, x: Array, keep: list[Array], training: bool
@@ -210,13 +277,14 @@ def _logits(net: Any, params: Any, image: Array) -> Array:
 
 PROCEDURES = {
     "inade": inade,
+    "painter": painter,
     "picmm": picmm,
     "picnet": picnet,
     "pix2pix": pix2pix,
     "pixelcnn": pixelcnn,
 }
 # Prefixes of outputs of a whole network.
-RESULTS = ("sample", "logits", "eval", "train")
+RESULTS = ("sample", "logits", "eval", "train", "unet", "classifier")
 
 
 # ---- what they share ----

@@ -1,5 +1,6 @@
 """Conversion of official tensors to a run of picjax and back."""
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax.traverse_util import flatten_dict
 from orbax.checkpoint import v1 as ocp
 
 from picjax import checkpoints as ckpt
@@ -25,20 +27,27 @@ from picjax.official.originals import (
 )
 from picjax.system import Config, State, Tree
 
+MOVING = 0.01  # relative change of a spectral norm by one power iteration
 
-def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]:
+
+def read_nets(
+    config: Config,
+    tensors: Mapping[str, Tensors],
+    paths: Mapping[str, Path] | None = None,
+) -> dict[str, Tree]:
     """Convert official tensors to the networks' variables.
 
     Args:
       config: the config of the new run.
       tensors: net -> official name -> array.
+      paths: net -> its file, for errors.
 
     Returns:
       net -> {"params", "stats"}, for the nets in `tensors`.
 
     Raises:
-      UserError: if a net does not fit the config, naming it, or one that completion
-        needs is missing.
+      UserError: if a net does not fit the config, naming it, its file and the settings
+        that the file has, or one that completion needs is missing.
     """
     lacking = needed(config.system) - tensors.keys()
     if lacking:
@@ -47,7 +56,9 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
             f"needs; add {', '.join(file_names(config.system, lacking))} to --from"
         )
     abstract = ckpt.abstract_state(config)
-    tables = official(config.system).tables(config)
+    module = official(config.system)
+    tables = module.tables(config)
+    loaded = getattr(module, "as_loaded", lambda config, arrays: arrays)
     variables = {}
     for net, arrays in tensors.items():
         if net not in abstract.params:
@@ -58,10 +69,53 @@ def read_nets(config: Config, tensors: Mapping[str, Tensors]) -> dict[str, Tree]
         stats = abstract.stats.get(net, {})
         target = {"params": abstract.params[net], "stats": stats}
         try:
-            variables[net] = mapping.from_official(arrays, target, tables[net])
+            own = loaded(config, arrays)
+            variables[net] = mapping.from_official(own, target, tables[net])
         except UserError as error:
-            raise UserError(f"{net}: {error}") from error
+            name = f"'{paths[net]}' ({net})" if paths and net in paths else net
+            raise UserError(f"{name}: {error}{_fitting(config, tensors)}") from error
     return variables
+
+
+def _fitting(config: Config, tensors: Mapping[str, Tensors]) -> str:
+    """The settings that the files have and the config does not, if any is known."""
+    read = getattr(official(config.system), "settings_of", lambda shapes: {})
+    shapes = {
+        net: {name: x.shape for name, x in mapping.strip_module(arrays).items()}
+        for net, arrays in tensors.items()
+    }
+    other = [
+        f"--config.{key}={value}"
+        for key, value in read(shapes).items()
+        if functools.reduce(getattr, key.split("."), config) != value
+    ]
+    return f"; the files have {' '.join(other)}" if other else ""
+
+
+def moving_spectra(config: Config, variables: Mapping[str, Tree]) -> dict[str, float]:
+    """Layers whose spectral norm one power iteration changes by more than MOVING.
+
+    Returns:
+      "net/layer" -> relative change.
+    """
+    changes = {}
+    for net, table in official(config.system).tables(config).items():
+        tree = variables.get(net, {"params": {}, "stats": {}})
+        params, stats = (flatten_dict(tree[x], sep="/") for x in ("params", "stats"))
+        for path in stats:
+            layer, _, kind = path.rpartition("/")
+            if kind != "u":
+                continue
+            _, leaf = mapping.official_names(f"params/{layer}/kernel", table)
+            kernel = leaf.to_official(np.asarray(params[f"{layer}/kernel"], np.float64))
+            matrix = kernel.reshape(len(kernel), -1)
+            u, v = (np.asarray(stats[f"{layer}/{x}"]) for x in "uv")
+            before, new = u @ matrix @ v, matrix.T @ u
+            after = np.linalg.norm(matrix @ new) / max(np.linalg.norm(new), 1e-30)
+            change = abs(after / before - 1) if before else np.inf
+            if change > MOVING:
+                changes[f"{net}/{layer}"] = float(change)
+    return changes
 
 
 def first_state(config: Config, variables: Mapping[str, Tree]) -> State:
@@ -160,6 +214,8 @@ def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str,
     for suffix, net in official(config.system).FILES.items():
         if net in variables:
             tensors = mapping.to_official(variables[net], tables[net])
+            if to_port := getattr(official(config.system), "to_port", None):
+                tensors = to_port(tensors, config)
             named = {f"{prefix}{name}": x for name, x in tensors.items()}
             contents[ORIGINALS[config.system].file.format(suffix)] = named
     return contents

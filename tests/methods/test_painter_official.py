@@ -15,8 +15,9 @@ from picjax.cli import UserError
 from picjax.methods.painter import official as painter
 from picjax.methods.painter.classifier import Classifier
 from picjax.methods.painter.net import UNet
-from picjax.official.mapping import from_official, to_official
-from picjax.system import State
+from picjax.official import replay
+from picjax.official.mapping import from_official, regroup_by_net, to_official
+from picjax.system import State, inference_variables
 
 KEY = jax.random.key(0)
 
@@ -223,3 +224,27 @@ def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> N
     assert ours.keys() == theirs.keys()
     for name, x in theirs.items():
         np.testing.assert_array_equal(ours[name], x, err_msg=name)
+
+
+def test_the_networks_of_an_import_are_checked():
+    config = convert.make_config("painter", "tiny", [])
+    rng = np.random.default_rng(0)
+    state = checkpoints.abstract_state(config)
+    variables = regroup_by_net(inference_variables(state))
+    variables = jax.tree.map(
+        lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), variables
+    )
+    size = config.image_size
+    given = {
+        "x": rng.standard_normal((2, 3, size, size), np.float32),
+        "t": np.array([3, 700]),
+    }
+    nets = replay.networks(config)
+    x, t = jnp.asarray(given["x"].transpose(0, 2, 3, 1)), jnp.asarray(given["t"])
+    out = np.asarray(nets["unet"].apply(variables["unet"], x, t))
+    out = out + np.float32(1e-6)  # rounding
+    recording = replay.Recording(Path("x"), given, {"unet": out.transpose(0, 3, 1, 2)})
+    assert replay.check(config, variables, recording)["unet"] < 1e-4
+    wrong = recording._replace(expected={"unet": recording.expected["unet"] + 0.1})
+    with pytest.raises(UserError, match="unet differs by 0.1"):
+        replay.check(config, variables, wrong)

@@ -99,9 +99,50 @@ def test_a_checkpoint_becomes_a_run(
     variables = picjax.load(tmp_path / "run")._variables
     assert_same(variables["params"]["net"], params)
     out = capsys.readouterr().out
-    assert "largest difference of logits" in out and "0.00e+00" in out
-    with pytest.raises(UserError, match="there is no way back"):
-        convert.main(["--to=pytorch", f"--from={tmp_path / 'run'}", "--out=x"])
+    assert "largest difference of logits" in out and "the original's test passes" in out
+    assert f"picjax.complete --workdir={tmp_path / 'run'} --image=FILE --mask=" in out
+
+
+def test_an_import_that_fails_the_originals_test_leaves_nothing(tiny, tmp_path):
+    """The file is opened first, and a large difference is no run."""
+    config, _, named = tiny
+    np.savez(tmp_path / "a.npz", **named)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    logits = np.zeros((2, 8, 8, 10 * config.model.mixtures), np.float32)
+    check = {"in/x_uint8": images, "out/logits": logits}
+    np.savez(tmp_path / "check.npz", **check)  # pyright: ignore
+    words = [f"--from={tmp_path / 'a.npz'}", f"--out={tmp_path / 'run'}"]
+    with pytest.raises(UserError, match="logits differs by .* from the original's"):
+        command(*words, f"--check={tmp_path / 'check.npz'}")
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["a.npz", "check.npz"]
+    with pytest.raises(UserError, match="--check 'nowhere.npz' cannot be read"):
+        command("--from=no-file", f"--out={tmp_path / 'run'}", "--check=nowhere.npz")
+
+
+def test_a_run_becomes_the_ports_file_and_comes_back(tiny):
+    """The same kernels; of a transposed convolution only V and g differ in scale."""
+    config, params, _ = tiny
+    (name, port), *_ = convert.export(config, {"net": {"params": params}}).items()
+    assert name == "pixelcnn_params.pth"
+    assert port["u_init.conv.weight_v"].shape == (4, 4, 2, 3)
+    assert port["upsize_u_stream.0.deconv.weight_g"].shape == (4, 1, 1, 1)
+    blocks = config.model.blocks
+    named = jax.tree.map(np.asarray, pixelcnn.from_port(port, blocks))
+    back = convert.read_nets(config, {"net": named})
+    images = np.random.default_rng(0).integers(0, 256, (1, 8, 8, 3), np.uint8)
+    nets, given = {"net": network(config.model)}, {"x_uint8": images}
+    ours, theirs = (
+        replay.pixelcnn(nets, {"net": tree}, given)["logits"]
+        for tree in ({"params": params}, back["net"])
+    )
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    config = convert.make_config(
+        "pixelcnn", "tiny", ["--config.model.nonlinearity=elu"]
+    )
+    with pytest.raises(
+        UserError, match="nonlinearity is 'elu', where the original has"
+    ):
+        convert.export(config, {"net": {"params": params}})
 
 
 def test_raw_variables_are_read_if_none_is_averaged(tiny, tmp_path):

@@ -20,7 +20,7 @@ import picjax
 from picjax import checkpoints, complete, convert, methods, train
 from picjax.cli import UserError
 from picjax.model import Model
-from picjax.official import files, originals, replay
+from picjax.official import files, mapping, originals, replay
 from picjax.official.mapping import regroup_by_net
 from picjax.system import inference_variables
 
@@ -101,6 +101,93 @@ def test_another_width_is_refused(tensors):
     config = convert.make_config("picmm", "tiny", [*TINY, "--config.model.ngf=6"])
     with pytest.raises(UserError, match=r"^encoder: .*\(3, 3, 3, 4\) here"):
         convert.read_nets(config, tensors)
+
+
+@pytest.mark.parametrize(
+    ("setting", "fitting"),
+    [
+        ("model.mixture.k=3", "--config.model.mixture.k=2"),
+        ("model.ngf=8", "--config.model.ngf=4"),
+        ("model.ndf=8", "--config.model.ndf=4"),
+    ],
+)
+def test_a_mismatch_names_the_file_and_the_setting_that_fits(setting, fitting, tensors):
+    config = convert.make_config("picmm", "tiny", [*TINY, f"--config.{setting}"])
+    paths = {net: Path(f"20000_net_{net}.pth") for net in tensors}
+    with pytest.raises(UserError, match=f"^'20000_net_.*the files have {fitting}$"):
+        convert.read_nets(config, tensors, paths)
+
+
+def test_settings_that_files_of_picnet_and_pix2pix_determine():
+    for system, variant, change in [
+        ("picnet", "tiny", {"z_nc": 6, "encoder_depth": 2, "ngf": 8}),
+        ("pix2pix", "tiny", {"ngf": 6, "ndf": 8, "norm": "instance", "bias": True}),
+        ("pix2pix", "half32_pixel", {"generator": "resnet", "blocks": 6, "ngf": 4}),
+    ]:
+        settings = [f"--config.model.{key}={value}" for key, value in change.items()]
+        settings += TINY[:1] if system == "picnet" else []
+        config = convert.make_config(system, variant, settings)
+        module, state = originals.official(system), checkpoints.abstract_state(config)
+        shapes = {}
+        for net, table in module.tables(config).items():
+            tree = {"params": state.params[net], "stats": state.stats.get(net, {})}
+            zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree)
+            named = mapping.to_official(zeros, table)
+            shapes[net] = {name: x.shape for name, x in named.items()}
+        found = module.settings_of(shapes)
+        for key in change.keys() - {"bias"}:
+            assert found[f"model.{key}"] == config.model[key], (system, key)
+        assert all(
+            config.model[key.removeprefix("model.")] == value
+            for key, value in found.items()
+        )
+
+
+def test_instance_norms_of_2018_are_read_as_the_original_reads_them():
+    """Their files hold running statistics, which the original's loader drops."""
+    settings = ["--config.model.norm=instance", "--config.model.bias=True"]
+    config = convert.make_config("pix2pix", "tiny", settings)
+    state = checkpoints.abstract_state(config)
+    tree = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), state.params["generator"])
+    tensors = convert.export(config, {"generator": {"params": tree, "stats": {}}})
+    (file,) = tensors.values()
+    old = file | {
+        "model.model.1.model.2.running_mean": np.zeros(8, np.float32),
+        "model.model.1.model.2.running_var": np.ones(8, np.float32),
+        "model.model.1.model.2.num_batches_tracked": np.array(7),
+    }
+    for named in (file, old):
+        read = convert.read_nets(config, {"generator": named})["generator"]["params"]
+        jax.tree.map(np.testing.assert_array_equal, read, tree)
+    config.model.update(norm="batch", bias=False)
+    with pytest.raises(UserError, match="the files have.*--config.model.norm=instance"):
+        convert.read_nets(config, {"generator": old})
+
+
+def test_spectral_vectors_that_have_not_converged_are_found(tiny):
+    config, _, _ = tiny
+    kernel = np.zeros((1, 1, 3, 4), np.float32)
+    kernel[0, 0, 0, 0], kernel[0, 0, 1, 1] = 3, 1
+    u, v = np.eye(4, dtype=np.float32)[0], np.eye(3, dtype=np.float32)[0]
+    for mixed, found in [((1.0, 0.0), {}), ((0.8, 0.6), {"encoder/block0/conv1"})]:
+        a, b = mixed
+        layer = {"u": a * u + b * np.roll(u, 1), "v": a * v + b * np.roll(v, 1)}
+        trees = {
+            "params": {"block0": {"conv1": {"kernel": kernel}}},
+            "stats": {"block0": {"conv1": layer}},
+        }
+        moving = convert.moving_spectra(config, {"encoder": trees})
+        assert moving.keys() == set(found)
+    assert moving["encoder/block0/conv1"] == pytest.approx(0.2, abs=0.2)
+
+
+def test_the_command_that_completes_with_an_import():
+    config = convert.make_config("picnet", "", [])
+    found = convert.completing_command(config, "my runs/a")
+    words = "--workdir='my runs/a' --image=FILE --mask=center"
+    assert found == f"python -m picjax.complete {words}"
+    config = convert.make_config("pix2pix", "facades", [])
+    assert "--mask" not in convert.completing_command(config, "a")
 
 
 def test_another_network_is_refused(tiny, tensors):
@@ -232,12 +319,16 @@ def test_replayed_test_of_the_original():
         if net != "discriminator"
     }
     variables = convert.read_nets(config, tensors)
-    differences = replay.check(config, variables, path)
+    recording = replay.read(path, "picmm")
+    differences = replay.check(config, variables, recording)
     assert {"alpha", "sample0", "sample1", "z_m"} <= differences.keys()
     assert max(differences.values()) < 2e-5
     scale = variables["generator"]["params"]["out4"]["conv1"]["bias"]
     variables["generator"]["params"]["out4"]["conv1"]["bias"] = scale + 0.1
-    assert replay.check(config, variables, path)["sample0"] > 1e-2
+    with pytest.raises(
+        UserError, match=r"sample0 differs by 0.\d+ from the original's"
+    ):
+        replay.check(config, variables, recording)
 
 
 def test_replayed_generator_of_pix2pix(tmp_path):
@@ -251,15 +342,15 @@ def test_replayed_generator_of_pix2pix(tmp_path):
     config = convert.make_config("pix2pix", "", settings)
     tensors = {"generator": replay.below(arrays, "param/")}
     variables = convert.read_nets(config, tensors)
-    differences = replay.check(config, variables, path)
+    differences = replay.check(config, variables, replay.read(path, "pix2pix"))
     assert differences.keys() == {"eval", "train"}
     assert max(differences.values()) < 1e-4
     generator = variables["generator"]
     generator["params"]["last"]["bias"] = generator["params"]["last"]["bias"] + 0.1
     kept = {name: x for name, x in arrays.items() if "keep_mask" not in name}
     np.savez(tmp_path / "x.npz", **kept)
-    differences = replay.check(config, variables, tmp_path / "x.npz")
-    assert differences.keys() == {"eval"} and differences["eval"] > 1e-2
+    with pytest.raises(UserError, match="eval differs by"):
+        replay.check(config, variables, replay.read(tmp_path / "x.npz", "pix2pix"))
 
 
 def test_check_names_what_a_file_lacks(tiny, tmp_path):
@@ -267,15 +358,16 @@ def test_check_names_what_a_file_lacks(tiny, tmp_path):
     path = tmp_path / "x.npz"
     path.write_bytes(b"no zip")
     with pytest.raises(UserError, match="cannot be read"):
-        replay.check(config, variables, path)
+        replay.read(path, "picmm")
     arrays: dict[str, Any] = {"in/img": np.zeros((1, 3, 32, 32), np.float32)}
     np.savez(path, **arrays)
+    with pytest.raises(UserError, match="has none of out/sample"):
+        replay.read(path, "picmm")
+    np.savez(path, **arrays, **{"out/sample0": arrays["in/img"]})
     with pytest.raises(UserError, match="does not fit this run .*mask"):
-        replay.check(config, variables, path)
-    config = config.copy_and_resolve_references()
-    config.system = "painter"
-    with pytest.raises(UserError, match="knows no test of painter"):
-        replay.check(config, variables, path)
+        replay.check(config, variables, replay.read(path, "picmm"))
+    with pytest.raises(UserError, match="knows no test of inade"):
+        replay.read(path, "inade")
 
 
 # ---- files and settings ----

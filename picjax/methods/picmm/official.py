@@ -1,7 +1,18 @@
 """PICMM's official names: the shared blocks, the flat latent and the mixture's heads."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from picjax.official import encoder_decoder
-from picjax.official.mapping import CONV, LINEAR, NORM, Site, Table, check_original
+from picjax.official.mapping import (
+    CONV,
+    LINEAR,
+    NORM,
+    Shapes,
+    Site,
+    Table,
+    check_original,
+)
 from picjax.system import Config
 
 # The end of an official file's name, as in `20000_net_E.pth` -> our net's name.
@@ -28,6 +39,13 @@ TABLE: Table = (
         )
     ),
 )
+
+
+def settings_of(shapes: Mapping[str, Shapes]) -> dict[str, Any]:
+    """The settings that names and shapes of the files determine, by dotted key."""
+    heads = shapes.get("mixture", {}).get("alpha.3.weight")
+    components = {"model.mixture.k": heads[0]} if heads else {}
+    return encoder_decoder.settings_of(shapes) | components
 
 
 def tables(config: Config) -> dict[str, Table]:

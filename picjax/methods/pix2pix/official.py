@@ -5,6 +5,7 @@ one around it. In a block of the ResNet, the indices shift with the layers in fr
 convolution (explicit padding, dropout).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from picjax.cli import UserError
@@ -19,6 +20,7 @@ from picjax.official.mapping import (
     CONV,
     CONV_TRANSPOSED,
     NORM,
+    Shapes,
     Site,
     Table,
     check_original,
@@ -27,6 +29,42 @@ from picjax.system import Config, image_shape
 
 FILES = {"G": "generator", "D": "discriminator"}
 MIN_LEVELS = 5  # of the original's U-Net
+
+
+def as_loaded(config: Config, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """A file's tensors as the original's loader uses them.
+
+    Instance norms of 2018 also saved running statistics, which no output depends on.
+    """
+    unused = (".running_mean", ".running_var", ".num_batches_tracked")
+    if config.model.norm != "instance":
+        return dict(tensors)
+    return {name: x for name, x in tensors.items() if not name.endswith(unused)}
+
+
+def settings_of(shapes: Mapping[str, Shapes]) -> dict[str, Any]:
+    """The settings that names and shapes of the files determine, by dotted key."""
+    generator, judge = (shapes.get(net, {}) for net in ("generator", "discriminator"))
+    unet = "model.model.0.weight" in generator
+    first = "model.model.0.weight" if unet else "model.1.weight"
+    settings: dict[str, Any] = {}
+    if first in generator:
+        settings |= {"generator": "unet" if unet else "resnet"}
+        settings |= {"ngf": generator[first][0]}
+        settings |= {"mask_channel": generator[first][1] == 4}
+    norms = [x for x in generator if x.endswith(".running_mean")]
+    inner = "model.model.1.model.1.bias" if unet else "model.1.bias"
+    if any(x.replace("running_mean", "weight") in generator for x in norms):
+        settings["norm"] = "batch"
+    elif inner in generator:  # a bias that batch norm would cancel
+        settings["norm"] = "instance"
+    blocks = {x.split(".")[1] for x in generator if ".conv_block." in x}
+    settings |= {"blocks": len(blocks)} if blocks else {}
+    pixel = "net.0.weight" in judge
+    start = judge.get("net.0.weight" if pixel else "model.0.weight")
+    if start:
+        settings |= {"discriminator": "pixel" if pixel else "patch", "ndf": start[0]}
+    return {f"model.{key}": value for key, value in settings.items()}
 
 
 def tables(config: Config) -> dict[str, Table]:

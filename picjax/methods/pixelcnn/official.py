@@ -19,7 +19,7 @@ from picjax.methods.pixelcnn import tf_files
 from picjax.methods.pixelcnn.layers import effective
 from picjax.methods.pixelcnn.net import LEVELS, down_blocks
 from picjax.official import files
-from picjax.official.mapping import Leaf, Site, Table
+from picjax.official.mapping import Leaf, Shapes, Site, Table, check_original
 from picjax.system import Config
 
 FILES = {"params": "net"}  # suffix of a file -> its network: there is one
@@ -32,6 +32,18 @@ CONDITION = {"params/hw": Leaf(".hw")}
 def tables(config: Config) -> dict[str, Table]:
     """Network -> its table, for a config of PixelCNN++."""
     return {"net": table(config.model.blocks)}
+
+
+def settings_of(shapes: Mapping[str, Shapes]) -> dict[str, Any]:
+    """The settings that names and shapes of the file determine, by dotted key."""
+    named = shapes.get("net", {})
+    layers = sum(bool(re.fullmatch(r"model\.conv2d_\d+\.V", name)) for name in named)
+    settings: dict[str, Any] = {}
+    if layers >= 39 and (layers - 15) % 24 == 0:  # 3 stems, 4 resized, 2 a gated block
+        settings["model.blocks"] = (layers - 15) // 24
+    if first := named.get("model.conv2d_0.V"):
+        settings["model.features"] = first[-1]
+    return settings
 
 
 def table(blocks: int, prefix: str = PREFIX) -> Table:
@@ -156,17 +168,65 @@ def from_port(tensors: Mapping[str, Any], blocks: int) -> dict[str, Array]:
     return found
 
 
+def to_port(tensors: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Convert official tensors to a state_dict of the port: the way back.
+
+    Raises:
+      UserError: if the port does not have the config's network.
+    """
+    ours = {"turns": ("upright",), "nonlinearity": "concat_elu", "channels": 3}
+    check_original(config, {f"model.{key}": value for key, value in ours.items()})
+    if any(name.endswith(".hw") for name in tensors):
+        raise UserError(
+            "the network is conditioned on classes, which the PyTorch port does not "
+            "know; only a run without classes can be converted"
+        )
+    found = {}
+    for site in table(config.model.blocks):
+        if site.leaves is CONDITION:
+            continue
+        v, g, b = (np.asarray(tensors[f"{site.names[0]}.{x}"]) for x in "Vgb")
+        layer = _port_layer(site.path)
+        if layer.endswith("deconv"):
+            v = np.asarray(effective(jnp.asarray(v), jnp.asarray(g), -2))
+            g = np.sqrt(np.square(v).sum((0, 1, 2)))
+        v = v.transpose(3, 2, 0, 1) if v.ndim == 4 else v.T
+        gain = g.reshape(-1, *[1] * (v.ndim - 1))
+        named = {"bias": b, "weight_g": gain, "weight_v": v}
+        found |= {f"{layer}.{x}": np.ascontiguousarray(y) for x, y in named.items()}
+    return found
+
+
+FIXED = {
+    "u_init.conv": "stem_u",
+    "ul_init.0.conv": "stem_above",
+    "ul_init.1.conv": "stem_left",
+    "nin_out.lin_a": "head",
+}
+PARTS = {"conv_input": "conv_a", "nin_skip": "nin", "conv_out": "conv_b"}
+
+
+def _port_layer(path: str) -> str:
+    """The port's name of a layer here: the inverse of `_port_path`."""
+    for layer, fixed in FIXED.items():
+        if path == fixed:
+            return layer
+    parts = {ours: theirs for theirs, ours in PARTS.items()}
+    if block := re.fullmatch(r"(up|down)(\d)_(\d+)_(ul?)/(\w+)", path):
+        way, level, i, stream, part = block.groups()
+        level = int(level) if way == "up" else LEVELS - 1 - int(level)
+        layer = f"{way}_layers.{level}.{stream}_stream.{i}.{parts[part]}"
+        return f"{layer}.{'lin_a' if part == 'nin' else 'conv'}"
+    way, level, stream = re.fullmatch(r"(shrink|grow)(\d)_(ul?)", path).groups()  # pyright: ignore
+    if way == "shrink":
+        return f"downsize_{stream}_stream.{level}.conv"
+    return f"upsize_{stream}_stream.{LEVELS - 1 - int(level)}.deconv"
+
+
 def _port_path(layer: str) -> str:
     """The path here of a layer of the port."""
-    fixed = {
-        "u_init.conv": "stem_u",
-        "ul_init.0.conv": "stem_above",
-        "ul_init.1.conv": "stem_left",
-        "nin_out.lin_a": "head",
-    }
-    if layer in fixed:
-        return fixed[layer]
-    parts = {"conv_input": "conv_a", "nin_skip": "nin", "conv_out": "conv_b"}
+    if layer in FIXED:
+        return FIXED[layer]
     block = re.fullmatch(
         r"(up|down)_layers\.(\d)\.(ul?)_stream\.(\d+)\.(\w+)\..*", layer
     )
@@ -174,7 +234,7 @@ def _port_path(layer: str) -> str:
         way, level, stream, i, part = block.groups()
         if way == "down":
             level = LEVELS - 1 - int(level)
-        return f"{way}{level}_{i}_{stream}/{parts[part]}"
+        return f"{way}{level}_{i}_{stream}/{PARTS[part]}"
     resize = re.fullmatch(r"(down|up)size_(ul?)_stream\.(\d)\.\w+", layer)
     if not resize:
         raise KeyError(f"{layer} is no layer of the port")
