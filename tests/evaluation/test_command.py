@@ -17,7 +17,7 @@ from picjax.evaluation import examples, tasks
         ("--metrics=", "empty"),
         ("--num=0", "--num"),
         ("--images=-1", "--images"),
-        ("--fake=real", "either"),
+        ("--fake=real", "exclude each other"),
         ("--raw --invert-mask", "--invert-mask goes with --fake"),
         ("--pattern={stem}", "--fake"),
         ("--metrics=paper:picnett", "did you mean 'paper:picnet'"),
