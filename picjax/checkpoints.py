@@ -241,6 +241,7 @@ def load_step(
       Damaged: if it has no checksums and cannot be read.
       UserError: if its arrays do not match `abstract`.
     """
+    path = path.resolve()  # orbax reads nothing at a relative path
     try:
         stored: Any = ocp.metadata(path).metadata
         check_match(path, stored, abstract, ignored)

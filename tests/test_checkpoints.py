@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import grain
 import jax
@@ -94,6 +95,11 @@ def test_a_whole_checkpoint_is_restored_without_a_word(workdir, capsys):
             np.testing.assert_array_equal, run.restore(ABSTRACT, data), state(2)
         )
     assert next(data) == 2 and not capsys.readouterr().err
+
+
+def test_a_relative_workdir_is_restored(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    assert restore_variables(Path(workdir.name))[2] == 2
 
 
 @pytest.mark.parametrize("kind", DAMAGES)

@@ -19,9 +19,10 @@ from PIL import Image
 from picjax import checkpoints, checksums
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
-from picjax.evaluation.metrics import backbones, catalog, layers
+from picjax.evaluation.metrics import backbones, catalog, layers, weights
 from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.model import load
+from picjax.official import digests
 
 # The method that compiles fastest; a rate that does not depend on the number of steps.
 TINY = ("--config=configs/pix2pix.py:tiny", "--config.opt.decay=0")
@@ -217,7 +218,11 @@ def test_two_processes_give_the_numbers_of_one(
     """In every step, and in an evaluation during training with a pretrained network."""
     (tmp_path / "weights").mkdir()
     tensors: Any = layers.random_tensors(backbones.shapes("alex"))
-    np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **tensors)
+    kept = tensors | {
+        weights.SOURCE: np.array(digests.KNOWN["alexnet-owt-7be5be79.pth"]),
+        weights.CONTENT: np.array(weights.digest(tensors)),
+    }
+    np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **kept)
     monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

@@ -44,7 +44,7 @@ def test_spacings():
     [
         ("sigmoid", 10, "none of linear, cosine"),
         ("linear", 20, "beta of 1 or more"),
-        ("cosine", 1, "2 steps or more"),
+        ("cosine", 1, "use 2 or more"),
     ],
 )
 def test_impossible_schedules_are_rejected(name, steps, message):
