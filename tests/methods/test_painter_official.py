@@ -232,7 +232,8 @@ def test_the_networks_of_an_import_are_checked():
     state = checkpoints.abstract_state(config)
     variables = regroup_by_net(inference_variables(state))
     variables = jax.tree.map(
-        lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), variables
+        lambda x: jnp.asarray(0.1 * rng.standard_normal(x.shape, np.float32)),
+        variables,
     )
     size = config.image_size
     given = {
