@@ -366,8 +366,8 @@ def test_check_names_what_a_file_lacks(tiny, tmp_path):
     np.savez(path, **arrays, **{"out/sample0": arrays["in/img"]})
     with pytest.raises(UserError, match="does not fit this run .*mask"):
         replay.check(config, variables, replay.read(path, "picmm"))
-    with pytest.raises(UserError, match="knows no test of inade"):
-        replay.read(path, "inade")
+    with pytest.raises(UserError, match="knows no test of lama"):
+        replay.read(path, "lama")
 
 
 # ---- files and settings ----
@@ -408,7 +408,7 @@ def test_settings():
     ("words", "error"),
     [
         (["--from=x"], "--system is missing"),
-        (["--from=x", "--system=inade"], "'inade' cannot be converted"),
+        (["--from=x", "--system=lama"], "'lama' cannot be converted"),
         (["--from=x", "--system=picmm", "--fast"], "unrecognized arguments: --fast"),
         (["--from=x", "--to=pytorch", "--check=y"], "takes one run"),
         (["--from=x", "--to=pytorch"], "'x' is not a workdir"),
