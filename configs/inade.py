@@ -127,14 +127,10 @@ def maps_of(model: Any) -> dict[str, Any]:
 
 def photos(config: Any) -> None:
     """Photographs from the installed packages, whose maps are made by clustering."""
+    small(config)
     config.steps = 20_000
-    config.log_every = 20
-    config.save_every = 1_000
-    config.sample_every = 1_000
-    config.data.load_size = 0
     config.model.update(label_nc=8, dontcare=False, instances=32, noise_nc=16, z_dim=64)
     config.model.update(ngf=16, ndf=16)
-    without_vgg(config)
 
 
 def demo(config: Any) -> None:
@@ -148,22 +144,22 @@ def demo(config: Any) -> None:
     config.model.update(ngf=8, noise_nc=8, z_dim=16)
 
 
-def without_vgg(config: Any) -> None:
-    """L1 of pixels ties images to their styles in the place of VGG19's features."""
+def small(config: Any) -> None:
+    """Embedded images; L1 of pixels ties them to their styles in the place of VGG19."""
+    config.log_every = 20
+    config.save_every = 1_000
+    config.sample_every = 1_000
+    config.data.load_size = 0
     config.loss.update(perceptual=0.0, pixel=10.0, kl_reduction="mean")
 
 
 def scenes(config: Any) -> None:
     """Instances whose styles have a known distribution; minutes on a CPU."""
+    small(config)
     config.steps = 4_000
-    config.log_every = 20
-    config.save_every = 1_000
-    config.sample_every = 1_000
-    config.data.load_size = 0
     config.model.update(label_nc=4, dontcare=False, instances=8, noise_nc=8, z_dim=8)
     config.model.update(ngf=8, ndf=8)
     config.opt.update(lr=1e-3, ttur=False)
-    without_vgg(config)
 
 
 def ade20k(config: Any) -> None:

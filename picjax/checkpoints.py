@@ -75,7 +75,9 @@ def read_config(workdir: Path) -> Config:
     try:
         settings.check(config)
     except UserError as error:
-        raise UserError(f"'{path}' is damaged: {error}") from None
+        raise UserError(
+            f"'{path}' is damaged, or of another version of picjax: {error}"
+        ) from None
     return config
 
 
@@ -278,9 +280,8 @@ def without_checksums(path: epath.Path) -> str:
 
 def summary(error: BaseException) -> str:
     """One line about an exception."""
-    for reason in map(
-        os.strerror, DISK_ERRORS
-    ):  # tensorstore has it at the end of a long message
+    # tensorstore has the reason at the end of a long message.
+    for reason in map(os.strerror, DISK_ERRORS):
         if reason in str(error):
             return reason
     lines = str(error).split("\n")

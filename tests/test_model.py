@@ -288,4 +288,4 @@ def test_threads_share_one_program(fake):
 def test_the_representation_and_the_public_names(fake):
     assert repr(fake) == "<picjax.Model fake 32x32, step 7>"
     assert picjax.UserError is UserError and picjax.Model is Model
-    assert set(picjax.__all__) == {"Model", "UserError", "load", "push"}
+    assert set(picjax.__all__) == {"Model", "Reference", "UserError", "load", "push"}

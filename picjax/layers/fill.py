@@ -11,9 +11,9 @@ def smooth_fill(
 ) -> Float[Array, "b h w c"]:
     """The known pixels, and in the hole an approximate solution of Laplace's equation.
 
-    Coarse to fine: the image is reduced until nothing of the hole is left, and each finer
-    level starts from the coarser one's pixels and relaxes towards the mean of their
-    neighbours (the multigrid form of membrane interpolation).
+    Coarse to fine: the image is halved while both sides are even, and the coarsest hole
+    gets the mean colour. Each finer level starts from the coarser one's pixels and relaxes
+    towards the mean of their neighbours (membrane interpolation on a multigrid).
 
     Args:
       image: in [-1, 1]; its values in the hole are not read.
