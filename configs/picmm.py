@@ -99,6 +99,7 @@ def published() -> ConfigDict:
         "output_scale": 4,  # number of image sizes that the generator outputs
         "upsample": "transposed",  # as the original, or nearest: no checkerboard
         "log_std_start": 0.0,  # log std of every latent before training
+        "latent_grid": 1,  # least side of the latents' map, which is pooled twice at most
         "latent_gain": 0.02,  # of the initialisation of both layers around the latents
         # Ours: the decoder reads the visible part at every scale and adds to a smooth
         # fill of the hole.
@@ -133,7 +134,8 @@ def small(config: Any) -> None:
 
 def photos(config: Any) -> None:
     """Few photographs, little time: our additions (docs/picmm.md says what each buys)."""
-    config.model.update(fill=True, latent_gain=1.0)
+    config.model.update(fill=True, latent_grid=4)
+    config.model.update(latent_gain=3.0, log_std_start=-4.0)
     config.loss.update(hole=0.1, adversarial=0.1)
     config.opt.b1 = 0.5
     config.data.rotation = 10.0
@@ -147,7 +149,7 @@ def demo(config: Any) -> None:
     config.save_every = 500
     config.sample_every = 500
     config.model.update(ngf=16, img_f=64, ndf=16)
-    config.opt.update(lr=2e-3, decay=0.5)
+    config.opt.update(lr=5e-4, decay=0.5)
 
 
 def tiny(config: Any) -> None:

@@ -22,8 +22,6 @@ from picjax.losses.reconstruction import resize
 
 Size = int | tuple[int, int]
 
-RESIDUAL_SCALE = 0.1  # of what the decoder adds to the fill, before training
-
 
 class Known(NamedTuple):
     """The visible part at every scale: our addition, which no published decoder reads.
@@ -160,21 +158,27 @@ def decode(
             )
             x = attend(x, power_iterations, visible.f_e, visible.mask)
         if i >= net.layers - net.output_scale:
-            head = Output(dtype=net.dtype, name=f"out{i}")
             if visible.known is None:
-                image = head(x, power_iterations)
+                image = Output(dtype=net.dtype, name=f"out{i}")(x, power_iterations)
             else:
-                fill, mask = (resize(a, x.shape[1:3]) for a in visible.known[:2])
-                y = jnp.concatenate([x, fill, mask], -1)
-                # Spectral norm gives the head gain 1: without a scale, training first
-                # reduces every feature to shrink the residual, and the latents' too.
-                start = nn.initializers.constant(RESIDUAL_SCALE)
-                scale = net.param(f"scale{i}", start, (1, 1, 1, 1))
-                residual = (1 - mask) * scale * head(y, power_iterations)
-                image = jnp.clip(fill + residual, -1, 1)
+                image = _add_to_fill(x, visible.known, net.dtype, name=f"out{i}")
             images.append(image)
             x = jnp.concatenate([x, images[-1].astype(net.dtype)], -1)
     return images
+
+
+def _add_to_fill(x: Array, known: Known, dtype: Any, name: str) -> Array:
+    """The fill plus what the features `x` add to it in the hole; nothing before training.
+
+    A head that starts with small random outputs would not do: training first shrinks
+    them, and with them the gradients of all features and latents.
+    """
+    fill, mask = (resize(a, x.shape[1:3]) for a in known[:2])
+    zeros = nn.initializers.zeros
+    head = Conv(3, padding=1, spectral=False, kernel_init=zeros, dtype=dtype, name=name)
+    x = jnp.concatenate([nn.leaky_relu(x, 0.1), fill, mask], -1)
+    residual = head(x).astype(jnp.float32)
+    return jnp.clip(fill + (1 - mask) * residual, -1, 1)
 
 
 def _known_at(known: Known, x: Array) -> Float[Array, "b i j c"]:

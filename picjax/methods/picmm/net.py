@@ -26,15 +26,16 @@ from picjax.methods.vae_gan import check_widths
 from picjax.system import Config
 
 
-def poolings(size: Size) -> int:
+def poolings(size: Size, grid: int = 1) -> int:
     """How often the latent average-pools the map that `halvings` leaves.
 
-    While every side is even, at most twice: 256 -> 8 -> a latent grid of 2; 128, 64 and
-    32 -> 4 -> a grid of 1; 192 -> 6 -> a grid of 3.
+    While every side is even and at least twice `grid`, at most twice. For 1, as
+    published: 256 -> 8 -> a latent grid of 2; 128, 64 and 32 -> 4 -> a grid of 1;
+    192 -> 6 -> a grid of 3.
     """
     left = 2 ** halvings(size)
     h, w = (size, size) if isinstance(size, int) else size
-    return count_halvings((h // left, w // left), smallest=1, most=2)
+    return count_halvings((h // left, w // left), smallest=grid, most=2)
 
 
 def flatten(x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
@@ -214,7 +215,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
     layers = halvings(image_size)
     shared: Any = {"img_f": model.img_f, "layers": layers}
     shared |= {"dtype": model.dtype, "remat": model.remat}
-    pools = poolings(image_size)
+    pools = poolings(image_size, model.latent_grid)
     return {
         "encoder": Encoder(
             ngf=model.ngf,
