@@ -2,7 +2,8 @@
 
 import hypothesis
 import pytest
-from helpers.fuzz import KINDS, QUIET, REFUSED, RIGHT
+from helpers.fuzz.kinds import KINDS, QUIET
+from helpers.fuzz.outcomes import REFUSED, RIGHT
 
 CASES = 300  # in all; `make fuzz` tries more
 

@@ -1,12 +1,36 @@
 """Helpers of tests of importing and exporting official weights."""
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from picjax import convert
+from picjax.official import originals
+from picjax.official.mapping import regroup_by_net
+from picjax.system import inference_variables
 
 REFERENCE = Path(__file__).parents[1] / "reference"
+# Small networks with the structure of the original.
+TINY = ["--config.model.upsample=transposed", "--config.model.log_std_start=0.0"]
+TINY += ["--config.steps=2", "--config.sample_every=0"]
+
+
+@lru_cache
+def tiny_run() -> tuple[Any, Any, Any]:
+    """Config, variables, and the same variables as official tensors."""
+    config = convert.make_config("picmm", "tiny", TINY)
+    state = convert.first_state(config, {})
+    variables = regroup_by_net(inference_variables(state))
+    return config, variables, exported(config, variables)
+
+
+def exported(config, variables):
+    """The output of `export` by net instead of file name."""
+    nets = originals.official(config.system).FILES
+    contents = convert.export(config, variables)
+    return {net: contents[f"latest_net_{suffix}.pth"] for suffix, net in nets.items()}
 
 
 def assert_same_files(ours, theirs):

@@ -21,7 +21,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
 import hypothesis
-from helpers.fuzz import KINDS, QUIET
+from helpers.fuzz.kinds import KINDS, QUIET
 
 from picjax.files import write_text
 
