@@ -123,8 +123,7 @@ def check_same_config(config: Config, workdir: Path) -> None:
 
 def is_untrained(workdir: Path) -> bool:
     """Whether a run was imported and not trained: step 0 is its only checkpoint."""
-    names = {path.name for path in workdir.glob("checkpoints/*")}
-    return {name for name in names if name.isdigit()} == {"0"}
+    return saved_steps(workdir) == [0]
 
 
 def saved_steps(workdir: epath.PathLike) -> list[int]:

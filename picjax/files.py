@@ -26,14 +26,14 @@ def check_writable(path: epath.PathLike, option: str) -> None:
     path = epath.Path(path)
     present, reason = path, ""
     try:
-        if "://" not in str(path):
+        if not is_remote(path):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 os.stat(path)  # `exists` is silent about names that are too long
         while not present.exists() and present != present.parent:
             present = present.parent
         if not present.is_dir():
             reason = f"'{present}' is a file"
-        elif "://" not in str(path) and not os.access(present, os.W_OK | os.X_OK):
+        elif not is_remote(path) and not os.access(present, os.W_OK | os.X_OK):
             reason = f"'{present}' is not writable"
     except OSError as error:
         reason = error.strerror or str(error)
@@ -41,6 +41,11 @@ def check_writable(path: epath.PathLike, option: str) -> None:
         raise UserError(
             f"{option} '{path}' cannot be written to ({reason}); choose another folder"
         )
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path lies in a bucket, such as gs://name/runs."""
+    return "://" in str(path)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

@@ -4,11 +4,12 @@ The file names host, process and start, and a counter that the holder increments
 few seconds. A lock is stale if its process no longer exists on this host, or if its
 counter stands still on another host. So no clocks are compared and no lock of the file
 system is needed: it works on shared file systems, and with buckets except that two
-trainers that start within the same instant notice each other only at their next step.
+trainers that start within the same instant notice each other only a beat later.
 """
 
 import contextlib
 import json
+import math
 import socket
 import threading
 import time
@@ -20,7 +21,7 @@ import psutil
 from etils import epath
 
 from picjax.cli import UserError, say
-from picjax.files import write_text
+from picjax.files import is_remote, write_text
 
 FILE = "train.lock"
 BEAT = 5.0  # seconds between increments of the counter
@@ -46,7 +47,16 @@ class Lock:
             "token": uuid.uuid4().hex,
             "beat": 0,
         }
-        self._released = threading.Event()
+        # Looking at a file of a bucket takes longer than many a step.
+        self._interval = BEAT if is_remote(self.path) else 0.0
+        self._checked = -math.inf
+
+    def poll(self) -> None:
+        """`check` after a step: on a disk every time, in a bucket once per beat."""
+        now = time.monotonic()
+        if now - self._checked >= self._interval:
+            self._checked = now
+            self.check()
 
     def check(self) -> None:
         """Check that the lock is still held.
@@ -72,9 +82,9 @@ class Lock:
             f"to '{self.workdir}'; its checkpoints are kept: give the same command again"
         )
 
-    def beat(self) -> None:
-        """Increment the counter until the lock is released or lost."""
-        while not self._released.wait(BEAT):
+    def beat(self, stopped: threading.Event) -> None:
+        """Increment the counter, while the lock is held, until it is stopped."""
+        while not stopped.wait(BEAT):
             with contextlib.suppress(OSError, UserError):
                 self.check()
                 self.content["beat"] += 1
@@ -82,7 +92,6 @@ class Lock:
 
     def release(self) -> None:
         """Give the lock back if it is still held."""
-        self._released.set()
         with contextlib.suppress(OSError, UserError):
             self.check()
             self.path.unlink()
@@ -103,13 +112,17 @@ def hold(workdir: epath.PathLike) -> Iterator[Lock]:
         )
     write_text(lock.path, json.dumps(lock.content) + "\n")
     lock.check()
-    thread = threading.Thread(target=lock.beat, name="lock", daemon=True)
+    stopped = threading.Event()
+    thread = threading.Thread(
+        target=lock.beat, args=(stopped,), name="lock", daemon=True
+    )
     thread.start()
     try:
         yield lock
     finally:
+        stopped.set()
+        thread.join()  # it may be about to write the file that is removed next
         lock.release()
-        thread.join()
 
 
 def is_alive(holder: dict[str, Any], path: epath.Path) -> bool:

@@ -37,8 +37,8 @@ SMALL = 2**20  # bytes of a file that is read even if only sizes are compared
 class Checkpoints:
     """The checkpoints of a run that trains, saved in the background; a context manager.
 
-    It holds the lock of the workdir (`picjax.lock`). Each step's folder gets its name when its files and their checksums are complete.
-    Damaged folders are renamed to `<step>.damaged`, since their steps are saved again.
+    It holds the lock of the workdir (`picjax.lock`). Damaged folders are renamed to
+    `<step>.damaged`, since their steps are saved again.
 
     Args:
       workdir: the run's folder.
@@ -159,9 +159,12 @@ class Checkpoints:
         Step 0, written by an import, has no data iterator.
 
         Raises:
-          UserError: if this or the previous save fails.
+          UserError: if this or the previous save fails, or the workdir is no longer this
+            run's.
         """
         self.wait()
+        if self._lock is not None:
+            self._lock.check()
         step = int(state.step)
         try:
             self._step = step
@@ -182,7 +185,7 @@ class Checkpoints:
           UserError: if the save has failed, or the workdir is no longer this run's.
         """
         if self._lock is not None:
-            self._lock.check()
+            self._lock.poll()
         if self._saving is not None and not self._orbax.is_saving_in_progress():
             self.wait()
 

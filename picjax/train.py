@@ -13,18 +13,14 @@ Example: python -m picjax.train --config=configs/picmm.py --config.steps=2000
 """
 
 import contextlib
-import math
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from picjax import (
     cache,
@@ -36,7 +32,6 @@ from picjax import (
     saving,
     settings,
     sharding,
-    signals,
 )
 from picjax import checkpoints as ckpt
 from picjax.cli import UserError
@@ -46,8 +41,17 @@ from picjax.evaluation import monitor
 from picjax.images import to_float
 from picjax.init_from import Source, compare, take
 from picjax.log import Log, announce
+from picjax.loop import Run, loop
 from picjax.model import locate, read
-from picjax.system import Config, State, image_shape, purpose_key
+from picjax.system import (
+    Batch,
+    Config,
+    Metrics,
+    State,
+    System,
+    image_shape,
+    purpose_key,
+)
 
 
 def train(config: Config, workdir: Path, init_from: str = "") -> State:
@@ -63,6 +67,53 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
         metric is no longer finite; and if the workdir can no longer be written to.
       Interrupted: if a signal stopped the run before its last step.
     """
+    check_settings(config)
+    mesh = sharding.make_mesh(**config.mesh)
+    per_process = sharding.local_batch_size(mesh, config.batch_size)
+    if ckpt.saved_steps(workdir):
+        ckpt.check_same_config(config, workdir)
+        init_from = ""  # the run has its own weights
+    source = initial_weights(init_from)
+    system = methods.make(config)
+    monitor.check(config, system)
+    evaluate = monitor.make_monitor(config, system, mesh)
+    first, data = open_data(config, mesh, per_process)
+    functions = make_functions(config, system, mesh, first)
+    taken = compare(functions.state, source) if source is not None else []
+    with contextlib.ExitStack() as stack:
+        saved = saving.Checkpoints(workdir, config.keep, config.best)
+        saved = stack.enter_context(saved)
+        if jax.process_index() == 0:
+            ckpt.write_config(workdir, config)
+        state = saved.restore(functions.state, data)
+        if state is None:
+            state = untrained_state(functions, first, source)
+        log = None
+        if jax.process_index() == 0:
+            log = Log(workdir, int(state.step), config, system.meanings)
+            log = stack.enter_context(log)
+            log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
+            for line in taken:
+                log.say(line)
+            if saved.latest is not None:
+                log.say(f"resuming from step {saved.latest}")
+        draw_grid = make_grid(config, system, mesh)
+        run = Run(config, mesh, data, functions.step, saved, log, draw_grid, evaluate)
+        try:
+            return loop(run, state)
+        except OSError as error:
+            raise UserError(f"{cli.describe_os_error(error)}; {saved.kept}") from error
+
+
+# ---- setup ----
+
+
+def check_settings(config: Config) -> None:
+    """Refuse a config that cannot work, as far as its values alone show.
+
+    Raises:
+      UserError: naming the key.
+    """
     settings.check(config)
     if config.log.wandb:
         cli.require("wandb", "wandb")
@@ -72,226 +123,6 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
         16.0 * config.batch_size * height * width,  # of float32
         "make config.batch_size or config.image_size smaller",
     )
-    mesh = sharding.make_mesh(**config.mesh)
-    per_process = sharding.local_batch_size(mesh, config.batch_size)
-    if any((workdir / "checkpoints").glob("[0-9]*")):
-        ckpt.check_same_config(config, workdir)
-        init_from = ""  # the run has its own weights
-    source = initial_weights(init_from)
-    system = methods.make(config)
-    monitor.check(config, system)
-    evaluate = monitor.make_monitor(config, system, mesh)
-
-    # ---- data ----
-    def batches():
-        return pipeline.train_batches(
-            config.data,
-            config.image_size,
-            per_process,
-            config.seed,
-            jax.process_index(),
-            jax.process_count(),
-        )
-
-    first = sharding.global_batch(mesh, next(batches()))
-    data = batches()
-    root = purpose_key(jax.random.key(config.seed), "train")
-
-    # ---- method ----
-    def init(batch) -> State:
-        return system.init(to_float(batch), init_key(config.seed))
-
-    abstract = jax.eval_shape(init, first)
-    shardings = sharding.state_shardings(mesh, abstract)
-    placed = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        abstract,
-        shardings,
-    )
-
-    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def step(state, batch):
-        key = jax.random.fold_in(root, state.step)
-        return system.step(state, to_float(batch), key)
-
-    program = step.trace(abstract, first).jaxpr  # raises its errors before compilation
-    check_program(config, abstract, program)
-    taken = compare(abstract, source) if source is not None else []
-    with contextlib.ExitStack() as stack:
-        saved = saving.Checkpoints(workdir, config.keep, config.best)
-        saved = stack.enter_context(saved)
-        if jax.process_index() == 0:
-            ckpt.write_config(workdir, config)
-        state = saved.restore(placed, data)
-        if state is None:
-            with announce("compiling the initial state"):
-                state = jax.jit(init, out_shardings=shardings, **fast_compile())(first)
-            if source is not None:
-                state = take(state, source)
-        log = None
-        if jax.process_index() == 0:
-            log = Log(workdir, int(state.step), config, system.meanings)
-            log = stack.enter_context(log)
-            log.say(f"{describe(state, mesh)}; everything goes to {workdir}/")
-            for line in taken:
-                log.say(line)
-            if saved.latest is not None:
-                log.say(f"resuming from step {int(state.step)}")
-        draw_grid = make_grid(config, system, mesh)
-        stop_requested = stack.enter_context(stop_on_signal())
-        run = Run(
-            config, mesh, data, step, saved, log, draw_grid, evaluate, stop_requested
-        )
-        try:
-            state = loop(run, state)
-        except OSError as error:
-            raise UserError(f"{cli.describe_os_error(error)}; {saved.kept}") from error
-        if int(state.step) < config.steps:
-            raise signals.Interrupted(
-                f"stopped by {signals.name()} and saved at step {int(state.step)}; "
-                "the same command resumes from here"
-            )
-        signals.forget()
-        return state
-
-
-# ---- loop ----
-
-COMPILING = "compiling the training step"
-
-
-class Run(NamedTuple):
-    """What the loop needs besides the state.
-
-    Attributes:
-      config: the run's config.
-      mesh: all devices.
-      data: batches of this process.
-      step: (state, batch) -> (state, metrics), compiled.
-      checkpoints: of the workdir.
-      log: None on all processes but the first.
-      draw_grid: state -> grid of completions.
-      evaluate: state -> metrics of held-out images.
-      stop_requested: whether to stop after this step.
-    """
-
-    config: Config
-    mesh: jax.sharding.Mesh
-    data: Iterator[dict[str, np.ndarray]]
-    step: Callable[..., tuple[State, dict[str, jax.Array]]]
-    checkpoints: saving.Checkpoints
-    log: Log | None
-    draw_grid: Callable[[State], np.ndarray]
-    evaluate: Callable[[State], dict[str, float]]
-    stop_requested: Callable[[int], bool]
-
-
-class Meter:
-    """Reads the metrics of a step while the next one runs, so the device never waits.
-
-    Args:
-      run: the run.
-      start: completed steps.
-    """
-
-    def __init__(self, run: Run, start: int):
-        self.config, self.log = run.config, run.log
-        self.last_saved = start if run.checkpoints.latest is not None else -1
-        self.pending: tuple[int, dict[str, jax.Array]] | None = None
-        self.waited, self.since = 0.0, time.perf_counter()
-
-    def read(self, evaluated: dict[str, float]) -> dict[str, float]:
-        """The pending metrics, checked and, if due, logged.
-
-        Args:
-          evaluated: metrics of an evaluation to log with them; if any, they are due.
-
-        Raises:
-          UserError: if one is not finite.
-        """
-        if self.pending is None:
-            return {}
-        step, metrics = self.pending
-        self.pending = None
-        values = {name: float(value) for name, value in metrics.items()}
-        check_finite(step, values, self.last_saved)
-        values |= evaluated
-        if self.log is None:
-            return values
-        logged = bool(evaluated) or due(step, self.config.log_every, self.config)
-        if logged:
-            now = time.perf_counter()
-            share = self.waited / (now - self.since)
-            self.log.metrics(step, values | {"data_wait": round(share, 4)})
-            self.waited, self.since = 0.0, now
-        self.log.progress(step, evaluated | values, logged)
-        return values
-
-    @contextlib.contextmanager
-    def compiling(self) -> Iterator[None]:
-        """Exclude a block from the rate, and let signals interrupt it."""
-        with self.untimed(COMPILING), signals.interruptible():
-            yield
-
-    @contextlib.contextmanager
-    def untimed(self, activity: str) -> Iterator[None]:
-        """Exclude a block from the rate; its activity is shown the first time."""
-        start = time.perf_counter()
-        with self.log.announce(activity) if self.log else contextlib.nullcontext():
-            yield
-        if self.log:
-            self.log.leave_out(time.perf_counter() - start)
-
-
-def loop(run: Run, state: State) -> State:
-    """Train from `state.step` to `config.steps`, or until a stop is requested.
-
-    Every step checks that the workdir is still this run's and that nothing failed to be
-    saved. A signal may interrupt the first step, which compiles for minutes.
-    """
-    config, start = run.config, int(state.step)
-    meter = Meter(run, start)
-    for step in range(start + 1, config.steps + 1):
-        asked = time.perf_counter()
-        batch = sharding.global_batch(run.mesh, next(run.data))
-        meter.waited += time.perf_counter() - asked
-        compiles = step == start + 1
-        with meter.compiling() if compiles else contextlib.nullcontext():
-            state, metrics = run.step(state, batch)
-        run.checkpoints.poll()
-        meter.read({})
-        meter.pending = (step, metrics)
-        evaluated: dict[str, float] = {}
-        if config.eval.every and due(step, config.eval.every, config):
-            with meter.untimed("compiling and running the first evaluation"):
-                evaluated = run.evaluate(state)
-        stopping = run.stop_requested(step)
-        saves = stopping or due(step, config.save_every, config)
-        if evaluated or saves:
-            values = meter.read(evaluated)
-            if saves:
-                check_finite_state(step, state, meter.last_saved)
-                run.checkpoints.save(state, run.data, values)
-                meter.last_saved = step
-        if stopping:
-            break
-        if config.sample_every and due(step, config.sample_every, config):
-            with meter.untimed("compiling and drawing the first grid"):
-                grid = run.draw_grid(state)
-                if run.log:
-                    run.log.grid(step, grid)
-    run.checkpoints.wait()
-    return state
-
-
-def due(step: int, every: int, config: Config) -> bool:
-    """Whether it is the turn of what happens every so many steps and at the end."""
-    return step % every == 0 or step == config.steps
-
-
-def init_key(seed: int) -> jax.Array:
-    """The key of a run's initial state; its steps draw from the key "train"."""
-    return purpose_key(jax.random.key(seed), "init")
 
 
 def initial_weights(source: str) -> Source | None:
@@ -306,6 +137,82 @@ def initial_weights(source: str) -> Source | None:
     return Source(source, variables, step)
 
 
+def open_data(config: Config, mesh: Mesh, per_process: int) -> tuple[Batch, Any]:
+    """The first batch of all processes, and this one's iterator before that batch.
+
+    Raises:
+      UserError: if there is nothing to train on, or a setting cannot work.
+    """
+
+    def batches() -> Any:
+        return pipeline.train_batches(
+            config.data,
+            config.image_size,
+            per_process,
+            config.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
+
+    return sharding.global_batch(mesh, next(batches())), batches()
+
+
+# ---- functions ----
+
+
+class Functions(NamedTuple):
+    """What the devices compute.
+
+    Attributes:
+      init: batch -> the state before the first step, compiled when called.
+      step: (state, batch) -> (state, metrics), compiled when called; the old state's
+        memory is given to the new one.
+      state: shapes, dtypes and layouts of the state.
+    """
+
+    init: Callable[[Batch], State]
+    step: Callable[[State, Batch], tuple[State, Metrics]]
+    state: State
+
+
+def make_functions(
+    config: Config, system: System, mesh: Mesh, batch: Batch
+) -> Functions:
+    """Trace the functions of a run, which raises their errors before any compilation.
+
+    A step's key is a function of its number, so a resumed run continues the sequence.
+
+    Raises:
+      UserError: if the method cannot work on such batches, or the memory is too small.
+    """
+    root = purpose_key(jax.random.key(config.seed), "train")
+
+    def init(batch: Batch) -> State:
+        return system.init(to_float(batch), init_key(config.seed))
+
+    abstract = jax.eval_shape(init, batch)
+    shardings = sharding.state_shardings(mesh, abstract)
+    placed = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        abstract,
+        shardings,
+    )
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(root, state.step)
+        return system.step(state, to_float(batch), key)
+
+    check_program(config, abstract, step.trace(abstract, batch).jaxpr)
+    init = jax.jit(init, out_shardings=shardings, **fast_compile())
+    return Functions(init, step, placed)
+
+
+def init_key(seed: int) -> jax.Array:
+    """The key of a run's initial state; its steps draw from the key "train"."""
+    return purpose_key(jax.random.key(seed), "init")
+
+
 def fast_compile() -> dict[str, Any]:
     """Compiler options for what runs once.
 
@@ -315,9 +222,6 @@ def fast_compile() -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
     return {"compiler_options": {"xla_backend_optimization_level": 0}}
-
-
-# ---- checks ----
 
 
 def check_program(config: Config, state: State, program: Any) -> None:
@@ -340,48 +244,14 @@ def check_program(config: Config, state: State, program: Any) -> None:
     )
 
 
-def check_finite(step: int, values: dict[str, float], last_saved: int) -> None:
-    """Stop a run whose metrics are no longer finite.
-
-    Raises:
-      UserError: with the step, the metrics and the last good checkpoint.
-    """
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        kept = f"checkpoint {last_saved} is kept" if last_saved >= 0 else "none is kept"
-        raise UserError(
-            f"{', '.join(bad)} is not finite at step {step}; {kept}: lower "
-            "config.opt.lr, or resume in float32 if config.model.dtype is bfloat16"
-        )
+def untrained_state(functions: Functions, batch: Batch, source: Source | None) -> State:
+    """The state before the first step, with another run's weights if there are any."""
+    with announce("compiling the initial state"):
+        state = functions.init(batch)
+    return state if source is None else take(state, source)
 
 
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Whether every number of a tree is finite."""
-    leaves = [jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]
-    return jnp.stack(leaves).all()
-
-
-def check_finite_state(step: int, state: State, last_saved: int) -> None:
-    """Stop before saving parameters that are not finite, even if the losses were."""
-    values = {} if all_finite(state.params) else {"a parameter": math.nan}
-    check_finite(step, values, last_saved)
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[Callable[[int], bool]]:
-    """Yield a function of the step that returns whether to stop after it.
-
-    On several hosts, JAX's preemption service makes them agree on the step of a SIGTERM.
-    """
-    if jax.process_count() > 1:
-        yield lambda step: multihost_utils.reached_preemption_sync_point(step)
-        return
-    with signals.deferred() as received:
-        yield lambda step: received()
-
-
-def describe(state: State, mesh: jax.sharding.Mesh) -> str:
+def describe(state: State, mesh: Mesh) -> str:
     """Describe a run, such as `encoder 1.05 M parameters on 8 cpu device(s)`."""
     sizes = {
         name: sum(x.size for x in jax.tree.leaves(params))

@@ -83,6 +83,8 @@ def test_the_example_trains_and_completes(workdir):
 
 def test_a_run_starts_from_the_weights_of_another(words, workdir, tmp_path, capfd):
     command = [*words, f"--workdir={tmp_path}", f"--init-from={workdir}"]
+    partial = tmp_path / "checkpoints/4.orbax-checkpoint-tmp"
+    partial.mkdir(parents=True)  # of a run that was killed in its first save
     train.main(command)
     shown = capfd.readouterr().err
     assert f"initial weights from step 8 of {workdir}" in shown

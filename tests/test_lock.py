@@ -82,3 +82,17 @@ def test_a_lost_lock_is_noticed(tmp_path):
         with pytest.raises(UserError, match="run' was removed while training"):
             held.check()
     assert not workdir.exists()
+
+
+def test_a_bucket_is_asked_once_per_beat(tmp_path, monkeypatch):
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], strftime=time.strftime)
+    monkeypatch.setattr(lock, "is_remote", lambda path: True)
+    with lock.hold(tmp_path) as held:
+        monkeypatch.setattr(lock, "time", clock)
+        held.poll()
+        holder(tmp_path, process=1)
+        held.poll()
+        now[0] += lock.BEAT
+        with pytest.raises(UserError, match="trained by process 1 on .* has stopped"):
+            held.poll()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.configs import load_config
 
-from picjax import checkpoints, flags, settings, train
+from picjax import checkpoints, flags, loop, settings, train
 from picjax.cli import UserError
 from picjax.masks import mask_drawer
 from picjax.system import State
@@ -25,19 +25,19 @@ def test_counts_below_one_are_refused_by_name(key):
 
 
 def test_nan_names_step_metric_and_the_good_checkpoint():
-    train.check_finite(7, {"rec": 1.0}, 5)
+    loop.check_finite(7, {"rec": 1.0}, 5)
     with pytest.raises(UserError, match="rec is not finite at step 7; checkpoint 5"):
-        train.check_finite(7, {"rec": math.nan, "bm": 0.0}, 5)
+        loop.check_finite(7, {"rec": math.nan, "bm": 0.0}, 5)
     with pytest.raises(UserError, match="bm is not finite at step 1; none is kept"):
-        train.check_finite(1, {"bm": math.inf}, -1)
+        loop.check_finite(1, {"bm": math.inf}, -1)
 
 
 def test_spoilt_parameters_are_never_saved():
     good = State(jnp.int32(1), {"net": jnp.ones(3)}, {}, {}, {})
-    train.check_finite_state(1, good, 0)
+    loop.check_finite_state(1, good, 0)
     bad = good.replace(params={"net": jnp.array([1.0, jnp.nan])})
     with pytest.raises(UserError, match="a parameter is not finite at step 2"):
-        train.check_finite_state(2, bad, 0)
+        loop.check_finite_state(2, bad, 0)
 
 
 @pytest.mark.parametrize(
