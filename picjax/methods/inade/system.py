@@ -20,24 +20,17 @@ from picjax.cli import UserError
 from picjax.losses import adversarial, reconstruction
 from picjax.methods.inade import losses
 from picjax.methods.inade.build import CHOICES, Vgg, find_vgg, networks, optimisers
-from picjax.methods.inade.discriminator import Discriminator, Features
-from picjax.methods.inade.encoder import (
-    ImageEncoder,
-    InstanceEncoder,
-    StyleStatistics,
-)
-from picjax.methods.inade.layout import Layout, edge_map, semantics
-from picjax.methods.inade.net import Generator
-from picjax.methods.inade.noise import Draw, normals
+from picjax.methods.inade.encoder import InstanceEncoder, StyleStatistics
+from picjax.methods.inade.layout import Layout
+from picjax.methods.inade.noise import Draw
+from picjax.methods.inade.passes import Networks, Outputs
 from picjax.system import (
     Batch,
     Config,
     Metrics,
     Opt,
     State,
-    System,
     Tree,
-    apply,
     check_choices,
     composite,
     draw_many,
@@ -47,19 +40,6 @@ from picjax.system import (
     split_keys,
     update,
 )
-
-
-class Outputs(NamedTuple):
-    """What the losses of the generator's side read.
-
-    Attributes:
-      image: generated images in [-1, 1].
-      kl: divergence of the encoder's statistics from the prior, in nats; 0 without an
-        encoder.
-    """
-
-    image: Float[Array, "b h w 3"]
-    kl: Float[Array, " b"]
 
 
 class LossWeights(NamedTuple):
@@ -76,22 +56,15 @@ def none() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class INADE(System):
+class INADE(Networks):
     """INADE, SPADE or CLADE; configs/inade.py documents the settings.
 
     Attributes:
-      generator, discriminator, encoder: networks, named after their keys in the state;
-        an instance encoder for INADE, an image encoder for SPADE, or none.
       opts: one optimiser per player; the generator's owns the encoder, too.
       gan: the adversarial losses of both players.
       weights: weights of the other losses.
       norm: one of `norm.NORMS`.
-      instances: size of the instance axis; ids are below it.
-      noise_nc: channels of the style noise.
-      z_dim: size of the latent.
-      reads_latent: whether the generator's first layer reads the latent.
       first_feature: index of the first layer whose features are matched.
-      edges: whether discriminator, SPADE and CLADE see the instances' edges.
       kl_reduction: `sum` over the batch, as the original, or `mean`.
       find_vgg: the network of the perceptual loss, or none; called when a step is traced,
         as nothing else needs it.
@@ -113,19 +86,11 @@ class INADE(System):
         "d_fake": "the discriminator's loss on generated images",
     }
 
-    generator: Generator
-    discriminator: Discriminator
-    encoder: InstanceEncoder | ImageEncoder | None = None
     opts: Mapping[str, Opt]
     gan: adversarial.Gan
     weights: LossWeights
     norm: str
-    instances: int
-    noise_nc: int
-    z_dim: int
-    reads_latent: bool
     first_feature: int
-    edges: bool
     kl_reduction: str
     find_vgg: Callable[[], Vgg | None] = none
 
@@ -267,103 +232,6 @@ class INADE(System):
             metrics["g_perceptual"] = weights.perceptual * perceptual.mean()
         total = sum(metrics.values(), jnp.zeros(()))
         return total, (stats, metrics)
-
-    # ---- networks ----
-
-    def generate(
-        self,
-        params: Tree,
-        stats: Tree,
-        image: Float[Array, "b h w 3"],
-        layout: Layout,
-        draw: Draw,
-    ) -> tuple[Outputs, Tree]:
-        """Images in training, styled as the encoder finds `image` to be; new stats."""
-        latent, style = draw
-        kl = jnp.zeros(len(image))
-        if self.encoder is not None:
-            inputs = self.encoder_inputs(image, layout, True)
-            encoded, stats = apply(self.encoder, params, stats, *inputs)
-            if isinstance(self.encoder, InstanceEncoder):
-                style = encoded.remap(style)
-                each = [losses.kl_standard_normal(*encoded[i : i + 2]) for i in (0, 2)]
-                kl = (each[0] + each[1]) / 2
-            else:
-                mu, log_var = encoded
-                latent = mu + jnp.exp(0.5 * log_var) * latent
-                kl = losses.kl_standard_normal(mu, log_var)
-        inputs = layout, self.latent(latent), style, True
-        fake, stats = apply(self.generator, params, stats, *inputs)
-        return Outputs(fake, kl), stats
-
-    def discriminate(
-        self,
-        params: Tree,
-        stats: Tree,
-        layout: Layout,
-        fake: Float[Array, "b h w 3"],
-        real: Float[Array, "b h w 3"],
-    ) -> tuple[list[Features], list[Features], Tree]:
-        """All layers' outputs for fake and real images, in one forward; new stats."""
-        pairs = [self.pair(layout, image) for image in (fake, real)]
-        both = jnp.concatenate(pairs)
-        outputs, stats = apply(self.discriminator, params, stats, both, True)
-        n = len(fake)
-        on_fake = jax.tree.map(lambda x: x[:n], outputs)
-        on_real = jax.tree.map(lambda x: x[n:], outputs)
-        return on_fake, on_real, stats
-
-    def pair(
-        self, layout: Layout, image: Float[Array, "b h w 3"]
-    ) -> Float[Array, "b h w c"]:
-        """The discriminator's input: one-hot classes, edges, image."""
-        return jnp.concatenate([semantics(layout, self.generator.classes), image], -1)
-
-    def layout(self, batch: Batch) -> Layout:
-        """The maps of a batch.
-
-        Raises:
-          UserError: if the data have no label and instance maps.
-        """
-        if "label" not in batch or "instance" not in batch:
-            raise UserError(
-                "config.data.name names a source without label and instance maps, which "
-                f"{type(self).__name__} needs; choose one that has them"
-            )
-        label, instance = (batch[k].astype(jnp.int32) for k in ("label", "instance"))
-        edges = edge_map(instance) if self.edges else None
-        return Layout(label, instance, edges, batch.get("sketch"))
-
-    def latent(self, latent: Float[Array, "b d"]) -> Float[Array, "b d"] | None:
-        """The input of the first layer; without, it is a convolution of the labels."""
-        return latent if self.reads_latent else None
-
-    def encoder_inputs(
-        self, image: Float[Array, "b h w 3"], layout: Layout, train: bool
-    ) -> tuple[Any, Any]:
-        """What either encoder is called with."""
-        if isinstance(self.encoder, InstanceEncoder):
-            return image, layout.instance
-        return image, train
-
-    # ---- noise ----
-
-    def draw(self, key: PRNGKeyArray, batch_size: int) -> Draw:
-        """Noise with a key per example and per instance.
-
-        So a draw depends neither on the rest of the batch nor on the size of the
-        instance axis.
-        """
-        keys = split_keys(key, "latent", "style")
-
-        def style(example: Array) -> Float[Array, "i 2 z"]:
-            own = jax.random.fold_in(keys["style"], example)
-            return normals(own, self.instances, (2, self.noise_nc))
-
-        return Draw(
-            latent=normals(keys["latent"], batch_size, (self.z_dim,)),
-            style=jax.vmap(style)(jnp.arange(batch_size)),
-        )
 
     # ---- sampling ----
 

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from picjax.layers.encoder_decoder import VisibleFeatures
 from picjax.layers.residual import UPSAMPLE
 from picjax.losses import adversarial, gaussian, reconstruction
 from picjax.methods.picmm import mixture as mixtures
 from picjax.methods.picmm.mixture import Gaussian, Mixture
-from picjax.methods.picmm.net import DynamicGMM, Encoder, Generator, networks
-from picjax.methods.vae_gan import Judged, VaeGan, optimisers, twice
+from picjax.methods.picmm.net import networks
+from picjax.methods.picmm.passes import Latents, Networks
+from picjax.methods.vae_gan import Judged, optimisers
 from picjax.optim import adam
 from picjax.system import (
     Batch,
@@ -33,7 +33,6 @@ from picjax.system import (
     composite,
     draw_many,
     image_shape,
-    infer,
     initial_state,
     split_keys,
     update,
@@ -44,15 +43,6 @@ OWNED = {  # optimiser -> its nets, as in the official code
     "generator": ("encoder", "generator"),
     "mixture": ("mixture",),
 }
-
-
-class Latents(NamedTuple):
-    """Draws from, and the Gaussians of, the latents of the visible part and the rest."""
-
-    z_m: Float[Array, "b d"]
-    z_c: Float[Array, "b d"]
-    q_m: Gaussian
-    q_c: Gaussian
 
 
 class Outputs(NamedTuple):
@@ -71,27 +61,16 @@ class Outputs(NamedTuple):
     images: list[Float[Array, "n _h _w 3"]]
 
 
-class Visible(NamedTuple):
-    """What all completions of a batch share, computed once."""
-
-    z_m: Float[Array, "b d"]
-    features: VisibleFeatures
-    mixture: Mixture
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PICMM(VaeGan):
+class PICMM(Networks):
     """Pluralistic image completion with Gaussian mixture models.
 
     Attributes:
-      mixture: the network of p(z_c | z_m).
-      condition: what the mixture is given of z_m, its "mean" or a "sample".
       assignment: how an example's component is assigned, in `mixture.ASSIGNMENTS`.
       component_loss: the loss of that component, in `mixture.COMPONENT_LOSSES`.
       weight_loss: the loss of the weights, in `mixture.WEIGHT_LOSSES`.
       clamp: bounds of log_std in the mixture's loss, or empty.
       train_mixture: whether the mixture learns at all.
-      extra_calls: whether z_c also moves the mixture's running statistics.
       hole_weight: weight of the hole's pixels in the L1 of z_hat's image, from 0 to 1.
       prior_weight: weight with which the mixture's loss reaches the encoder.
 
@@ -120,16 +99,11 @@ class PICMM(VaeGan):
         ),
     }
 
-    encoder: Encoder
-    generator: Generator
-    mixture: DynamicGMM
-    condition: str
     assignment: str
     component_loss: str
     weight_loss: str
     clamp: tuple[float, ...]
     train_mixture: bool
-    extra_calls: bool
     hole_weight: float
     prior_weight: float
 
@@ -262,42 +236,6 @@ class PICMM(VaeGan):
         )
         return Outputs(latents, attached.q_c, mixture, images), (j, stats)
 
-    def encode(
-        self,
-        params: Mapping[str, Tree],
-        stats: Mapping[str, Tree],
-        batch: Batch,
-        eps: Float[Array, "n d"],
-    ) -> tuple[Latents, VisibleFeatures, dict[str, Tree]]:
-        """Encode both parts of the images, the visible half of the batch first."""
-        image, mask = batch["image"], batch["mask"]
-        parts = jnp.concatenate([image * mask, image * (1 - mask)])
-        (mu, log_std, features), stats = apply(
-            self.encoder, params, stats, parts, power_iterations=1
-        )
-        z_m, z_c = jnp.split(mu + eps * jnp.exp(log_std), 2)
-        mu_m, mu_c = jnp.split(mu, 2)
-        log_std_m, log_std_c = jnp.split(log_std, 2)
-        q_m, q_c = Gaussian(mu_m, log_std_m), Gaussian(mu_c, log_std_c)
-        visible = self.visible_features(features, batch)
-        return Latents(z_m, z_c, q_m, q_c), visible, stats
-
-    def mix(
-        self, params: Mapping[str, Tree], stats: Mapping[str, Tree], latents: Latents
-    ) -> tuple[Mixture, dict[str, Tree]]:
-        """The mixture p(z_c | z_m) in training."""
-        z = latents.q_m.mu if self.condition == "mean" else latents.z_m
-        (logits, mu, log_std), stats = apply(self.mixture, params, stats, z, train=True)
-        if self.extra_calls:
-            # The official code also runs two heads on z_c, and everything twice, so that
-            # the running statistics become a blend of both latents.
-            advance = {"train": True, "method": "advance"}
-            z_c = latents.z_c
-            _, stats = apply(self.mixture, params, stats, z_c, **advance)
-            _, stats = apply(self.mixture, params, stats, z, train=True)
-            _, stats = apply(self.mixture, params, stats, z_c, **advance)
-        return Mixture(jax.nn.log_softmax(logits), mu, log_std), stats
-
     def assign(
         self, mixture: Mixture, latents: Latents, eps: Float[Array, "b k d"]
     ) -> tuple[Float[Array, "b d"], Int[Array, " b"]]:
@@ -306,19 +244,6 @@ class PICMM(VaeGan):
         assign = mixtures.ASSIGNMENTS[self.assignment]
         j = assign(mixture, latents.q_c, latents.z_c, draws)
         return mixtures.take(draws, j), j
-
-    def generate(
-        self,
-        params: Mapping[str, Tree],
-        stats: Mapping[str, Tree],
-        latents: Latents,
-        z_hat: Float[Array, "b d"],
-        visible: VisibleFeatures,
-    ) -> tuple[list[Array], dict[str, Tree]]:
-        """Images, coarse to fine, from z_c (first half of the batch) and from z_hat."""
-        z_c = jnp.concatenate([latents.z_c, z_hat])
-        inputs = twice(latents.z_m), z_c, twice(visible)
-        return apply(self.generator, params, stats, *inputs, power_iterations=2)
 
     def update_discriminator(
         self, state: State, judged: Judged
@@ -384,25 +309,6 @@ class PICMM(VaeGan):
         return bm + freq, {"bm": bm, "freq": freq, "usage_max": usage.max()}
 
     # ---- completion ----
-
-    def encode_visible(
-        self, variables: Tree, batch: Batch, key: PRNGKeyArray
-    ) -> Visible:
-        """Encode the visible part; z_m is drawn once, as in the official test."""
-        visible = batch["image"] * batch["mask"]
-        mu, log_std, features = infer(self.encoder, variables, visible)
-        z_m = mu + jax.random.normal(key, mu.shape) * jnp.exp(log_std)
-        z = mu if self.condition == "mean" else z_m
-        logits, mu_hat, log_std_hat = infer(self.mixture, variables, z)
-        mixture = Mixture(jax.nn.log_softmax(logits), mu_hat, log_std_hat)
-        return Visible(z_m, self.visible_features(features, batch), mixture)
-
-    def decode(
-        self, variables: Tree, visible: Visible, z_c: Float[Array, "b d"]
-    ) -> Float[Array, "b h w 3"]:
-        """The image of a latent, its known pixels as the generator draws them."""
-        inputs = visible.z_m, z_c, visible.features
-        return infer(self.generator, variables, *inputs)[-1]
 
     def sample(
         self, variables: Tree, batch: Batch, key: PRNGKeyArray, n: int

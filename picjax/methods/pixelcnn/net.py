@@ -140,58 +140,60 @@ class PixelCNN(nn.Module):
     ) -> Float[Array, "b h w m"]:
         """Logits as `logistic` reads them, for images in [-1, 1]."""
         check_size(x.shape[1], x.shape[2])
-        gated = nn.remat(Gated, static_argnums=(2,)) if self.remat else Gated
-
-        def block(name: str, x: Array, a: Array | None = None) -> Array:
-            layer = gated(
-                self.features,
-                name.endswith("ul"),
-                self.nonlinearity,
-                self.dropout,
-                self.dtype,
-                name=name,
-            )
-            return layer(x, train, a, condition)
-
-        def conv(name: str, x: Array, kernel: tuple[int, int], **options: Any) -> Array:
-            layer = Conv(
-                self.features, dtype=self.dtype, name=name, kernel=kernel, **options
-            )
-            return layer(x)
-
-        def grow(name: str, x: Array, kernel: tuple[int, int]) -> Array:
-            layer = Grow(self.features, dtype=self.dtype, name=name, kernel=kernel)
-            return layer(x)
-
         x = with_ones(x)
         u_outputs: dict[str, Array] = {}  # of each block, the input of its twin in ul
 
         def block_u(name: str, u: Array, skip: Array | None) -> Array:
-            u_outputs[name] = block(f"{name}_u", u, skip)
+            u_outputs[name] = self.gated(f"{name}_u")(u, train, skip, condition)
             return u_outputs[name]
 
         def block_ul(name: str, ul: Array, skip: Array | None) -> Array:
             u = u_outputs[name]
             a = u if skip is None else jnp.concatenate([u, skip], -1)
-            return block(f"{name}_ul", ul, a)
+            return self.gated(f"{name}_ul")(ul, train, a, condition)
 
         walk(
             self.blocks,
-            shift_down(conv("stem_u", x, (2, 3))),
+            shift_down(self.conv("stem_u", (2, 3))(x)),
             block_u,
-            lambda name, u: conv(f"{name}_u", u, (2, 3), stride=2),
-            lambda name, u: grow(f"{name}_u", u, (2, 3)),
+            lambda name, u: self.conv(f"{name}_u", (2, 3), stride=2)(u),
+            lambda name, u: self.grow(f"{name}_u", (2, 3))(u),
         )
-        above = shift_down(conv("stem_above", x, (1, 3)))
-        left = shift_right(conv("stem_left", x, (2, 1), right=True))
+        above = shift_down(self.conv("stem_above", (1, 3))(x))
+        left = shift_right(self.conv("stem_left", (2, 1), right=True)(x))
         ul = walk(
             self.blocks,
             above + left,
             block_ul,
-            lambda name, ul: conv(f"{name}_ul", ul, (2, 2), stride=2, right=True),
-            lambda name, ul: grow(f"{name}_ul", ul, (2, 2)),
+            lambda name, ul: self.conv(f"{name}_ul", (2, 2), stride=2, right=True)(ul),
+            lambda name, ul: self.grow(f"{name}_ul", (2, 2))(ul),
         )
         logits = Dense(
             logit_count(self.mixtures, self.channels), dtype=self.dtype, name="head"
         )(nn.elu(ul))
         return logits.astype(jnp.promote_types(self.dtype, jnp.float32))
+
+    @nn.nowrap
+    def gated(self, name: str) -> Gated:
+        """A gated block; those of the stream `ul` read pixels to the left as well."""
+        block = nn.remat(Gated, static_argnums=(2,)) if self.remat else Gated
+        return block(
+            self.features,
+            name.endswith("ul"),
+            self.nonlinearity,
+            self.dropout,
+            self.dtype,
+            name=name,
+        )
+
+    @nn.nowrap
+    def conv(self, name: str, kernel: tuple[int, int], **options: Any) -> Conv:
+        """A causal convolution."""
+        return Conv(
+            self.features, dtype=self.dtype, name=name, kernel=kernel, **options
+        )
+
+    @nn.nowrap
+    def grow(self, name: str, kernel: tuple[int, int]) -> Grow:
+        """A causal transposed convolution, which doubles the size."""
+        return Grow(self.features, dtype=self.dtype, name=name, kernel=kernel)
