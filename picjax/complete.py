@@ -23,8 +23,9 @@ from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
 from picjax.data.listing import list_images
 from picjax.images import Picture
+from picjax.inputs import check_mask_given, check_no_maps, translates
 from picjax.log import progress_bar
-from picjax.model import Model, check_mask_given, check_no_maps, load, translates
+from picjax.model import Model, load
 
 COLUMNS = 6  # completions per row of a grid
 SETTING = "--config.sampler."

@@ -15,6 +15,7 @@ from picjax.cli import UserError, require
 from picjax.evaluation.report.tables import markdown_table
 from picjax.export import write_weights
 from picjax.files import write_text
+from picjax.inputs import translates
 from picjax.system import Config, image_shape
 
 SCHEME = "hf://"
@@ -123,7 +124,7 @@ def model_card(workdir: Path, repository: str, config: Config, step: int) -> str
         metrics=last_metrics(workdir / "metrics.jsonl"),
         protocol=protocol,
         table=table,
-        translates=config.data.name == "aligned",
+        translates=translates(config),
     )
 
 

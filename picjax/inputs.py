@@ -1,4 +1,4 @@
-"""What Python code passes to a model: images and masks of any kind, at both sizes."""
+"""What a model is given: images and masks of any kind, at both sizes, and what it takes."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from PIL import Image
 from picjax import masks
 from picjax.cli import UserError
 from picjax.images import Picture, as_picture, fit, read_picture
+from picjax.system import Config
 
 ImageLike = np.ndarray | Image.Image | Picture | str | Path
 MaskLike = np.ndarray | Image.Image | str | Path
@@ -90,3 +91,42 @@ def one_for_each(
             "all, or one for each"
         )
     return each
+
+
+# ---- what a run takes ----
+
+
+def translates(config: Config) -> bool:
+    """Whether runs of a config generate whole pictures from others."""
+    return config.data.name == "aligned"
+
+
+def check_mask_given(translates: bool, mask: object) -> None:
+    """Check that there is a mask for completion and none for translation.
+
+    Raises:
+      UserError: otherwise.
+    """
+    if translates and mask is not None:
+        raise UserError(
+            "this run generates whole pictures from pairs; leave the mask out, or "
+            "--compose"
+        )
+    if not translates and mask is None:
+        raise UserError(
+            "this run completes holes; add a mask (--mask): a file, a folder or one "
+            f"of {', '.join(masks.NAMES)}"
+        )
+
+
+def check_no_maps(config: Config) -> None:
+    """Refuse to complete without label maps by a run that needs them.
+
+    Raises:
+      UserError: if it does.
+    """
+    if config.data.get("maps"):
+        raise UserError(
+            f"this run of {config.system} synthesises label maps; give them by --labels, "
+            "or in Python by Model.synthesise"
+        )

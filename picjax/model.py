@@ -9,11 +9,7 @@ the input's, bit-exactly. A run on `aligned` pairs translates whole pictures: it
 is the input picture, and there is no mask.
 """
 
-import ast
-import contextlib
-import json
 import math
-import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,22 +20,26 @@ import numpy as np
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
-from picjax import cache, checkpoints, masks, methods, sharding
-from picjax.cli import UserError, check_choice, check_integer
-from picjax.completion import (
-    CONDITIONS,
-    Completions,
-    check_finite,
-    make_draw,
-    visible_part,
-)
+from picjax import cache, checkpoints, methods
+from picjax.cli import UserError, check_integer
+from picjax.completion import CONDITIONS, Completions, check_finite
 from picjax.data.maps import MapLike
 from picjax.images import paste, to_float
-from picjax.inputs import ImageLike, Input, MaskLike, one_for_each, read_input
+from picjax.inputs import (
+    ImageLike,
+    Input,
+    MaskLike,
+    check_mask_given,
+    check_no_maps,
+    one_for_each,
+    read_input,
+    translates,
+)
 from picjax.memory import check_memory
+from picjax.programs import Programs, Request
+from picjax.settings import set_sampler
 from picjax.system import Config, System, Tree, image_shape
 
-ROOM = 16  # completions that a program for any number has room for, at least
 BATCH = 8  # images of a list that are completed at once, at most
 
 
@@ -64,17 +64,7 @@ class Model:
         self.has_likelihood = system.has_likelihood
         self.sampling_cost = system.sampling_cost()
         self.system = system
-        self._mask_warnings = system.mask_warnings
-        self._can_score = system.can_score
-        self._counts_draws = system.counts_draws
-        self._mesh = sharding.make_mesh()
-        self._variables = jax.device_put(variables, sharding.replicated(self._mesh))
-        self._draw = jax.jit(
-            make_draw(system), static_argnames=("n", "num_candidates", "composite")
-        )
-
-        self._programs: dict[str, jax.stages.Compiled] = {}
-        self._lock = threading.Lock()
+        self._programs = Programs(system, variables)
 
         def evaluate(variables: Tree, batch: dict[str, Array], key: Array):
             return system.evaluate(variables, to_float(batch), key)
@@ -116,80 +106,19 @@ class Model:
             raise UserError(
                 f"the best {n} of {num_candidates} cannot be kept; draw at least {n}"
             )
-        if num_candidates is not None and not self._can_score:
+        if num_candidates is not None and not self.system.can_score:
             raise UserError(
                 f"this run of {self.config.system} does not score its completions; "
                 "leave the best-of out"
             )
         check_completions(len(batch["image"]) * (num_candidates or n), self.size)
-        key = jax.device_put(
-            jax.random.key(seed % 2**32), sharding.replicated(self._mesh)
-        )
-        program, visible = self._prepare(batch, n, num_candidates, composite)
-        drawn = program(self._variables, visible, key)
-        if drawn.pixels.shape[1] == n:
-            return drawn
-        return drawn._replace(pixels=drawn.pixels[:, :n])
-
-    def _prepare(
-        self,
-        batch: Mapping[str, Any],
-        n: int,
-        num_candidates: int | None,
-        composite: bool,
-    ) -> tuple[jax.stages.Compiled, dict[str, Array]]:
-        """The program that draws n completions or more, and what they depend on."""
-        visible, room = self._visible(batch), n
-        if num_candidates is None and self._shares_programs(len(visible["image"])):
-            count = np.asarray(n, np.int32)
-            visible["count"] = jax.device_put(count, sharding.replicated(self._mesh))
-            room = max(ROOM, 1 << (n - 1).bit_length())
-        candidates = num_candidates or room
-        program = self._program(
-            visible, n=room, num_candidates=candidates, composite=composite
-        )
-        return program, visible
-
-    def _shares_programs(self, images: int) -> bool:
-        """Whether one program draws any number of completions.
-
-        On a CPU, for single images: compiling takes longer there than drawing, and an
-        accelerator draws a fixed number side by side.
-        """
-        alone = images == 1 and self._mesh.size == 1
-        return self._counts_draws and alone and jax.default_backend() == "cpu"
-
-    def _visible(self, batch: Mapping[str, Any]) -> dict[str, Array]:
-        """What completions of a batch depend on, on the devices."""
-        visible = visible_part(batch)
-        divides = len(visible["image"]) % self._mesh.size == 0
-        layout = sharding.batch_sharding if divides else sharding.replicated
-        return jax.device_put(visible, layout(self._mesh))
-
-    def _program(
-        self, visible: Mapping[str, Array], **static: Any
-    ) -> jax.stages.Compiled:
-        """The compiled function that draws completions of a batch of this shape."""
-        shape = {name: x.shape for name, x in visible.items()}
-        name = json.dumps([shape, static])
-        with self._lock:  # of several threads, the first one compiles
-            if name not in self._programs:
-                divides = len(visible["image"]) % self._mesh.size == 0
-                key = jax.device_put(jax.random.key(0), sharding.replicated(self._mesh))
-                # A batch that does not divide over the devices shares out its
-                # completions.
-                context = (
-                    contextlib.nullcontext() if divides else jax.set_mesh(self._mesh)
-                )
-                with context:
-                    lowered = self._draw.lower(self._variables, visible, key, **static)
-                    self._programs[name] = lowered.compile()
-            return self._programs[name]
+        request = Request(n, num_candidates, composite)
+        return self._programs.draw(batch, request, seed)
 
     @property
     def variables(self) -> Tree:
         """The networks' parameters and statistics, on the devices."""
-        return self._variables
+        return self._programs.variables
 
     def synthesise(
         self,
@@ -213,7 +142,7 @@ class Model:
         """
         names = ("image", "mask", *CONDITIONS)
         inputs = {name: batch[name] for name in names if name in batch}
-        return self._evaluate(self._variables, inputs, jax.random.key(seed % 2**32))
+        return self._evaluate(self.variables, inputs, jax.random.key(seed % 2**32))
 
     @overload
     def complete(
@@ -285,7 +214,7 @@ class Model:
             check_mask_given(self.translates, its_mask)
             inputs.append(read_input(one, its_mask, self.size, seed, invert_mask))
             check_completions(n, inputs[-1].mask.shape)
-            own = self._mask_warnings(inputs[-1].arrays["mask"][..., 0])
+            own = self.system.mask_warnings(inputs[-1].arrays["mask"][..., 0])
             for remark in (*inputs[-1].remarks, *(() if its_mask is None else own)):
                 warnings.warn(remark, stacklevel=2)
         completions = self._complete(inputs, n, seed, num_candidates)
@@ -303,7 +232,7 @@ class Model:
         arrays = {"image": image, "mask": image[..., :1]}
         if self.translates:
             arrays["condition"] = image
-        self._prepare(arrays, n, None, True)
+        self._programs.prepare(arrays, Request(n))
 
     def _complete(
         self, inputs: Sequence[Input], n: int, seed: int, num_candidates: int | None
@@ -324,19 +253,6 @@ class Model:
                 samples = x.picture.in_own_colours(samples)
                 completions.append(paste(x.picture.pixels, x.mask, samples))
         return completions
-
-
-def check_no_maps(config: Config) -> None:
-    """Refuse to complete without label maps by a run that needs them.
-
-    Raises:
-      UserError: if it does.
-    """
-    if config.data.get("maps"):
-        raise UserError(
-            f"this run of {config.system} synthesises label maps; give them by --labels, "
-            "or in Python by Model.synthesise"
-        )
 
 
 def load(
@@ -400,32 +316,6 @@ def read(path: Path, checkpoint: int | str = "newest") -> tuple[Config, Tree, in
     return read_weights(path)
 
 
-def set_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
-    """Set the preset of the sampler, or keys of `config.sampler`.
-
-    Values may be strings from a command line.
-
-    Raises:
-      UserError: if the method has no sampler options, no such key or preset, or the
-        value has another type.
-    """
-    if "sampler" not in config:
-        raise UserError(f"{config.system} draws in one way; leave the sampler out")
-    settings = {"preset": sampler} if isinstance(sampler, str) else sampler
-    for key, value in settings.items():
-        check_choice("config.sampler's key", key, list(config.sampler))
-        current = config.sampler[key]
-        try:
-            if isinstance(value, str) and not isinstance(current, str):
-                value = ast.literal_eval(value)
-            config.sampler[key] = value
-        except (SyntaxError, TypeError, ValueError):
-            raise UserError(
-                f"config.sampler.{key} '{value}' is no {type(current).__name__} as "
-                f"{current} is; change the value"
-            ) from None
-
-
 def check_completions(count: int, size: tuple[int, ...]) -> None:
     """Refuse more completions than the memory holds.
 
@@ -434,26 +324,3 @@ def check_completions(count: int, size: tuple[int, ...]) -> None:
     """
     what = f"{count} completions of {size[0]}x{size[1]} pixels"
     check_memory(what, 3.0 * count * math.prod(size), "ask for fewer")
-
-
-def translates(config: Config) -> bool:
-    """Whether runs of a config generate whole pictures from others."""
-    return config.data.name == "aligned"
-
-
-def check_mask_given(translates: bool, mask: object) -> None:
-    """Check that there is a mask for completion and none for translation.
-
-    Raises:
-      UserError: otherwise.
-    """
-    if translates and mask is not None:
-        raise UserError(
-            "this run generates whole pictures from pairs; leave the mask out, or "
-            "--compose"
-        )
-    if not translates and mask is None:
-        raise UserError(
-            "this run completes holes; add a mask (--mask): a file, a folder or one "
-            f"of {', '.join(masks.NAMES)}"
-        )

@@ -4,14 +4,15 @@ A value that only one method has is checked by the method as well, where more th
 range matters (`picjax.system.check_choices`).
 """
 
+import ast
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from picjax.cli import UserError
+from picjax.cli import UserError, check_choice
 from picjax.flags import flatten
 from picjax.system import Config
 
@@ -190,3 +191,29 @@ def _same_type(value: Any, default: Any) -> bool:
     if _is_tuple(default) or _is_tuple(value):  # image_size is a number or a tuple
         return _is_tuple(value) == _is_tuple(default) or SIZE.accepts(value)
     return isinstance(value, type(default)) or (_is_int(value) and _is_number(default))
+
+
+def set_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
+    """Set the preset of the sampler, or keys of `config.sampler`.
+
+    Values may be strings from a command line.
+
+    Raises:
+      UserError: if the method has no sampler options, no such key or preset, or the
+        value has another type.
+    """
+    if "sampler" not in config:
+        raise UserError(f"{config.system} draws in one way; leave the sampler out")
+    values = {"preset": sampler} if isinstance(sampler, str) else sampler
+    for key, value in values.items():
+        check_choice("config.sampler's key", key, list(config.sampler))
+        current = config.sampler[key]
+        try:
+            if isinstance(value, str) and not isinstance(current, str):
+                value = ast.literal_eval(value)
+            config.sampler[key] = value
+        except (SyntaxError, TypeError, ValueError):
+            raise UserError(
+                f"config.sampler.{key} '{value}' is no {type(current).__name__} as "
+                f"{current} is; change the value"
+            ) from None

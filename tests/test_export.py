@@ -50,7 +50,7 @@ def test_weights_come_back_with_their_config(run, tmp_path):
     file = tmp_path / "model.safetensors"
     command("--workdir", workdir, "--out", file)
     loaded = picjax.load(file)
-    same_arrays(loaded._variables, model._variables)
+    same_arrays(loaded.variables, model.variables)
     assert loaded.config.to_json() == model.config.to_json() and loaded.step == 0
     image, known = picture(0), half_mask()
     np.testing.assert_array_equal(
@@ -98,7 +98,7 @@ def test_damaged_files_are_refused(run, tmp_path):
     _, model = run
     config = model.config.copy_and_resolve_references()
     config.model.ngf = 2 * config.model.ngf
-    export.write_weights(weights, config, model._variables, 0)
+    export.write_weights(weights, config, model.variables, 0)
     with pytest.raises(UserError, match="does not fit its config: params/"):
         picjax.load(weights)
 
@@ -147,7 +147,7 @@ def test_a_pushed_run_is_loaded_by_its_address(run, stand_in):
     assert picjax.push(workdir, "me/faces", private=True) == "hf://me/faces"
     assert stand_in.private == {"me/faces": True}
     loaded = picjax.load("hf://me/faces")
-    same_arrays(loaded._variables, model._variables)
+    same_arrays(loaded.variables, model.variables)
     card = (stand_in.folder / "me/faces/README.md").read_text()
     assert card.startswith("---\nlibrary_name: picjax\n")
     assert 'picjax.load("hf://me/faces")' in card and "| rec | 0.5 |" in card

@@ -15,7 +15,8 @@ from PIL import Image
 import picjax
 from picjax.cli import UserError
 from picjax.completion import make_draw, visible_part
-from picjax.model import Model, set_sampler
+from picjax.model import Model
+from picjax.settings import set_sampler
 from picjax.system import draw_many
 
 
@@ -98,7 +99,7 @@ def test_one_encoder_pass_and_one_compilation(fake):
             seen.append((batch["image"].shape, n))
             return super().sample(variables, batch, key, n)
 
-    model = Model(fake.config, Spy(), fake._variables, 0)
+    model = Model(fake.config, Spy(), fake.variables, 0)
     for size in [(40, 60), (32, 32), (90, 20)]:
         model.complete(picture(0, *size), half_mask(*size), n=5)
     assert seen == [((1, SIZE, SIZE, 3), 5)]
@@ -201,9 +202,9 @@ def test_a_list_is_completed_in_batches_each_image_at_its_own_size(fake):
 
 
 def test_a_list_compiles_one_program(fake):
-    model = Model(fake.config, FakeSystem(), fake._variables, 0)
+    model = Model(fake.config, FakeSystem(), fake.variables, 0)
     model.complete([picture(i, 32, 32) for i in range(7)], "center", n=1)
-    assert len(model._programs) == 1
+    assert len(model._programs.compiled) == 1
 
 
 def test_inverted_masks(fake, tmp_path):
@@ -237,7 +238,7 @@ def test_warmup_compiles_what_complete_runs(fake):
             traced.append(n)
             return super().sample(variables, batch, key, n)
 
-    model = Model(fake.config, Spy(), fake._variables, 0)
+    model = Model(fake.config, Spy(), fake.variables, 0)
     model.warmup(3)
     assert traced == [3]
     model.complete(picture(0), half_mask(), n=3)
@@ -258,12 +259,12 @@ class CountingSystem(FakeSystem):
 
 
 def test_one_program_draws_any_number_of_completions(fake):
-    model = Model(fake.config, CountingSystem(), fake._variables, 0)
+    model = Model(fake.config, CountingSystem(), fake.variables, 0)
     image, known = picture(0, 32, 32), half_mask(32, 32)
     draws = {n: model.complete(image, known, n=n) for n in (16, 5, 1, 2)}
-    assert len(model._programs) == 1
+    assert len(model._programs.compiled) == 1
     model.complete(image, known, n=17)
-    assert len(model._programs) == 2
+    assert len(model._programs.compiled) == 2
     for n, samples in draws.items():
         assert len(samples) == n
         np.testing.assert_array_equal(samples, draws[16][:n])
@@ -271,16 +272,16 @@ def test_one_program_draws_any_number_of_completions(fake):
     batch = visible_part({"image": image[None], "mask": known[None, ..., None]})
     batch = {name: jnp.asarray(x) for name, x in batch.items()}
     draw = make_draw(CountingSystem())
-    fixed = draw(fake._variables, batch, jax.random.key(0), n=5, num_candidates=5)
+    fixed = draw(fake.variables, batch, jax.random.key(0), n=5, num_candidates=5)
     np.testing.assert_array_equal(draws[5], fixed.pixels[0])
 
 
 def test_threads_share_one_program(fake):
-    model = Model(fake.config, FakeSystem(), fake._variables, 0)
+    model = Model(fake.config, FakeSystem(), fake.variables, 0)
     images = [picture(i) for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
         drawn = list(pool.map(lambda image: model.complete(image, half_mask()), images))
-    assert len(model._programs) == 1
+    assert len(model._programs.compiled) == 1
     for image, samples in zip(images, drawn, strict=True):
         np.testing.assert_array_equal(samples, model.complete(image, half_mask()))
 

@@ -125,7 +125,7 @@ def test_a_run_is_measured_raw(tmp_path, model):
 def test_the_best_are_the_same_raw(model):
     """The composites' scores decide in both cases, so the same draws are kept."""
     system = ScoringSystem(lambda x: x.mean((1, 2, 3)))
-    ranking = Model(model.config, system, model._variables, 7)
+    ranking = Model(model.config, system, model.variables, 7)
     kept, made = (
         next(examples.model_examples(ranking, sampling, 1, 1)).samples
         for sampling in (Sampling(2, 0, 5), Sampling(2, 0, 5, composite=False))

@@ -96,7 +96,7 @@ def test_a_checkpoint_becomes_a_run(
     words = f"--out={tmp_path / 'run'}", f"--check={tmp_path / 'check.npz'}"
     command(f"--from={tmp_path / 'params.ckpt.index'}", *words)
     assert sorted(read) == sorted(f"{name}{AVERAGE}" for name in named)
-    variables = picjax.load(tmp_path / "run")._variables
+    variables = picjax.load(tmp_path / "run").variables
     assert_same(variables["params"]["net"], params)
     out = capsys.readouterr().out
     assert "largest difference of logits" in out and "the original's test passes" in out
