@@ -9,16 +9,16 @@ once; otherwise nothing is written and both sides are listed.
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from picjax import checkpoints as ckpt
 from picjax import flags
 from picjax.cli import Parser, UserError, run
 from picjax.files import new_folder
+from picjax.inputs import translates
 from picjax.masks import NAMES
 from picjax.methods.painter import official as painter
-from picjax.model import translates
 from picjax.official import files, replay
 from picjax.official.mapping import regroup_by_net
 from picjax.official.originals import ORIGINALS, file_names, official, read_files
@@ -79,26 +79,38 @@ def to_picjax(args: argparse.Namespace) -> None:
     if changed := ckpt.differing_keys(config, requested, untrained=True):
         print(f"set from the files: {', '.join(changed)}")
     if args.system == "painter":
-        for role in sorted(paths.keys() - variables.keys()):
-            print(f"with {painter.TITLES[role]} from {paths[role]}")
-        model = config.model
-        print(
-            "no file determines the attention heads; assumed are config.model.head_width "
-            f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
+        print_painter(
+            config, {role: paths[role] for role in paths.keys() - variables.keys()}
         )
     if moving:
-        name = max(moving, key=lambda layer: moving[layer])
-        print(
-            f"spectral norm of {len(moving)} layers has not converged: one power "
-            f"iteration changes it by up to {moving[name]:.0%} ({name}); picjax completes "
-            "with the stored vectors, the original's outputs drift (docs/convert.md)"
-        )
+        print_moving(moving)
     for name, value in differences.items():
         print(f"largest difference of {name} in {args.check}: {value:.2e}")
     if differences:
         print(f"the original's test passes (tolerance {replay.TOLERANCE:g})")
     print(f"step 0 of a run of {config.system} in {args.out}; to complete with it:")
     print(f"    {completing_command(config, args.out)}")
+
+
+def print_painter(config: Config, others: Mapping[str, Path]) -> None:
+    """Print which files besides the network's were read, and what none determines."""
+    for role in sorted(others):
+        print(f"with {painter.TITLES[role]} from {others[role]}")
+    model = config.model
+    print(
+        "no file determines the attention heads; assumed are config.model.head_width "
+        f"{model.head_width}, .heads {model.heads}, .qkv_order {model.qkv_order}"
+    )
+
+
+def print_moving(moving: Mapping[str, float]) -> None:
+    """Print how far spectral norms have not converged, by layer."""
+    name = max(moving, key=lambda layer: moving[layer])
+    print(
+        f"spectral norm of {len(moving)} layers has not converged: one power "
+        f"iteration changes it by up to {moving[name]:.0%} ({name}); picjax completes "
+        "with the stored vectors, the original's outputs drift (docs/convert.md)"
+    )
 
 
 def completing_command(config: Config, workdir: str) -> str:
