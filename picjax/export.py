@@ -25,6 +25,7 @@ from picjax import methods
 from picjax.cli import Parser, UserError, check_choice, require, run
 from picjax.completion import make_draw, visible_part
 from picjax.files import write_bytes
+from picjax.inputs import translates
 from picjax.system import Config, Tree, image_shape
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -151,7 +152,7 @@ def write_function(
 
 def inputs(config: Config) -> tuple[str, ...]:
     """Names of the arrays that a config's exported function takes."""
-    return ("image",) if config.data.name == "aligned" else ("image", "mask")
+    return ("image",) if translates(config) else ("image", "mask")
 
 
 def as_batch(arrays: Mapping[str, Any]) -> dict[str, Any]:
