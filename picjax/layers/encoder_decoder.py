@@ -173,7 +173,8 @@ def _add_to_fill(x: Array, known: Known, dtype: Any, name: str) -> Array:
     A head that starts with small random outputs would not do: training first shrinks
     them, and with them the gradients of all features and latents.
     """
-    fill, mask = (resize(a, x.shape[1:3]) for a in known[:2])
+    size = x.shape[1], x.shape[2]
+    fill, mask = (resize(a, size) for a in known[:2])
     zeros = nn.initializers.zeros
     head = Conv(3, padding=1, spectral=False, kernel_init=zeros, dtype=dtype, name=name)
     x = jnp.concatenate([nn.leaky_relu(x, 0.1), fill, mask], -1)
