@@ -65,7 +65,6 @@ def our_inception(
     each = batch // jax.local_device_count()
     networks = LoadedNetworks(Settings(pipeline=pipeline, batch=each))
     network = Inception(networks, "fid", pipeline)
-    network.taps.add("2048")
     return lambda images: network.features(list(images))["2048"]
 
 

@@ -292,7 +292,7 @@ def choose_baselines(
     return [
         Baseline(
             name,
-            catalog.create(measured, networks.for_other_metrics()),
+            catalog.create(measured, networks),
             options.baseline_folder,
             limit,
         )

@@ -37,7 +37,8 @@ RELEASED = {
         lambda: shapes("torchvision"),
     ),
 }
-TAPS = ("64", "192", "768", "2048", "logits_unbiased", "logits")
+HEADS = ("2048", "logits_unbiased", "logits")
+TAPS = ("64", "192", "768", *HEADS)
 EPS = 1e-3  # of the batch norms
 
 Layer = tuple[str, int, int, tuple[int, int]]  # name, in, out, kernel

@@ -1,6 +1,5 @@
 """What metrics that use a trained network share: settings, weights, the networks."""
 
-import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -51,13 +50,6 @@ class Networks:
         self.settings = settings
         self._errors: dict[str, UserError] = {}
         self._shared: dict[str, Any] = {}
-        self._together: dict[str, Any] = {}
-
-    def for_other_metrics(self) -> "Networks":
-        """The same networks for a set of metrics over other examples."""
-        other = copy.copy(self)
-        other._together = {}
-        return other
 
     def load(self, released: Released) -> weights.Loaded:
         """A network's weights (`weights.load`); a failed load is not repeated."""
@@ -72,24 +64,11 @@ class Networks:
             self._errors[name] = error
             raise
 
-    def share(
-        self,
-        name: str,
-        create: Callable[["Networks"], Shared],
-        together: bool = False,
-    ) -> Shared:
-        """The object of this name, created on the first request.
-
-        Args:
-          name: of the object.
-          create: called with these networks.
-          together: whether it depends on the examples, so that only the metrics of one
-            set share it.
-        """
-        objects = self._together if together else self._shared
-        if name not in objects:
-            objects[name] = create(self)
-        return objects[name]
+    def share(self, name: str, create: Callable[["Networks"], Shared]) -> Shared:
+        """The object of this name, created with these networks on the first request."""
+        if name not in self._shared:
+            self._shared[name] = create(self)
+        return self._shared[name]
 
     def scorer(
         self,

@@ -255,7 +255,7 @@ def test_picnets_score_is_of_its_choice_in_chunks(monkeypatch):
     expected = distribution.picnet_inception_score(logits[:2000]).mean
     assert result.value == pytest.approx(expected) and result.images == 2000
     assert (result.samples, result.region, result.unit) == ("picnet", "whole", "score")
-    assert seen == {(("logits",), "torchvision"), "picnet"}
+    assert seen == {(inception.HEADS, "torchvision"), "picnet"}
     monkeypatch.setattr(features, "MOST", 2003)  # more images do not count
     made.add(Example("x", drawn[0][0], None, drawn[0], 0, {}))
     assert isinstance(made, features.PicnetInceptionScore) and made.count == 2003
