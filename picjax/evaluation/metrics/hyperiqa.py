@@ -5,21 +5,22 @@ target network for every image.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from picjax.evaluation.metrics import layers
 from picjax.evaluation.metrics.layers import (
     HIGHEST,
+    Conv,
     Params,
     Shapes,
     Tensors,
-    conv,
-    fold,
-    linear,
     max_pool,
     mean_pool,
     relu,
@@ -40,55 +41,11 @@ UPSCALED = 256  # shorter side to which smaller images are upscaled
 GRID = 5  # crops per side
 DEPTHS = (3, 4, 6, 3)
 TARGET = (224, 112, 56, 28, 14)
-LOCAL = ((256, 16, 8), (512, 32, 4), (1024, 64, 2))  # channels, pooled ones, side
-
-
-def _blocks() -> Iterator[tuple[str, int, int, int]]:
-    """Name, channels in, inner channels, stride of every bottleneck."""
-    inputs = 64
-    for layer, depth in enumerate(DEPTHS, 1):
-        inner = 32 * 2**layer
-        for i in range(depth):
-            stride = 2 if layer > 1 and i == 0 else 1
-            yield f"res.layer{layer}.{i}", inputs, inner, stride
-            inputs = 4 * inner
 
 
 def shapes() -> Shapes:
     """Names and shapes of the original's state_dict."""
-    table: dict[str, tuple[int, ...]] = {}
-
-    def add(name: str, *shape: int, bias: bool = True) -> None:
-        table[f"{name}.weight"] = shape
-        if bias:
-            table[f"{name}.bias"] = shape[:1]
-
-    def add_norm(name: str, size: int) -> None:
-        for kind in ("weight", "bias", "running_mean", "running_var"):
-            table[f"{name}.{kind}"] = (size,)
-
-    add("res.conv1", 64, 3, 7, 7, bias=False)
-    add_norm("res.bn1", 64)
-    for name, inputs, inner, _ in _blocks():
-        sizes = ((inner, inputs, 1), (inner, inner, 3), (4 * inner, inner, 1))
-        for i, (outputs, within, kernel) in enumerate(sizes, 1):
-            add(f"{name}.conv{i}", outputs, within, kernel, kernel, bias=False)
-            add_norm(f"{name}.bn{i}", outputs)
-        if name.endswith(".0"):
-            add(f"{name}.downsample.0", 4 * inner, inputs, 1, 1, bias=False)
-            add_norm(f"{name}.downsample.1", 4 * inner)
-    for i, (channels, kept, side) in enumerate(LOCAL, 1):
-        add(f"res.lda{i}_pool.0", kept, channels, 1, 1, bias=False)
-        add(f"res.lda{i}_fc", 16, kept * side * side)
-    add("res.lda4_fc", 176, 2048)
-    for i, (inputs, outputs) in enumerate(((2048, 1024), (1024, 512), (512, 112))):
-        add(f"conv1.{2 * i}", outputs, inputs, 1, 1)
-    for k, (inputs, outputs) in enumerate(itertools.pairwise(TARGET), 1):
-        add(f"fc{k}w_conv", inputs * outputs // 49, 112, 3, 3)
-        add(f"fc{k}b_fc", outputs, 112)
-    add("fc5w_fc", TARGET[-1], 112)
-    add("fc5b_fc", 1, 112)
-    return table
+    return layers.shapes(Network(), SIDE)
 
 
 def original_names(tensors: Tensors) -> Tensors:
@@ -120,61 +77,81 @@ RELEASED = Released(
 
 def prepare(tensors: Tensors) -> Params:
     """Parameters from a state_dict with the original's or pyiqa's names."""
-    named = original_names(tensors)
-    used = {name: named[name] for name in shapes()}
-    norms = {"res.conv1": "res.bn1"}
-    for name, *_ in _blocks():
-        norms |= {f"{name}.conv{i}": f"{name}.bn{i}" for i in (1, 2, 3)}
-        if name.endswith(".0"):
-            norms[f"{name}.downsample.0"] = f"{name}.downsample.1"
-    return fold(used, norms)
+    return layers.fold(original_names(tensors))
 
 
-def resnet(params: Params, x: Float[Array, "b 224 224 3"]) -> list[Array]:
-    """Feature maps after ResNet-50's four layers; stride in the 3 x 3 convolution."""
-    x = max_pool(relu(conv(x, params["res.conv1"], 2, (3, 3))), padding=1)
-    stages = []
-    for name, _, _, stride in _blocks():
-        if name.endswith(".0") and name != "res.layer1.0":
-            stages.append(x)
-        y = relu(conv(x, params[f"{name}.conv1"]))
-        y = relu(conv(y, params[f"{name}.conv2"], stride, (1, 1)))
-        y = conv(y, params[f"{name}.conv3"])
-        if name.endswith(".0"):
-            x = conv(x, params[f"{name}.downsample.0"], stride)
-        x = relu(x + y)
-    return [*stages, x]
+class Target(NamedTuple):
+    """The target network of an image, and the features that it comes from.
 
-
-def target_network(
-    params: Params, x: Float[Array, "b 224 224 3"]
-) -> tuple[Float[Array, "b 224"], list[tuple[Array, Array]]]:
-    """Input of the target network, and (weights, bias) of its five layers.
-
-    Args:
-      params: from `prepare`.
-      x: crops normalised by `resize.normalise`.
+    Attributes:
+      features: the last map of ResNet-50.
+      vector: its input.
+      layers: (weights, bias) of its five layers.
     """
-    *maps, last = resnet(params, x)
-    parts = []
-    for i, stage in enumerate(maps, 1):
-        pooled = mean_pool(conv(stage, params[f"res.lda{i}_pool.0"]), 7, 7)
-        flat = pooled.transpose(0, 3, 1, 2).reshape(len(x), -1)
-        parts.append(linear(flat, params[f"res.lda{i}_fc"]))
-    parts.append(linear(last.mean((1, 2)), params["res.lda4_fc"]))
 
-    h = last
-    for i in (0, 2, 4):
-        h = relu(conv(h, params[f"conv1.{i}"]))
-    g = h.mean((1, 2))
-    layers = []
-    for k, (inputs, outputs) in enumerate(itertools.pairwise(TARGET), 1):
-        weights = conv(h, params[f"fc{k}w_conv"], 1, (1, 1)).transpose(0, 3, 1, 2)
-        bias = linear(g, params[f"fc{k}b_fc"])
-        layers.append((weights.reshape(-1, outputs, inputs), bias))
-    last_weights = linear(g, params["fc5w_fc"])[:, None]
-    layers.append((last_weights, linear(g, params["fc5b_fc"])))
-    return jnp.concatenate(parts, -1), layers
+    features: Float[Array, "b 7 7 2048"]
+    vector: Float[Array, "b 224"]
+    layers: list[tuple[Float[Array, "b _ _"], Float[Array, "b _"]]]
+
+
+class Network(nn.Module):
+    """ResNet-50 and the hyper network."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b 224 224 3"]) -> Target:
+        """The target networks of crops that are normalised by `resize.normalise`."""
+        *maps, last = _resnet(x)
+        parts = []
+        for i, (stage, kept) in enumerate(zip(maps, (16, 32, 64), strict=True), 1):
+            kept_maps = Conv(kept, bias=None, name=f"res.lda{i}_pool.0")(stage)
+            pooled = mean_pool(kept_maps, 7, 7)
+            flat = pooled.transpose(0, 3, 1, 2).reshape(len(x), -1)
+            parts.append(_linear(flat, 16, f"res.lda{i}_fc"))
+        parts.append(_linear(last.mean((1, 2)), 176, "res.lda4_fc"))
+
+        h = last
+        for i, features in enumerate((1024, 512, 112)):
+            h = relu(Conv(features, name=f"conv1.{2 * i}")(h))
+        g = h.mean((1, 2))
+        generated = []
+        for k, (inputs, outputs) in enumerate(itertools.pairwise(TARGET), 1):
+            size, name = inputs * outputs // h.shape[1] // h.shape[2], f"fc{k}w_conv"
+            weights = Conv(size, (3, 3), padding=(1, 1), name=name)(h)
+            weights = weights.transpose(0, 3, 1, 2).reshape(-1, outputs, inputs)
+            generated.append((weights, _linear(g, outputs, f"fc{k}b_fc")))
+        weights = _linear(g, TARGET[-1], "fc5w_fc")[:, None]
+        generated.append((weights, _linear(g, 1, "fc5b_fc")))
+        return Target(last, jnp.concatenate(parts, -1), generated)
+
+
+def _linear(x: Array, features: int, name: str) -> Array:
+    return nn.Dense(features, precision=HIGHEST, name=name)(x)
+
+
+def _resnet(x: Array) -> list[Array]:
+    """Feature maps after ResNet-50's four layers; stride in the 3 x 3 convolution."""
+    conv = partial(Conv, bias="norm")
+    x = conv(64, (7, 7), 2, (3, 3), name="res.conv1")(x)
+    x = max_pool(relu(x), padding=1)
+    stages = []
+    for layer, depth in enumerate(DEPTHS, 1):
+        inner = 32 * 2**layer
+        for i in range(depth):
+            name, stride = f"res.layer{layer}.{i}", 2 if layer > 1 and i == 0 else 1
+            y = relu(conv(inner, name=f"{name}.conv1")(x))
+            y = relu(conv(inner, (3, 3), stride, (1, 1), name=f"{name}.conv2")(y))
+            y = conv(4 * inner, name=f"{name}.conv3")(y)
+            if i == 0:
+                short = conv(4 * inner, stride=stride, name=f"{name}.downsample.0")
+                x = short(x)
+            x = relu(x + y)
+        stages.append(x)
+    return stages
+
+
+def target_network(params: Params, x: Float[Array, "b 224 224 3"]) -> Target:
+    """The target network of each crop; `x` from `resize.normalise`."""
+    return Network().apply({"params": params}, x)  # pyright: ignore
 
 
 def score(params: Params, x: Float[Array, "b 224 224 3"]) -> Float[Array, " b"]:
@@ -182,10 +159,10 @@ def score(params: Params, x: Float[Array, "b 224 224 3"]) -> Float[Array, " b"]:
 
     0 to 100 with the original's weights (KonIQ-10k), 0 to 1 with pyiqa's.
     """
-    v, layers = target_network(params, x)
-    for k, (weights, bias) in enumerate(layers):
+    _, v, generated = target_network(params, x)
+    for k, (weights, bias) in enumerate(generated):
         v = jnp.einsum("boi,bi->bo", weights, v, precision=HIGHEST) + bias
-        if k < len(layers) - 1:
+        if k < len(generated) - 1:
             v = jax.nn.sigmoid(v)
     return v[:, 0]
 
@@ -203,12 +180,7 @@ def crops(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "25 224 224 3"]:
         x = jnp.clip(resize(x, (height, width), "torch_bicubic"), 0, 255)
     down, across = ((n - SIDE) // GRID for n in x.shape[1:3])
     corners = [(i * down, j * across) for i in range(GRID) for j in range(GRID)]
-    return _cut(normalise(x)[0], corners)
-
-
-def _cut(
-    x: Float[Array, "h w 3"], corners: Sequence[tuple[int, int]]
-) -> Float[Array, "n 224 224 3"]:
+    x = normalise(x)[0]
     return jnp.stack([x[i : i + SIDE, j : j + SIDE] for i, j in corners])
 
 

@@ -1,13 +1,15 @@
 """Layers of the measuring networks: forward only, float32, PyTorch's numerics.
 
-Parameters are a flat dict from a layer's name in the original (`Mixed_5b.branch1x1`) to
-its `Weights`; `fold` builds it from the tensors of the released file.
+A layer has its name in the original (`features.0`), so that a network states the names
+and shapes of the released file (`shapes`), whose tensors `fold` turns into parameters.
 """
 
 import functools
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,75 +23,117 @@ Tensors = Mapping[str, np.ndarray]
 HIGHEST = lax.Precision.HIGHEST
 
 
-class Weights(NamedTuple):
-    """Weights of one layer.
+Params = Mapping[str, Mapping[str, Array]]  # layer -> kernel, and bias or norm
+Pool = Callable[[Array], Array]
+NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+class Conv(nn.Module):
+    """A convolution with its bias; a batch norm after it is folded into both.
 
     Attributes:
-      kernel: [kh kw in out] of a convolution, [in out] of a linear layer.
-      bias: [out].
+      features: output channels.
+      kernel: rows and columns.
+      stride: of both axes.
+      padding: zeros around rows and columns.
+      bias: `bias`, or `norm` if it comes from a batch norm; None if there is none.
     """
 
-    kernel: Any
-    bias: Any
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: tuple[int, int] = (0, 0)
+    bias: str | None = "bias"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], pool: Pool | None = None
+    ) -> Float[Array, "b y x d"]:
+        """The convolution; `pool` is applied before its bias is added."""
+        init, shape = nn.initializers.zeros, (*self.kernel, x.shape[-1], self.features)
+        y = convolve(x, self.param("kernel", init, shape), self.stride, self.padding)
+        if pool is not None:
+            y = pool(y)
+        if self.bias is None:
+            return y
+        return y + self.param(self.bias, init, (self.features,)).reshape(1, 1, 1, -1)
 
 
-Params = Mapping[str, Weights]
+@functools.cache
+def shapes(network: nn.Module, side: int) -> Shapes:
+    """Names and shapes of a network's released state_dict, in PyTorch's layout.
+
+    Args:
+      network: of `Conv` and `nn.Dense`.
+      side: pixels of an input that it takes.
+    """
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    params: Any = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    table: dict[str, tuple[int, ...]] = {}
+    for layer, weights in params.items():
+        *kernel, inputs, outputs = weights["kernel"].shape
+        table[f"{layer}.weight"] = (outputs, inputs, *kernel)
+        if "bias" in weights:
+            table[f"{layer}.bias"] = (outputs,)
+        if "norm" in weights:
+            table |= {f"{norm_name(layer)}.{kind}": (outputs,) for kind in NORM}
+    return table
 
 
-def fold(tensors: Tensors, norms: Mapping[str, str], eps: float = 1e-5) -> Params:
+def norm_name(layer: str) -> str:
+    """The batch norm after a convolution as torchvision names both: `conv1`, `bn1`."""
+    layer = re.sub(r"\bconv(\d?)$", r"bn\1", layer)
+    return re.sub(r"\bdownsample\.0$", "downsample.1", layer)
+
+
+def fold(tensors: Tensors, eps: float = 1e-5) -> Params:
     """Parameters of a state_dict, every batch norm folded into its convolution.
 
     Args:
       tensors: name -> array in PyTorch's layout.
-      norms: name of a convolution -> name of the batch norm that follows it.
       eps: of the batch norms.
     """
     params = {}
-    norm_names = set(norms.values())
     for name, tensor in tensors.items():
         layer, _, kind = name.rpartition(".")
-        if kind != "weight" or layer in norm_names:
+        if kind != "weight" or tensor.ndim < 2:  # those of a norm have one axis
             continue
-        kernel = np.asarray(tensor, np.float64)
-        bias = tensors.get(f"{layer}.bias", np.zeros(len(kernel)))
-        if layer in norms:
+        kernel, norm = np.asarray(tensor, np.float64), norm_name(layer)
+        weights = {}
+        if f"{norm}.running_mean" in tensors:
             weight, shift, mean, variance = (
-                np.asarray(tensors[f"{norms[layer]}.{x}"], np.float64)
-                for x in ("weight", "bias", "running_mean", "running_var")
+                np.asarray(tensors[f"{norm}.{x}"], np.float64) for x in NORM
             )
             scale = weight / np.sqrt(variance + eps)
             kernel = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
-            bias = shift + (bias - mean) * scale
+            weights["norm"] = shift - mean * scale
+        elif f"{layer}.bias" in tensors:
+            weights["bias"] = tensors[f"{layer}.bias"]
         axes = (2, 3, 1, 0) if kernel.ndim == 4 else (1, 0)
-        params[layer] = Weights(
-            jnp.asarray(kernel.transpose(axes), jnp.float32),
-            jnp.asarray(bias, jnp.float32),
-        )
+        weights["kernel"] = kernel.transpose(axes)
+        params[layer] = {k: jnp.asarray(x, jnp.float32) for k, x in weights.items()}
     return params
 
 
-def conv(
+def convolve(
     x: Float[Array, "b h w c"],
-    weights: Weights,
+    kernel: Float[Array, "i j c d"],
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
 ) -> Float[Array, "b y x d"]:
-    """A convolution with its bias; `padding` is (rows, columns)."""
-    kernel, bias = weights
+    """A convolution; `padding` is (rows, columns)."""
     if kernel.shape[:2] == (1, 1) and stride == 1:
-        y = jnp.dot(x, kernel[0, 0], precision=HIGHEST)
-    elif _winograd_is_faster(x, kernel, stride):
-        y = winograd(x, kernel, padding)
-    else:
-        y = lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(n, n) for n in padding],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=HIGHEST,
-        )
-    return y + bias.reshape(1, 1, 1, -1)
+        return jnp.dot(x, kernel[0, 0], precision=HIGHEST)
+    if _winograd_is_faster(x, kernel, stride):
+        return winograd(x, kernel, padding)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(n, n) for n in padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=HIGHEST,
+    )
 
 
 def _winograd_is_faster(x: Array, kernel: Array, stride: int) -> bool:
@@ -145,12 +189,6 @@ def winograd(
     rows = [jnp.stack(untransform(m), 3) for m in untransform(products)]
     y = jnp.stack(rows, 2).reshape(len(x), 2 * tiles[0], 2 * tiles[1], outputs)
     return y[:, : size[0], : size[1]]
-
-
-def linear(x: Float[Array, "b c"], weights: Weights) -> Float[Array, "b d"]:
-    """x W + b."""
-    y = jnp.dot(x, weights.kernel, precision=HIGHEST)
-    return y + weights.bias.reshape(1, -1)
 
 
 def max_pool(

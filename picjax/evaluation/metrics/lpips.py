@@ -62,7 +62,7 @@ def make_model(tensors: Tensors, net: str = "alex", version: str = "0.1") -> Mod
             jnp.asarray(file[f"{stem}{i}.model.1.weight"].reshape(-1))
             for i in range(sum(name.startswith(stem) for name in file.files))
         ]
-    return Model(net, version, layers.fold(used, {}), heads)
+    return Model(net, version, layers.fold(used), heads)
 
 
 def scale_input(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

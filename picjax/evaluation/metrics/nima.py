@@ -5,6 +5,7 @@ VGG16's form as pyiqa ships it, trained on AVA.
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
 from picjax.evaluation.metrics import backbones, layers
-from picjax.evaluation.metrics.layers import Params, Shapes, Tensors, linear, max_pool
+from picjax.evaluation.metrics.layers import HIGHEST, Params, Shapes, Tensors, max_pool
 from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import normalise
 from picjax.evaluation.metrics.results import (
@@ -25,13 +26,24 @@ from picjax.evaluation.metrics.results import (
 from picjax.evaluation.metrics.weights import PYIQA, Released
 
 SIDE = 224
-HEAD = "classifier.2"
+
+
+class Network(nn.Module):
+    """VGG16 and the head."""
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w 3"]
+    ) -> tuple[Float[Array, "b 512"], Float[Array, "b 10"]]:
+        """Spatial mean after VGG16's fifth pool, and the probability of every rating."""
+        pooled = max_pool(backbones.vgg(x)[-1], 2).mean((1, 2))
+        logits = nn.Dense(10, precision=HIGHEST, name="classifier.2")(pooled)
+        return pooled, jax.nn.softmax(logits, -1)
 
 
 def shapes() -> Shapes:
     """Names and shapes: torchvision's VGG16 and the head."""
-    head = {f"{HEAD}.weight": (10, 512), f"{HEAD}.bias": (10,)}
-    return {**backbones.shapes("vgg"), **head}
+    return layers.shapes(Network(), backbones.SIDE)
 
 
 def original_names(tensors: Tensors) -> Tensors:
@@ -47,18 +59,12 @@ RELEASED = Released(PYIQA, ("NIMA_VGG16_ava-dc4e8265.pth",), shapes, original_na
 
 def prepare(tensors: Tensors) -> Params:
     """Parameters from a state_dict."""
-    named = original_names(tensors)
-    return layers.fold({name: named[name] for name in shapes()}, {})
-
-
-def pooled(params: Params, x: Float[Array, "b h w 3"]) -> Float[Array, "b 512"]:
-    """Spatial mean after VGG16's fifth pool; `x` from `resize.normalise`."""
-    return max_pool(backbones.vgg(params, x)[-1], 2).mean((1, 2))
+    return layers.fold(original_names(tensors))
 
 
 def distribution(params: Params, x: Float[Array, "b h w 3"]) -> Float[Array, "b 10"]:
-    """Probability of every rating."""
-    return jax.nn.softmax(linear(pooled(params, x), params[HEAD]), -1)
+    """Probability of every rating; `x` from `resize.normalise`."""
+    return Network().apply({"params": params}, x)[1]  # pyright: ignore
 
 
 def moments(

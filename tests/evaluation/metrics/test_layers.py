@@ -14,8 +14,7 @@ RNG = np.random.default_rng(0)
 def test_winograds_form_is_the_convolution(size, padding):
     x = jnp.asarray(RNG.normal(size=(2, *size, 3)), jnp.float32)
     kernel = jnp.asarray(RNG.normal(size=(3, 3, 3, 4)), jnp.float32)
-    bias = jnp.zeros(4)
-    expected = layers.conv(x, layers.Weights(kernel, bias), 1, padding)
+    expected = layers.convolve(x, kernel, 1, padding)
     found = layers.winograd(x, kernel, padding)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
@@ -40,14 +39,14 @@ def test_a_last_incomplete_window_counts_with_ceil():
 
 
 def test_a_norm_disappears_into_its_convolution():
-    names = ("weight", "bias", "running_mean", "running_var")
-    norm = {f"n.{name}": RNG.uniform(0.5, 2, 4) for name in names}
-    tensors = {"c.weight": RNG.normal(size=(4, 3, 1, 1)), **norm}
+    norm = {f"x.bn.{name}": RNG.uniform(0.5, 2, 4) for name in layers.NORM}
+    tensors = {"x.conv.weight": RNG.normal(size=(4, 3, 1, 1)), **norm}
     x = RNG.normal(size=(2, 5, 5, 3))
-    plain = np.einsum("bhwc,dc->bhwd", x, tensors["c.weight"][:, :, 0, 0])
+    plain = np.einsum("bhwc,dc->bhwd", x, tensors["x.conv.weight"][:, :, 0, 0])
     weight, bias, mean, variance = norm.values()
     expected = (plain - mean) / np.sqrt(variance + 1e-3) * weight + bias
-    params = layers.fold(tensors, {"c": "n"}, 1e-3)
-    assert params.keys() == {"c"}
-    found = layers.conv(jnp.asarray(x, jnp.float32), params["c"])
+    params = layers.fold(tensors, 1e-3)
+    assert params.keys() == {"x.conv"}
+    conv = layers.Conv(4, bias="norm")
+    found = conv.apply({"params": params["x.conv"]}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
