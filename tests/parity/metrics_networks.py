@@ -19,6 +19,7 @@ from picjax.evaluation.metrics import (
     backbones,
     hyperiqa,
     inception,
+    layers,
     lpips,
     nima,
     resize,
@@ -304,24 +305,25 @@ def check_hyperiqa(fixture: Fixture) -> None:
         assert {name: tuple(s) for name, s in fixture.meta["keys"]} == shapes
     tensors = formula("hyperiqa", shapes)
     check_formula(fixture, {"hyperiqa": tensors})
-    params = hyperiqa.prepare(tensors | fixture.params)
+    params = layers.fold(tensors | fixture.params)
     x = resize.normalise(jnp.asarray(fixture.inputs["images"]))
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
         return hyperiqa.score(params, x), hyperiqa.target_network(params, x)
 
-    score, (last, vector, layers) = run(params, x)
+    score, target = run(params, x)
     for name, expected in fixture.outputs.items():
         if name == "score":
             fixture.assert_close("score", score, expected, 1e-4, 1e-5)
         elif name in ("target_in_vec", "hyper_in_feat_mean"):
-            actual = vector if name == "target_in_vec" else last.mean((1, 2))
+            in_vec = name == "target_in_vec"
+            actual = target.vector if in_vec else target.features.mean((1, 2))
             relative(fixture, name, actual, expected, 1e-4)
         else:
             pattern = r"target_fc(\d)(w|b)(_first(\d+)|_absmean)?"
             layer, part, form, count = match(pattern, name)
-            weights, bias = layers[int(layer) - 1]
+            weights, bias = target.layers[int(layer) - 1]
             actual = bias if part == "b" else weights.reshape(len(weights), -1)
             if form == "_absmean":
                 actual = jnp.abs(actual).mean(1)
@@ -335,12 +337,12 @@ def check_nima(fixture: Fixture) -> None:
     vgg, shapes = formula("vgg16", backbones.shapes("vgg")), nima.shapes()
     head = formula("nima", {k: v for k, v in shapes.items() if k not in vgg})
     check_formula(fixture, {"vgg16": vgg, "nima": head})
-    params = nima.prepare(vgg | head)
+    params = layers.fold(vgg | head)
     x = resize.normalise(jnp.asarray(fixture.inputs["images"]))
 
     @jax.jit
     def run(params: Any, x: Any) -> Any:
-        pooled, p = nima.Network().apply({"params": params}, x)
+        pooled, p = layers.apply(nima.Network(), params, x)
         return pooled, p, *nima.moments(p)
 
     names = ("gap", "dist", "mean_score", "std_score")

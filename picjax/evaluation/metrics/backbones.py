@@ -67,10 +67,12 @@ def shapes(net: str) -> Shapes:
 
 def activations(params: Params, x: Float[Array, "b h w 3"], net: str) -> Taps:
     """Activations at the taps of `net`: alex, vgg or squeeze."""
-    return Backbone(net).apply({"params": params}, x)  # pyright: ignore
+    return layers.apply(Backbone(net), params, x)
 
 
-def _unit(x: Array, name: str, features: int, side: int, stride: int = 1, pad: int = 0):
+def _unit(
+    x: Array, name: str, features: int, side: int, stride: int = 1, pad: int = 0
+) -> Array:
     conv = Conv(features, (side, side), stride, (pad, pad), name=f"features.{name}")
     return relu(conv(x))
 

@@ -42,8 +42,8 @@ NETWORK_METRICS: dict[str, Callable[[Networks], Accumulator]] = {
     "pr": features.PrecisionRecall,
     "ids": features.Ids,
     "niqe": niqe.Niqe,
-    "hyperiqa": hyperiqa.HyperIQA,
-    "nima": nima.Nima,
+    "hyperiqa": hyperiqa.metric,
+    "nima": nima.metric,
 }
 NAMES = (*BASIC, *NETWORK_METRICS)
 # PICNet's pipeline is for its Inception Score alone (torchvision's network).
@@ -101,8 +101,8 @@ def inapplicable(
         reasons["posterior"] = "needs a run on the data set scenes with centre masks"
     if not has_likelihood:
         reasons["likelihood"] = "needs a run of a system with one, such as pixelcnn"
-    if min(size) < len(image.WINDOW):
-        reasons["ssim"] = f"needs {len(image.WINDOW)} pixels per side"
+    if min(size) < image.SMALLEST_SSIM:
+        reasons["ssim"] = f"needs {image.SMALLEST_SSIM} pixels per side"
     if (size[0] // niqe.BLOCK) * (size[1] // niqe.BLOCK) < 2:
         reasons["niqe"] = f"needs two blocks of {niqe.BLOCK} pixels"
     smallest = lpips.SMALLEST[net]

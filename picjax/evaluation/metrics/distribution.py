@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Integer
+from scipy import special
 
 BLOCK = 1000  # rows whose distances are held at once
 NEWTON_STEPS = 100  # at most; about ten are needed
@@ -37,11 +38,9 @@ def inception_scores(
     """
     if len(logits) < splits:
         raise ValueError(f"{splits} splits need as many images, not {len(logits)}")
-    x = np.asarray(logits, np.float64)
-    x = x - x.max(1, keepdims=True)
-    log_p = x - np.log(np.exp(x).sum(1, keepdims=True))
+    log_p = special.log_softmax(np.asarray(logits, np.float64), axis=1)
     p = np.exp(log_p)
-    ends = [i * len(x) // splits for i in range(splits + 1)]
+    ends = [i * len(p) // splits for i in range(splits + 1)]
     scores = []
     for start, end in itertools.pairwise(ends):
         # A class that underflows in every row contributes 0 log 0 = 0.

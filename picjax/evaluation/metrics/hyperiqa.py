@@ -27,13 +27,7 @@ from picjax.evaluation.metrics.layers import (
 )
 from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import normalise, resize
-from picjax.evaluation.metrics.results import (
-    Columns,
-    Example,
-    MeanAccumulator,
-    brand,
-    first_only,
-)
+from picjax.evaluation.metrics.results import FirstSample, brand
 from picjax.evaluation.metrics.weights import PYIQA, Released
 
 SIDE = 224  # pixels of a crop
@@ -73,11 +67,6 @@ RELEASED = Released(
     shapes,
     original_names,
 )
-
-
-def prepare(tensors: Tensors) -> Params:
-    """Parameters from a state_dict with the original's or pyiqa's names."""
-    return layers.fold(original_names(tensors))
 
 
 class Target(NamedTuple):
@@ -151,7 +140,7 @@ def _resnet(x: Array) -> list[Array]:
 
 def target_network(params: Params, x: Float[Array, "b 224 224 3"]) -> Target:
     """The target network of each crop; `x` from `resize.normalise`."""
-    return Network().apply({"params": params}, x)  # pyright: ignore
+    return layers.apply(Network(), params, x)
 
 
 def score(params: Params, x: Float[Array, "b 224 224 3"]) -> Float[Array, " b"]:
@@ -184,20 +173,13 @@ def crops(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "25 224 224 3"]:
     return jnp.stack([x[i : i + SIDE, j : j + SIDE] for i, j in corners])
 
 
-class HyperIQA(MeanAccumulator):
+def metric(networks: Networks) -> FirstSample:
     """HyperIQA of sample 0."""
-
-    def __init__(self, networks: Networks):
-        self.network = networks.scorer(RELEASED, prepare, score)
-        super().__init__(
-            "hyperiqa",
-            brand("score of the weights", self.network.source),
-            f"{self.network.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; "
-            "images with a side of 224 or less are upscaled to 256 first",
-        )
-
-    def add(self, example: Example) -> Columns:
-        """A column, NaN but for sample 0."""
-        value = float(self.network.score(crops(example.samples[0])).mean())
-        self.count("whole", "first", value)
-        return {self.column("whole"): first_only(value, len(example.samples))}
+    network = networks.scorer(RELEASED, score)
+    return FirstSample(
+        "hyperiqa",
+        brand("score of the weights", network.source),
+        f"{network.source}, mean of 25 crops of 224 pixels on a grid, of sample 0; "
+        "images with a side of 224 or less are upscaled to 256 first",
+        lambda image: float(network.score(crops(image)).mean()),
+    )

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int, Real, UInt8
+from scipy import ndimage
 
 from picjax.evaluation.metrics.results import (
     Accumulator,
@@ -19,15 +20,19 @@ from picjax.evaluation.metrics.results import (
 )
 
 GREY = "grey levels of 255"
-IMAGE = (-3, -2, -1)
+IMAGE, AXES = (-3, -2, -1), (-3, -2)  # axes of an image, those of its pixels
+SMALLEST_SSIM = 11  # pixels per side
 LUMA = np.array([0.299, 0.587, 0.114])
 SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 SMALLEST_MS_SSIM = 176
 
+Images = Real[np.ndarray, "*b h w c"]
+Masks = Real[np.ndarray, "*b h w 1"]
+Values = Float[np.ndarray, "*b"]  # one per image
+Blur = Callable[[np.ndarray], np.ndarray]
 
-def hole_mean(
-    x: Float[np.ndarray, "*b h w c"], mask: Real[np.ndarray, "*b h w 1"] | None
-) -> Float[np.ndarray, "*b"]:
+
+def hole_mean(x: Float[np.ndarray, "*b h w c"], mask: Masks | None) -> Values:
     """Mean over pixels and channels; with a mask, over the hole alone."""
     if mask is None:
         return np.asarray(x.mean(IMAGE))
@@ -36,39 +41,26 @@ def hole_mean(
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def l1(
-    image: Real[np.ndarray, "*b h w c"],
-    truth: Real[np.ndarray, "*b h w c"],
-    mask: Real[np.ndarray, "*b h w 1"] | None = None,
-) -> Float[np.ndarray, "*b"]:
+def l1(image: Images, truth: Images, mask: Masks | None = None) -> Values:
     """Mean absolute difference, in 0..255 grey levels."""
     return hole_mean(np.abs(np.subtract(image, truth, dtype=np.float64)), mask)
 
 
-def psnr(
-    image: Real[np.ndarray, "*b h w c"],
-    truth: Real[np.ndarray, "*b h w c"],
-    mask: Real[np.ndarray, "*b h w 1"] | None = None,
-) -> Float[np.ndarray, "*b"]:
+def psnr(image: Images, truth: Images, mask: Masks | None = None) -> Values:
     """20 log10(255 / root mean squared difference), in dB; 100 for equal images."""
     error = hole_mean(np.square(np.subtract(image, truth, dtype=np.float64)), mask)
     finite = 10 * np.log10(255**2 / np.where(error > 0, error, 1))
     return np.where(error == 0, 100.0, np.where(error > 0, finite, np.nan))
 
 
-def psnr_eps(
-    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
-) -> Float[np.ndarray, "*b"]:
+def psnr_eps(image: Images, truth: Images) -> Values:
     """10 log10(1 / (mean squared difference on 0..1 + 1e-8)), at most 80: pyiqa's."""
     difference = np.subtract(image, truth, dtype=np.float64) / 255
     error = hole_mean(np.square(difference), None)
     return np.asarray(-10 * np.log10(error + 1e-8))
 
 
-def tv(
-    image: Real[np.ndarray, "*b h w c"],
-    mask: Real[np.ndarray, "*b h w 1"] | None = None,
-) -> Float[np.ndarray, "*b"]:
+def tv(image: Images, mask: Masks | None = None) -> Values:
     """Mean length of the gradient, in grey levels per pixel: PICNet's total variation.
 
     Forward differences per channel that wrap around at the right and lower edge.
@@ -78,11 +70,7 @@ def tv(
     return hole_mean(np.hypot(dx, dy), mask)
 
 
-def ssim(
-    image: Real[np.ndarray, "*b h w c"],
-    truth: Real[np.ndarray, "*b h w c"],
-    mask: Real[np.ndarray, "*b h w 1"] | None = None,
-) -> Float[np.ndarray, "*b"]:
+def ssim(image: Images, truth: Images, mask: Masks | None = None) -> Values:
     """Structural similarity, mean over channels (Wang et al., 2004); 1 when equal.
 
     11x11 Gaussian window of sigma 1.5, whole windows only, population covariance, as
@@ -94,26 +82,21 @@ def ssim(
     return hole_mean(luminance * structure, centre)
 
 
-def ssim_uniform(
-    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
-) -> Float[np.ndarray, "*b"]:
+def ssim_uniform(image: Images, truth: Images) -> Values:
     """SSIM over 7x7 uniform windows with sample covariances: scikit-image's default."""
-    window = np.full(7, 1 / 7)
-    luminance, structure = ssim_maps(image, truth, window, 49 / 48)
+    luminance, structure = ssim_maps(image, truth, uniform, 49 / 48)
     return hole_mean(luminance * structure, None)
 
 
 def ssim_luma(
     image: Real[np.ndarray, "*b h w 3"], truth: Real[np.ndarray, "*b h w 3"]
-) -> Float[np.ndarray, "*b"]:
+) -> Values:
     """SSIM of the rounded luma with its structure term clipped at 0, as in pyiqa."""
     luminance, structure = ssim_maps(luma(image), luma(truth))
     return hole_mean(luminance * np.maximum(structure, 0), None)
 
 
-def ms_ssim(
-    image: Real[np.ndarray, "*b h w c"], truth: Real[np.ndarray, "*b h w c"]
-) -> Float[np.ndarray, "*b"]:
+def ms_ssim(image: Images, truth: Images) -> Values:
     """Multi-scale SSIM over five scales (Wang et al., 2003), mean over channels.
 
     pyiqa's is that of `luma`.
@@ -152,30 +135,27 @@ def halve(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b _ _ c"]:
     return (rows[..., ::2, :] + rows[..., 1::2, :]) / 4
 
 
-WINDOW = np.exp(-0.5 * np.square(np.arange(-5, 6) / 1.5))
-WINDOW /= WINDOW.sum()
+def gaussian(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b y x c"]:
+    """Means with weights of sigma 1.5 over whole windows of 11x11."""
+    x = ndimage.gaussian_filter(x, 1.5, radius=5, axes=AXES)
+    return x[..., 5:-5, 5:-5, :]
+
+
+def uniform(x: Float[np.ndarray, "*b h w c"]) -> Float[np.ndarray, "*b y x c"]:
+    """Means over whole windows of 7x7."""
+    return ndimage.uniform_filter(x, 7, axes=AXES)[..., 3:-3, 3:-3, :]
 
 
 def ssim_maps(
-    image: Real[np.ndarray, "*b h w c"],
-    truth: Real[np.ndarray, "*b h w c"],
-    window: Float[np.ndarray, " k"] = WINDOW,
-    scale: float = 1.0,
+    image: Images, truth: Images, blur: Blur = gaussian, scale: float = 1.0
 ) -> tuple[Float[np.ndarray, "*b y x c"], Float[np.ndarray, "*b y x c"]]:
     """SSIM's luminance and contrast-structure terms, over whole windows only.
 
     Args:
       image, truth: 0..255.
-      window: weights along either axis, by default a Gaussian of sigma 1.5.
+      blur: means over windows: `gaussian` or `uniform`.
       scale: factor on the covariances, n / (n - 1) for sample covariances.
     """
-
-    def blur(x: np.ndarray) -> np.ndarray:
-        for axis in (-3, -2):
-            view = np.lib.stride_tricks.sliding_window_view(x, len(window), axis)
-            x = view @ window
-        return x
-
     x, y = np.asarray(image, np.float64), np.asarray(truth, np.float64)
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = blur(x), blur(y)
@@ -189,7 +169,7 @@ def ssim_maps(
 
 
 def best_of(
-    images: Real[np.ndarray, "*b n h w c"], truth: Real[np.ndarray, "*b h w c"]
+    images: Real[np.ndarray, "*b n h w c"], truth: Images
 ) -> Int[np.ndarray, "*b"]:
     """The sample nearest to the truth by PICNet's rule: least L1 - PSNR + TV.
 
@@ -208,9 +188,8 @@ def picnet_choice(
 
 
 def pixel_diversity(
-    images: Real[np.ndarray, "*b n h w c"],
-    mask: Real[np.ndarray, "*b h w 1"] | None = None,
-) -> Float[np.ndarray, "*b"]:
+    images: Real[np.ndarray, "*b n h w c"], mask: Masks | None = None
+) -> Values:
     """Mean L1 distance over all pairs of the n samples, in grey levels of 255.
 
     0 if n is 1 or all are equal. Diversity alone proves nothing (noise is diverse):

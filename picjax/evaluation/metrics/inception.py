@@ -7,7 +7,6 @@ classes, mean pools that do not count padding, a max pool in the last block) and
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -69,7 +68,7 @@ def maps(
       x: output of `resize.for_inception`; sides of 75 or more.
       variant: a key of CLASSES.
     """
-    stages: Any = Network(variant).apply({"params": params}, x)
+    stages = layers.apply(Network(variant), params, x)
     return {name: stages[name] for name in stages if name not in HEADS}
 
 
@@ -82,7 +81,7 @@ def features(
     """Spatial means of the requested TAPS; logits without and with bias."""
 
     def network(x: Array) -> dict[str, Array]:
-        out: Any = Network(variant).apply({"params": params}, x)
+        out = layers.apply(Network(variant), params, x)
         return {t: out[t] if t in HEADS else out[t].mean((1, 2)) for t in taps}
 
     return layers.by_image(network, x)

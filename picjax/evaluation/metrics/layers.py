@@ -59,7 +59,6 @@ class Conv(nn.Module):
         return y + self.param(self.bias, init, (self.features,)).reshape(1, 1, 1, -1)
 
 
-@functools.cache
 def shapes(network: nn.Module, side: int) -> Shapes:
     """Names and shapes of a network's released state_dict, in PyTorch's layout.
 
@@ -78,6 +77,11 @@ def shapes(network: nn.Module, side: int) -> Shapes:
         if "norm" in weights:
             table |= {f"{norm_name(layer)}.{kind}": (outputs,) for kind in NORM}
     return table
+
+
+def apply(network: nn.Module, params: Params, x: Float[Array, "b h w 3"]) -> Any:
+    """The network's output with parameters from `fold`."""
+    return network.apply({"params": params}, x)
 
 
 def norm_name(layer: str) -> str:

@@ -6,6 +6,7 @@ class alone, and compare by LPIPS inside and outside of it.
 
 import numpy as np
 from jaxtyping import Float, Integer
+from scipy import ndimage
 
 from picjax.evaluation.metrics.image import GREY, pair_distance
 from picjax.evaluation.metrics.results import Columns, Example, MeanAccumulator
@@ -38,6 +39,4 @@ def region_mean(
     values: Float[np.ndarray, "h w"], ids: Integer[np.ndarray, "h w"]
 ) -> float:
     """Mean over the pixels of each id, then over the ids that have pixels."""
-    area = np.bincount(ids.ravel())
-    total = np.bincount(ids.ravel(), values.ravel())
-    return float((total[area > 0] / area[area > 0]).mean())
+    return float(np.mean(ndimage.mean(values, ids, np.unique(ids))))

@@ -8,13 +8,13 @@ import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Integer, Real, UInt8
+from jaxtyping import Array, Float, Float64, Integer, Real, UInt8
+from scipy import ndimage
 
 from picjax.cli import UserError
 from picjax.evaluation.metrics import backbones, layers
@@ -34,6 +34,7 @@ VERSIONS = ("0.1", "0.0")
 SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}  # pixels per side
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 Pairs = Integer[np.ndarray, "p 2"]
+Images = Float[Array, "b h w 3"]
 
 
 @struct.dataclass
@@ -65,13 +66,13 @@ def make_model(tensors: Tensors, net: str = "alex", version: str = "0.1") -> Mod
     return Model(net, version, layers.fold(used), heads)
 
 
-def scale_input(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+def scale_input(x: Images) -> Images:
     """Images in [-1, 1] as version 0.1 feeds them to the backbone."""
     shift, scale = (jnp.array(v).reshape(1, 1, 1, 3) for v in (SHIFT, SCALE))
     return (x - shift) / scale
 
 
-def embed(model: Model, images: Float[Array, "b h w 3"]) -> Taps:
+def embed(model: Model, images: Images) -> Taps:
     """Activations at every tap, divided by their norm over channels.
 
     Args:
@@ -96,24 +97,18 @@ def compare(model: Model, a: Taps, b: Taps) -> list[Float[Array, "b y x"]]:
     ]
 
 
-def by_layer(
-    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
-) -> Float[Array, "layers b"]:
+def by_layer(model: Model, a: Images, b: Images) -> Float[Array, "layers b"]:
     """Contribution of every tap; images in [-1, 1]."""
     maps = compare(model, embed(model, a), embed(model, b))
     return jnp.stack([m.mean((1, 2)) for m in maps])
 
 
-def distance(
-    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
-) -> Float[Array, " b"]:
+def distance(model: Model, a: Images, b: Images) -> Float[Array, " b"]:
     """LPIPS of each pair of images in [-1, 1]: symmetric, 0 for equal images."""
     return by_layer(model, a, b).sum(0)
 
 
-def spatial(
-    model: Model, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
-) -> Float[Array, "b h w"]:
+def spatial(model: Model, a: Images, b: Images) -> Float[Array, "b h w"]:
     """LPIPS at every pixel."""
     maps = compare(model, embed(model, a), embed(model, b))
     return _sum_maps(maps, (a.shape[1], a.shape[2]))
@@ -127,20 +122,12 @@ def _sum_maps(
     return jnp.stack(resized).sum(0)
 
 
-def hole_mean(
-    maps: Sequence[Float[Array, "b _ _"]], hole: Float[Array, "#b h w"]
-) -> Float[Array, " b"]:
-    """Mean over the hole (1 = hole) of the maps of `compare`; NaN without a hole."""
-    summed = _sum_maps(maps, (hole.shape[1], hole.shape[2]))
-    return (summed * hole).sum((1, 2)) / hole.sum((1, 2))
-
-
 def to_float(images: Real[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
     """0..255 grey levels to [-1, 1]."""
     return images.astype(jnp.float32) / 127.5 - 1
 
 
-# ---- diversity: distances between completions of one image ----
+# ---- distances between images whose taps are known ----
 
 
 def consecutive(n: int) -> Pairs:
@@ -162,13 +149,13 @@ def random_pairs(n: int, count: int, rng: np.random.Generator) -> Pairs:
 def pair_distances(
     model: Model, taps: Taps, pairs: Integer[Array, "p 2"], hole: Float[Array, "h w"]
 ) -> Float[Array, "2 p"]:
-    """LPIPS of pairs of samples: (whole image, mean of the map over the hole).
+    """LPIPS of pairs of images: (whole image, mean of the map over the hole).
 
     Args:
       model: an LPIPS network.
-      taps: output of `embed`: each sample passes the backbone once, however many pairs
+      taps: output of `embed`: each image passes the backbone once, however many pairs
         contain it.
-      pairs: indices of samples.
+      pairs: indices of images.
       hole: 1 = hole; the second row is NaN without a hole.
     """
 
@@ -176,37 +163,24 @@ def pair_distances(
         a, b = ([tap[pair[i]][None] for tap in taps] for i in (0, 1))
         maps = compare(model, a, b)
         whole = jnp.stack([m.mean() for m in maps]).sum()
-        return jnp.stack([whole, hole_mean(maps, hole[None])[0]])
+        inside = (_sum_maps(maps, (hole.shape[0], hole.shape[1]))[0] * hole).sum()
+        return jnp.stack([whole, inside / hole.sum()])
 
     return jax.lax.map(one, pairs).T
-
-
-@jax.jit
-def distances_to_one(
-    model: Model, taps: Taps, index: Any, hole: Float[Array, "1 h w"]
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """LPIPS of images to one of them: (whole image, mean of the map over the hole)."""
-    repeated = [jnp.broadcast_to(x[index], x.shape) for x in taps]
-    maps = compare(model, taps, repeated)
-    whole = jnp.stack([m.mean((1, 2)) for m in maps]).sum(0)
-    return whole, hole_mean(maps, hole)
 
 
 def hole_box(mask: Real[np.ndarray, "h w 1"]) -> tuple[slice, slice] | None:
     """Rows and columns of the hole if it is one rectangle (1 = known)."""
     hole = mask[..., 0] < 0.5
-    rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
-    if not len(rows):
-        return None
-    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    return box if hole[box].all() else None
+    boxes = ndimage.find_objects(hole.astype(np.uint8))
+    return boxes[0] if boxes and hole[boxes[0]].all() else None
 
 
 # ---- accumulators ----
 
 
 class Embedder:
-    """The backbone's taps of an example, which both metrics share."""
+    """The backbone's taps of an example and their distances, which both metrics share."""
 
     def __init__(self, networks: Networks):
         settings = networks.settings
@@ -215,6 +189,9 @@ class Embedder:
         self.model, self.source = layers.everywhere(model), loaded.source
         self.description = f"{model.net} {model.version} ({loaded.source})"
         self._embed = layers.on_all_devices(lambda m, x: embed(m, to_float(x)))
+        self._distances = layers.on_all_devices(
+            lambda given, pairs: pair_distances(given[0], given[1], pairs, given[2]).T
+        )
         self._example: Example | None = None
         self._taps: Taps = []
 
@@ -239,6 +216,14 @@ class Embedder:
             self._example, self._taps = example, self.embed(images)
         return self._taps
 
+    def distances(
+        self, taps: Taps, pairs: Pairs, hole: Float[np.ndarray, "h w"]
+    ) -> Float64[np.ndarray, "p 2"]:
+        """`pair_distances`, the pairs split over all devices."""
+        padded = layers.fill_up(pairs, jax.local_device_count())
+        values = self._distances((self.model, taps, hole), padded)
+        return np.asarray(values, np.float64)[: len(pairs)]
+
 
 class Lpips(MeanAccumulator):
     """LPIPS of every sample to the truth; hole: mean of the map over its pixels."""
@@ -254,11 +239,11 @@ class Lpips(MeanAccumulator):
     def add(self, example: Example) -> Columns:
         """A column for the whole image and, with a mask, one for the hole."""
         n, taps = len(example.samples), self.embedder.embed_example(example)
-        both = distances_to_one(self.embedder.model, taps, n, _hole(example)[None])
+        to_truth = np.stack([np.arange(n), np.full(n, n)], 1)
+        both = self.embedder.distances(taps, to_truth, _hole(example)).T
         columns = {}
         for region, values in zip(("whole", "hole"), both, strict=True):
             if region == "whole" or example.mask is not None:
-                values = np.asarray(values, np.float64)[:n]
                 self.count_samples(region, values, example.chosen)
                 columns[self.column(region)] = values
         return columns
@@ -279,12 +264,6 @@ class LpipsDiversity(MeanAccumulator):
             "the size of the first such hole",
         )
 
-        def distances(shared: Any, pairs: Any) -> Any:
-            model, taps, hole = shared
-            return pair_distances(model, taps, pairs, hole).T
-
-        self._distances = layers.on_all_devices(distances)
-
     def reset(self) -> None:
         """Forgets every example."""
         super().reset()
@@ -300,7 +279,8 @@ class LpipsDiversity(MeanAccumulator):
         if n < 2:
             return {}
         pairs, hole = self._choose_pairs(example), _hole(example)
-        whole, inside = self._mean(self.embedder.embed_example(example), pairs, hole)
+        taps = self.embedder.embed_example(example)
+        whole, inside = map(float, self.embedder.distances(taps, pairs, hole).mean(0))
         values = {"whole": whole}
         if example.mask is not None:
             values["hole"] = inside
@@ -334,14 +314,7 @@ class LpipsDiversity(MeanAccumulator):
         if self._box != (height, width):
             return math.nan
         taps = self.embedder.embed(np.ascontiguousarray(example.samples[:, *box]))
-        return self._mean(taps, pairs, hole[box])[0]
-
-    def _mean(self, taps: Taps, pairs: Pairs, hole: np.ndarray) -> tuple[float, float]:
-        """Means over the pairs, of the whole image and of the hole."""
-        padded = layers.fill_up(pairs, jax.local_device_count())
-        values = self._distances((self.embedder.model, taps, hole), padded)
-        whole, inside = np.asarray(values, np.float64)[: len(pairs)].mean(0)
-        return float(whole), float(inside)
+        return float(self.embedder.distances(taps, pairs, hole[box])[:, 0].mean())
 
 
 def _hole(example: Example) -> Float[np.ndarray, "h w"]:

@@ -8,7 +8,7 @@ import jax
 
 from picjax.cli import UserError
 from picjax.evaluation.metrics import weights
-from picjax.evaluation.metrics.layers import Params, Tensors
+from picjax.evaluation.metrics.layers import Params, fold
 from picjax.evaluation.metrics.weights import Released
 
 Shared = TypeVar("Shared")
@@ -73,14 +73,13 @@ class Networks:
     def scorer(
         self,
         released: Released,
-        prepare: Callable[[Tensors], Params],
         function: Callable[[Params, jax.Array], jax.Array],
     ) -> "Scorer":
         """A compiled function of a network's parameters, shared by all who ask."""
 
         def create(networks: Networks) -> Scorer:
             loaded = networks.load(released)
-            params = prepare(loaded.tensors)
+            params = fold(loaded.tensors)
             return Scorer(partial(jax.jit(function), params), loaded.source)
 
         return self.share(released.names[0], create)

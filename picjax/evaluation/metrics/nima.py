@@ -16,13 +16,7 @@ from picjax.evaluation.metrics import backbones, layers
 from picjax.evaluation.metrics.layers import HIGHEST, Params, Shapes, Tensors, max_pool
 from picjax.evaluation.metrics.networks import Networks
 from picjax.evaluation.metrics.resize import normalise
-from picjax.evaluation.metrics.results import (
-    Columns,
-    Example,
-    MeanAccumulator,
-    brand,
-    first_only,
-)
+from picjax.evaluation.metrics.results import FirstSample, brand
 from picjax.evaluation.metrics.weights import PYIQA, Released
 
 SIDE = 224
@@ -57,14 +51,9 @@ def original_names(tensors: Tensors) -> Tensors:
 RELEASED = Released(PYIQA, ("NIMA_VGG16_ava-dc4e8265.pth",), shapes, original_names)
 
 
-def prepare(tensors: Tensors) -> Params:
-    """Parameters from a state_dict."""
-    return layers.fold(original_names(tensors))
-
-
 def distribution(params: Params, x: Float[Array, "b h w 3"]) -> Float[Array, "b 10"]:
     """Probability of every rating; `x` from `resize.normalise`."""
-    return Network().apply({"params": params}, x)[1]  # pyright: ignore
+    return layers.apply(Network(), params, x)[1]
 
 
 def moments(
@@ -87,20 +76,12 @@ def crop(image: UInt8[np.ndarray, "h w 3"]) -> Float[Array, "1 224 224 3"]:
     return normalise(jnp.asarray(x)[None])
 
 
-class Nima(MeanAccumulator):
+def metric(networks: Networks) -> FirstSample:
     """NIMA's mean rating of sample 0."""
-
-    def __init__(self, networks: Networks):
-        self.network = networks.scorer(RELEASED, prepare, distribution)
-        super().__init__(
-            "nima",
-            brand("1..10", self.network.source),
-            f"{self.network.source}, mean rating of sample 0's centre, shorter side 224",
-        )
-
-    def add(self, example: Example) -> Columns:
-        """A column, NaN but for sample 0."""
-        p = self.network.score(crop(example.samples[0]))
-        value = float(moments(p)[0][0])
-        self.count("whole", "first", value)
-        return {self.column("whole"): first_only(value, len(example.samples))}
+    network = networks.scorer(RELEASED, distribution)
+    return FirstSample(
+        "nima",
+        brand("1..10", network.source),
+        f"{network.source}, mean rating of sample 0's centre, shorter side 224",
+        lambda image: float(moments(network.score(crop(image)))[0][0]),
+    )

@@ -5,11 +5,13 @@ on the luma (the three conventions differ by 0.1 to 0.3) and on the pristine mod
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float64, Real
+from scipy import ndimage
 from scipy.special import gammaln
 
 from picjax.cli import UserError
@@ -67,15 +69,7 @@ def normalise(
     x: Float64[np.ndarray, "h w"],
 ) -> tuple[Float64[np.ndarray, "h w"], Float64[np.ndarray, "h w"]]:
     """(x - local mean) / (local deviation + 1), and the local deviation."""
-    window = np.exp(-0.5 * np.square(np.arange(-3, 4) / (7 / 6)))
-    window /= window.sum()
-
-    def blur(x: np.ndarray) -> np.ndarray:
-        x = np.pad(x, 3, mode="edge")
-        for axis in (0, 1):
-            x = np.lib.stride_tricks.sliding_window_view(x, 7, axis) @ window
-        return x
-
+    blur = partial(ndimage.gaussian_filter, sigma=7 / 6, radius=3, mode="nearest")
     mean = blur(x)
     deviation = np.sqrt(np.abs(blur(x * x) - mean * mean))
     y = (x - mean) / (deviation + 1)

@@ -5,7 +5,6 @@ shows; `summarise` turns the counts of many images into numbers with intervals. 
 must be the centre hole, which hides the whole figure and nothing else.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,12 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from picjax.data import scenes
-from picjax.evaluation.metrics.results import Columns, Example, Result
+from picjax.evaluation.metrics.results import (
+    Columns,
+    Example,
+    Result,
+    interval_results,
+)
 
 MODES = max(len(c.probabilities) for c in scenes.CLASSES)
 INVALID = MODES  # the last bin of the counts
@@ -199,17 +203,6 @@ class Posterior:
 
     def results(self) -> list[Result]:
         """Every statistic of `summarise`."""
-        return [
-            Result(
-                metric=f"posterior/{name}",
-                region="hole",
-                samples="all",
-                value=entry["value"],
-                error=math.nan,
-                images=len(self._scenes),
-                unit="share" if "variation" not in name else "0..1",
-                interval=(entry["low"], entry["high"]),
-            )
-            for name, entry in summarise(self._counts, self._scenes).items()
-            if name != "protocol"
-        ]
+        statistics = summarise(self._counts, self._scenes)
+        del statistics["protocol"]
+        return interval_results("posterior", "hole", len(self._scenes), statistics)

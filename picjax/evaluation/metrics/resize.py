@@ -16,6 +16,7 @@ from picjax.losses.reconstruction import interpolation_matrix
 
 Matrix = Float64[np.ndarray, "target source"]
 Kernel = Callable[[np.ndarray], np.ndarray]
+Rule = Callable[[int, int], Matrix]  # of the source and target size
 
 INCEPTION = 299  # pixels a side
 PIPELINES = {
@@ -96,18 +97,17 @@ def halving_matrix(source: int) -> Matrix:
     return _matrix(source, centres, cubic(-0.5), 2.0, "mirror")
 
 
-RULES: dict[str, Callable[[int, int], Matrix]] = {
-    "tf1_bilinear": lambda source, target: _matrix(
-        source, _corners(source, target), triangle, 1.0, "clamp"
-    ),
-    "torch_bilinear": lambda source, target: _matrix(
-        source, _torch_centres(source, target), triangle, 1.0, "clamp"
-    ),
+def _clamped(centres: Callable[[int, int], np.ndarray], kernel: Kernel) -> Rule:
+    """The plain rule: taps outside the image take the edge pixel."""
+    return lambda s, t: _matrix(s, centres(s, t), kernel, 1.0, "clamp")
+
+
+RULES: dict[str, Rule] = {
+    "tf1_bilinear": _clamped(_corners, triangle),
+    "torch_bilinear": _clamped(_torch_centres, triangle),
     "torch_bilinear_align_corners": interpolation_matrix,
     "torch_bilinear_antialias": lambda s, t: _shrinking(s, t, triangle),
-    "torch_bicubic": lambda source, target: _matrix(
-        source, _torch_centres(source, target), cubic(-0.75), 1.0, "clamp"
-    ),
+    "torch_bicubic": _clamped(_torch_centres, cubic(-0.75)),
     "pil_bicubic_float": lambda s, t: _shrinking(s, t, cubic(-0.5)),
 }
 

@@ -5,12 +5,15 @@ one, implement its three functions, enter it in `catalog` and, if one end of its
 is better, in `BETTER`.
 """
 
+import csv
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float64, UInt8
 
 SAMPLES = {  # values of Result.samples, in the order of a table's columns
     "first": "sample 0",
@@ -46,6 +49,11 @@ BETTER = {  # Result.metric -> which end is better; absent if neither is
     "styles/styles_found": "max",
     "styles/total_variation": "min",
     "styles/mutual_information": "min",
+}
+UNITS = {  # of `interval_results`, if they are not shares
+    "total_variation": "0..1",
+    "image_total_variation": "0..1",
+    "mutual_information": "nats",
 }
 RANDOM = "random features"  # marks numbers that come from an untrained network
 Columns = dict[
@@ -184,6 +192,32 @@ class MeanAccumulator:
         ]
 
 
+class FirstSample(MeanAccumulator):
+    """One value of each image's sample 0.
+
+    Args:
+      name, unit, description: of the metric.
+      measure: a uint8 image [h w 3] -> its value.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unit: str,
+        description: str,
+        measure: Callable[[np.ndarray], float],
+    ):
+        super().__init__(name, unit, description)
+        self.measure = measure
+
+    def add(self, example: Example) -> Columns:
+        """A column, NaN but for sample 0."""
+        column = np.full(len(example.samples), math.nan)
+        column[0] = self.measure(example.samples[0])
+        self.count("whole", "first", column[0])
+        return {self.column("whole"): column}
+
+
 def column_name(metric: str, region: str, unit: str = "") -> str:
     """Column of samples.csv: `l1`, `l1_hole`; marked if the unit is."""
     name = metric if region == "whole" else f"{metric}_{region.replace(' ', '_')}"
@@ -195,9 +229,23 @@ def brand(text: str, source: str) -> str:
     return f"{text} ({RANDOM})" if source == RANDOM else text
 
 
-def first_only(value: float, n: int) -> Float[np.ndarray, " n"]:
-    """A column of n samples of which only sample 0 is measured."""
-    return np.array([value] + [math.nan] * (n - 1))
+def interval_results(
+    name: str, region: str, images: int, statistics: Mapping[str, Mapping[str, float]]
+) -> list[Result]:
+    """Results `name/STATISTIC` of all samples, from `value`, `low` and `high` of each."""
+    return [
+        Result(
+            metric=f"{name}/{statistic}",
+            region=region,
+            samples="all",
+            value=x["value"],
+            error=math.nan,
+            images=images,
+            unit=UNITS.get(statistic.removesuffix("_floor"), "share"),
+            interval=(x["low"], x["high"]),
+        )
+        for statistic, x in statistics.items()
+    ]
 
 
 def regions(example: Example) -> Iterator[tuple[str, np.ndarray | None]]:
@@ -205,6 +253,17 @@ def regions(example: Example) -> Iterator[tuple[str, np.ndarray | None]]:
     yield "whole", None
     if example.mask is not None:
         yield "hole", example.mask
+
+
+def read_samples(table: Path) -> dict[str, Float64[np.ndarray, " n"]]:
+    """The columns of a samples.csv but the images' names, one value per sample."""
+    columns: dict[str, array[float]] = {}
+    with open(table, encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            del row["image"]
+            for name, text in row.items():
+                columns.setdefault(name, array("d")).append(float(text))
+    return {name: np.array(column) for name, column in columns.items()}
 
 
 # ---- results as JSON and as a table ----

@@ -6,9 +6,8 @@ each instance of a sample has, `summarise` turns that into numbers with interval
 `leak` measures what drawing one instance again does to the rest of the image.
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Int32, UInt8
@@ -16,7 +15,12 @@ from scipy import ndimage
 
 from picjax.data import instance_scenes as scenes
 from picjax.evaluation.metrics.posterior import LEVEL, interval
-from picjax.evaluation.metrics.results import Columns, Example, Result
+from picjax.evaluation.metrics.results import (
+    Columns,
+    Example,
+    Result,
+    interval_results,
+)
 
 CLASSES = len(scenes.CLASSES)
 STYLES = max(len(c.probabilities) for c in scenes.CLASSES)
@@ -220,20 +224,5 @@ class Styles:
 
     def results(self) -> list[Result]:
         """Every statistic of `summarise`."""
-        numbers: dict[str, Any] = summarise(self._classes, self._shown)
-        return [
-            Result(
-                metric=f"styles/{name}",
-                region="whole",
-                samples="all",
-                value=entry["value"],
-                error=math.nan,
-                images=len(self._shown),
-                unit=UNITS.get(name.removesuffix("_floor"), "share"),
-                interval=(entry["low"], entry["high"]),
-            )
-            for name, entry in numbers.items()
-        ]
-
-
-UNITS = {"total_variation": "0..1", "mutual_information": "nats"}
+        statistics = summarise(self._classes, self._shown)
+        return interval_results("styles", "whole", len(self._shown), statistics)

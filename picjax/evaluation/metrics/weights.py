@@ -6,6 +6,7 @@ PyTorch file needs PyTorch once: its tensors are kept beside it as an .npz. With
 weights nothing is measured, unless random ones are requested, which mark the number.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -21,7 +22,7 @@ from picjax.cli import UserError, say
 from picjax.evaluation.metrics import layers
 from picjax.evaluation.metrics.layers import Shapes, Tensors
 from picjax.evaluation.metrics.results import RANDOM
-from picjax.files import read_npz
+from picjax.files import open_atomic, read_npz
 from picjax.official import digests, files
 
 VARIABLE = "PICJAX_WEIGHTS"
@@ -124,9 +125,10 @@ def _read(path: Path, released: Released) -> dict[str, np.ndarray]:
     source = digests.verify(path, prefix=_digits(path.name))
     tensors = released.rename(files.read(path))
     kept = _checked(tensors, path, released.shapes())
-    _write(
-        converted, kept | {SOURCE: np.array(source), CONTENT: np.array(digest(kept))}
-    )
+    origin = {SOURCE: np.array(source), CONTENT: np.array(digest(kept))}
+    # A folder that is not writable gets none.
+    with contextlib.suppress(OSError), open_atomic(converted) as file:
+        np.savez(file, allow_pickle=False, **kept, **origin)
     return kept
 
 
@@ -168,17 +170,6 @@ def _checked(tensors: Tensors, path: Path, shapes: Shapes) -> dict[str, np.ndarr
                 "the released file"
             )
     return {name: tensors[name] for name in shapes}
-
-
-def _write(path: Path, tensors: Tensors) -> None:
-    """Writes an .npz if the folder is writable."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(file, allow_pickle=False, **tensors)
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
 
 
 def _digits(name: str) -> str:

@@ -1,5 +1,7 @@
 """Layers of the measuring networks against XLA's own."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +49,6 @@ def test_a_norm_disappears_into_its_convolution():
     expected = (plain - mean) / np.sqrt(variance + 1e-3) * weight + bias
     params = layers.fold(tensors, 1e-3)
     assert params.keys() == {"x.conv"}
-    conv = layers.Conv(4, bias="norm")
-    found = conv.apply({"params": params["x.conv"]}, jnp.asarray(x, jnp.float32))
+    conv, x = layers.Conv(4, bias="norm"), jnp.asarray(x, jnp.float32)
+    found: Any = conv.apply({"params": params["x.conv"]}, x)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
