@@ -7,7 +7,7 @@ interval by the paired bootstrap over images; otherwise it has none, with a note
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,10 +25,11 @@ from picjax.evaluation.metrics.results import (
     finite_or_none,
     format_result,
     from_json,
+    read_samples,
 )
 from picjax.evaluation.report import page
 from picjax.evaluation.report.gallery import Panel
-from picjax.evaluation.report.tables import escape, markdown_table
+from picjax.evaluation.report.tables import markdown_table
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -106,42 +107,23 @@ def by_key(tree: dict[str, Any]) -> dict[Key, Result]:
 
 def image_values(table: Path, keys: Mapping[Key, Result]) -> dict[Key, np.ndarray]:
     """One value per image of every key whose metric has a column in the table."""
-    values: dict[Key, list[float]] = {}
-    with open(table, encoding="utf-8", newline="") as file:
-        for rows in rows_by_image(csv.DictReader(file)):
-            chosen = [row["picnet"] for row in rows].index("1")
-            for key, result in keys.items():
-                column = column_name(key[0], key[1], result.unit)
-                if column in rows[0]:
-                    samples = np.array([float(row[column]) for row in rows])
-                    value = image_value(samples, key[2], chosen, BETTER.get(key[0]))
-                    values.setdefault(key, []).append(value)
-    return {key: np.array(column) for key, column in values.items()}
-
-
-def rows_by_image(rows: Iterable[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
-    """The rows of each image of a table of samples; names need not be unique."""
-    image: list[dict[str, str]] = []
-    for row in rows:
-        if row["sample"] == "0" and image:
-            yield image
-            image = []
-        image.append(row)
-    if image:
-        yield image
-
-
-def image_value(
-    samples: Float[np.ndarray, " n"], which: str, chosen: int, better: str | None
-) -> float:
-    """An image's value by a key of SAMPLES, from those of its samples."""
-    if which == "first":
-        return float(samples[0])
-    if which == "picnet":
-        return float(samples[chosen])
-    if which == "best":
-        return float(samples.max() if better == "max" else samples.min())
-    return float(samples.mean())
+    columns = read_samples(table)
+    shape = -1, int(columns["sample"].max()) + 1  # image, sample
+    chosen = columns["picnet"].reshape(shape).argmax(1)[:, None]
+    values = {}
+    for key, result in keys.items():
+        metric, region, which = key
+        column = column_name(metric, region, result.unit)
+        if column in columns:
+            samples = columns[column].reshape(shape)
+            end = np.max if BETTER.get(metric) == "max" else np.min
+            by_choice = {
+                "first": samples[:, 0],
+                "picnet": np.take_along_axis(samples, chosen, 1)[:, 0],
+                "best": end(samples, axis=1),
+            }
+            values[key] = by_choice.get(which, samples.mean(1))
+    return values
 
 
 def difference(
@@ -184,14 +166,27 @@ def table_keys(results: Mapping[Key, Result]) -> list[Key]:
     return rows
 
 
-def table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]], Differences]:
-    """Header, rows, and differences from the first entry by row and label.
+class Table(NamedTuple):
+    """Evaluations side by side; after them the baselines, once for the same images.
 
-    The baselines follow the entries, once for entries of the same images. A difference
-    is its mean, low and high end; None for an end that does not exist.
+    Attributes:
+      header, rows: their texts.
+      winners: the columns of each row whose evaluations are best.
+      differences: from the first entry, by row and label: mean, low and high end; None
+        for an end that does not exist.
     """
+
+    header: list[str]
+    rows: list[list[str]]
+    winners: list[list[int]]
+    differences: Differences
+
+
+def table(entries: Sequence[Entry]) -> Table:
+    """The table of some evaluations."""
     first, baselines = entries[0], baseline_columns(entries)
     cells: list[list[str]] = []
+    best: list[list[int]] = []
     differences: Differences = {}
     for key in dict.fromkeys(key for e in entries for key in table_keys(e.results)):
         row = list(key)
@@ -211,8 +206,13 @@ def table(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]], Differe
         row += ["" if x is None else format_result(x) for x in numbers]
         unit = next(e.results[key].unit for e in entries if key in e.results)
         cells.append([*row, unit])
-    columns = [*(e.label for e in entries), *baselines]
-    return ["metric", "region", "samples", *columns, "unit"], cells, differences
+        columns = enumerate(entries, len(key))
+        best.append(
+            winners({i: e.results[key] for i, e in columns if key in e.results})
+        )
+    names = [*(e.label for e in entries), *baselines]
+    header = ["metric", "region", "samples", *names, "unit"]
+    return Table(header, cells, best, differences)
 
 
 def baseline_columns(entries: Sequence[Entry]) -> dict[str, dict[Key, Result]]:
@@ -225,26 +225,17 @@ def baseline_columns(entries: Sequence[Entry]) -> dict[str, dict[Key, Result]]:
     return columns
 
 
-def winners(entries: Sequence[Entry]) -> list[list[int]]:
-    """The columns of `table` whose runs are best in each row; all of equal ones.
+def winners(row: Mapping[int, Result]) -> list[int]:
+    """The columns of a row that are best, all of equal ones.
 
-    Baselines and numbers of random features do not compete.
+    There is none if neither end is better, for a single number, and with random features.
     """
-    best: list[list[int]] = []
-    for key in dict.fromkeys(key for e in entries for key in table_keys(e.results)):
-        better = {"min": min, "max": max}.get(BETTER.get(key[0], ""))
-        found = {
-            len(key) + i: e.results[key].value
-            for i, e in enumerate(entries)
-            if key in e.results
-        }
-        random = any(RANDOM in e.results[key].unit for e in entries if key in e.results)
-        if better is None or len(found) < 2 or random:
-            best.append([])
-            continue
-        extreme = better(found.values())
-        best.append([column for column, value in found.items() if value == extreme])
-    return best
+    better = BETTER.get(next(iter(row.values())).metric)
+    random = any(RANDOM in r.unit for r in row.values())
+    if not better or len(row) < 2 or random:
+        return []
+    extreme = (min if better == "min" else max)(r.value for r in row.values())
+    return [column for column, r in row.items() if r.value == extreme]
 
 
 def _difference_text(numbers: tuple[float, float, float], better: str | None) -> str:
@@ -264,39 +255,33 @@ def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
       out: folder of the files.
     """
     entries = [read(*pair) for pair in zip(folders, names, strict=True)]
-    header, cells, differences = table(entries)
+    shown = table(entries)
     notes = comparison_notes(entries)
     content = {
         "evaluations": {name: str(f) for name, f in zip(names, folders, strict=True)},
         "protocols": {e.label: e.protocol for e in entries},
         "differences_from": names[0],
         "interval": f"{LEVEL:.0%}, paired bootstrap over images, {RESAMPLES} resamples",
-        "differences": differences,
+        "differences": shown.differences,
         "notes": notes,
     }
     files.write_text(out / "metrics.json", json.dumps(content, indent=2) + "\n")
-    title = f"{' and '.join(names)} side by side"
     legend = [
         f"{e.label}: {e.protocol['what']}, {page.sentence(e.protocol)}" for e in entries
     ]
-    markdown = markdown_table([escape(text) for text in header], cells)
-    text = "".join(f"> {escape(note)}\n" for note in notes)
-    text += f"\n{markdown}\n{CAPTION}\n\n"
-    text += "".join(f"- {escape(line)}\n" for line in legend)
-    files.write_text(out / "report.md", f"# {escape(title)}\n\n{text}")
-    html = page.render(
-        title=title,
+    page.write_pages(
+        out,
+        title=f"{' and '.join(names)} side by side",
         lead=CAPTION,
         notes=notes,
-        header=header,
-        rows=cells,
-        winners=winners(entries),
+        header=shown.header,
+        rows=shown.rows,
+        winners=shown.winners,
         sections=image_sections(entries),
         legend=legend,
     )
-    files.write_text(out / "report.html", html)
-    shown = markdown_table([printable(text) for text in header], cells)
-    return shown + "".join(f"({printable(line)})\n" for line in [*notes, CAPTION])
+    text = markdown_table([printable(x) for x in shown.header], shown.rows)
+    return text + "".join(f"({printable(line)})\n" for line in [*notes, CAPTION])
 
 
 def comparison_notes(entries: Sequence[Entry]) -> list[str]:

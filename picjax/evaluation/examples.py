@@ -4,6 +4,7 @@ Each example is one image with its completions; `folders` has those of files.
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from picjax.cli import UserError, say
 from picjax.completion import check_finite, visible_part
 from picjax.data import pipeline, stored
-from picjax.data.decode import BadImage, open_image
+from picjax.data.decode import ORIENTATION, BadImage, open_image
 from picjax.data.listing import list_images
 from picjax.evaluation.metrics.image import picnet_choice
 from picjax.evaluation.metrics.results import Example
@@ -91,7 +92,7 @@ def own_size_examples(
     draw_mask = lru_cache(partial(mask_drawer, model.config.data))
     named = own_size_files(model, images)
 
-    def read(index: int) -> Batch | None:
+    def read(index: int) -> tuple[Batch, tuple[str, np.ndarray, np.ndarray]] | None:
         name, path = named[index]
         try:
             truth = read_image(path)
@@ -102,25 +103,21 @@ def own_size_examples(
         full_mask = draw_mask(truth.shape[:2])(rng, name, index)
         image, mask = fit(truth, full_mask, model.size)
         element = {"image": image, "mask": mask[..., None], "name": name}
-        return element | {"truth": truth, "full_mask": full_mask}
+        return element, (name, truth, full_mask)
 
     def batches() -> Iterator[Batch]:
-        for start in range(0, len(named), batch_size):
-            chunk = range(len(named))[start : start + batch_size]
-            elements = [e for e in map(read, chunk) if e is not None]
-            if not elements:
-                continue
-            full = [{k: e[k] for k in ("image", "mask", "name")} for e in elements]
-            originals = {"originals": elements}
-            yield pipeline.collate(full, batch_size) | originals
+        usable = filter(None, map(read, range(len(named))))
+        while chunk := list(itertools.islice(usable, batch_size)):
+            elements, originals = zip(*chunk, strict=True)
+            batch = pipeline.collate(list(elements), batch_size)
+            yield batch | {"originals": originals}
 
     for batch, drawn in _draw_ahead(model, batches(), sampling, store):
-        for element, pixels in zip(batch["originals"], drawn, strict=False):
-            truth, full_mask = element["truth"], element["full_mask"]
+        for original, pixels in zip(batch["originals"], drawn, strict=False):
+            name, truth, full_mask = original
             samples = paste(truth, full_mask * sampling.composite, pixels)
             chosen = picnet_choice(samples, truth)
-            mask = full_mask[..., None]
-            yield Example(element["name"], truth, mask, samples, chosen, {})
+            yield Example(name, truth, full_mask[..., None], samples, chosen, {})
 
 
 def own_size_files(model: Model, images: int) -> list[tuple[str, Path]]:
@@ -202,11 +199,13 @@ def batch_examples(batch: Batch, samples: np.ndarray) -> Iterator[Example]:
 
 
 def sizes(paths: Iterable[Path]) -> set[tuple[int, int]]:
-    """Height and width of the images that can be opened, from their headers."""
+    """Height and width of the upright images, from the headers of those that open."""
     shapes = set()
     for path in paths:
         with contextlib.suppress(BadImage), open_image(path) as picture:
-            shapes.add((picture.height, picture.width))
+            size = picture.height, picture.width
+            sideways = picture.getexif().get(ORIENTATION, 1) >= 5
+            shapes.add(size[::-1] if sideways else size)
     return shapes
 
 

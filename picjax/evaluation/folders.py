@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32
 
 from picjax.cli import UserError, say
 from picjax.data.listing import extensions, list_images
@@ -225,17 +225,10 @@ def pair_files(pairs: Sequence[Pair]) -> list[Path]:
 # ---- pixels ----
 
 
-class Pixels(NamedTuple):
-    """A pair's files as they are, and warnings about its mask."""
+def read(pair: Pair, reading: Reading) -> tuple[Example, list[str]] | None:
+    """A pair's files as they are, and warnings about its mask.
 
-    truth: UInt8[np.ndarray, "h w 3"]
-    samples: UInt8[np.ndarray, "n h w 3"]
-    mask: UInt8[np.ndarray, "h w 1"] | None
-    warnings: list[str]
-
-
-def read(pair: Pair, reading: Reading) -> Pixels | None:
-    """Reads the files of a pair; None, with a line, if one of them cannot be used.
+    None, with a line, if one of them cannot be used.
 
     Raises:
       UserError: if a completion has another size than the image.
@@ -258,7 +251,7 @@ def read(pair: Pair, reading: Reading) -> Pixels | None:
                 f"'{path}' is {size_text(sample)} but '{pair.real}' is "
                 f"{size_text(truth)}; resize one of them, by a rule that you state"
             )
-    return Pixels(truth, np.stack(samples), mask, warnings)
+    return Example(pair.stem, truth, mask, np.stack(samples), 0, {}), warnings
 
 
 def folder_examples(pairs: Sequence[Pair], reading: Reading) -> Iterator[Example]:
@@ -271,18 +264,19 @@ def folder_examples(pairs: Sequence[Pair], reading: Reading) -> Iterator[Example
     """
     printed: set[str] = set()
     for pair in pairs:
-        pixels = read(pair, reading)
-        if pixels is None:
+        found = read(pair, reading)
+        if found is None:
             continue
-        truth, samples, mask, warnings = pixels
+        example, warnings = found
         for warning in dict.fromkeys(warnings):
             if warning not in printed:
                 say(warning)
                 printed.add(warning)
-        if mask is not None and reading.composite:
-            samples = np.where(mask == 1, truth, samples)
-        chosen = picnet_choice(samples, truth)
-        yield Example(pair.stem, truth, mask, samples, chosen, {})
+        samples = example.samples
+        if example.mask is not None and reading.composite:
+            samples = np.where(example.mask == 1, example.truth, samples)
+        chosen = picnet_choice(samples, example.truth)
+        yield example._replace(samples=samples, chosen=chosen)
 
 
 def check_pixels(pairs: Sequence[Pair], reading: Reading) -> list[str]:
@@ -297,14 +291,13 @@ def check_pixels(pairs: Sequence[Pair], reading: Reading) -> list[str]:
     """
     probed = pairs[:PROBED]
     read_pairs = (read(pair, reading) for pair in probed)
-    values = [_values(pixels) for pixels in read_pairs if pixels is not None]
+    values = [_values(found[0]) for found in read_pairs if found is not None]
     if not values:
         return []
     known, missing = (np.concatenate(x, axis=1) for x in zip(*values, strict=True))
-    outside, inside = _gap(known), _gap(missing)
-    if outside.mean > EQUAL and (
-        inside.mean <= INVERTED * outside.mean
-        or inside.equal > max(0.5, outside.equal + 0.05)
+    (outside, equal_outside), (inside, equal_inside) = _gap(known), _gap(missing)
+    if outside > EQUAL and (
+        inside <= INVERTED * outside or equal_inside > max(0.5, equal_outside + 0.05)
     ):
         if isinstance(probed[0].mask, str):
             fix = "give the masks that they were completed with"
@@ -312,10 +305,10 @@ def check_pixels(pairs: Sequence[Pair], reading: Reading) -> list[str]:
             fix = "leave out --invert-mask" if reading.invert else "give --invert-mask"
         raise UserError(
             "the completions equal the truth inside the hole of --mask and differ "
-            f"outside it (by {inside.mean:.1f} and {outside.mean:.1f} grey levels), so "
+            f"outside it (by {inside:.1f} and {outside:.1f} grey levels), so "
             f"the masks are inverted or not theirs; {fix}"
         )
-    if not reading.composite or not outside.mean > EQUAL:
+    if not reading.composite or not outside > EQUAL:
         return []
     spread = known.std(axis=1)
     same = np.corrcoef(known)[0, 1] if spread.all() else 0.0
@@ -326,43 +319,29 @@ def check_pixels(pairs: Sequence[Pair], reading: Reading) -> list[str]:
             "their masks, or --raw to measure the files as they are"
         )
     remark = (
-        f"Known pixels of the files differ from the truth's by {outside.mean:.1f} grey "
+        f"Known pixels of the files differ from the truth's by {outside:.1f} grey "
         f"levels (first {len(probed)} images) and were replaced by these: outputs of "
         "networks, or another mask, crop or size"
     )
     return [remark]
 
 
-def _values(pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
-    """Known and missing values of (truth, completion), float32 [2 k] each."""
-    truth, samples, mask, _ = pixels
-    if mask is None:
+def _values(example: Example) -> tuple[np.ndarray, np.ndarray]:
+    """Known and missing values of (truth, sample 0), float32 [2 k] each."""
+    if example.mask is None:
         raise ValueError("pixels are compared inside and outside a mask")
-    step = -(-mask.size // PROBED_PIXELS)
-    both = np.stack([truth, samples[0]]).reshape(2, -1, 3)[:, ::step]
-    flat = mask.reshape(-1)[::step]
+    step = -(-example.mask.size // PROBED_PIXELS)
+    both = np.stack([example.truth, example.samples[0]]).reshape(2, -1, 3)[:, ::step]
+    flat = example.mask.reshape(-1)[::step]
     known, missing = (
         both[:, flat == value].reshape(2, -1).astype(np.float32) for value in (1, 0)
     )
     return known, missing
 
 
-class Gap(NamedTuple):
-    """How far completions are from the truth; NaN without a pixel.
-
-    Attributes:
-      mean: absolute difference, in grey levels.
-      equal: share of values that are the truth's.
-    """
-
-    mean: float
-    equal: float
-
-
-def _gap(values: np.ndarray) -> Gap:
+def _gap(values: Float32[np.ndarray, "2 k"]) -> tuple[float, float]:
+    """Mean difference in grey levels, and share of equal values; NaN without a pixel."""
     gap = np.abs(values[0] - values[1])
     return (
-        Gap(float(gap.mean()), float((gap == 0).mean()))
-        if gap.size
-        else Gap(np.nan, np.nan)
+        (float(gap.mean()), float((gap == 0).mean())) if gap.size else (np.nan, np.nan)
     )

@@ -105,8 +105,8 @@ def evaluate(task: EvalTask) -> Evaluation:
         task.store.open(task.total)
     for measured in (*task.metrics.values(), *task.baselines):
         measured.reset()
-    with temporary_text() as table, temporary_text() as entries:
-        recorder = Recorder(table, entries, task.expected)
+    with temporary_text() as table:
+        recorder = Recorder(table, task.expected)
         with progress_bar(Console(stderr=True, highlight=False)) as bar:
             progress = bar.add_task(task.label, total=task.total)
             for example in task.examples():
@@ -139,19 +139,16 @@ class Recorder:
 
     Args:
       table: temporary file of the table of samples.
-      entries: temporary file of the manifest's images.
       expected: entries of a manifest that the images must match.
     """
 
     def __init__(
         self,
         table: IO[str],
-        entries: IO[str],
         expected: Sequence[dict[str, Any]] | None = None,
     ) -> None:
-        self.table, self.entries, self.expected = table, entries, expected
-        self.count, self.samples = 0, 0
-        self.hole, self.masked = 0.0, False
+        self.table, self.expected, self.samples = table, expected, 0
+        self.entries: list[dict[str, Any]] = []  # of the manifest
         self.sizes: set[str] = set()
         self.header: list[str] = []
         self.gallery = Gallery()
@@ -162,17 +159,15 @@ class Recorder:
         Raises:
           UserError: if it is not the image that the manifest has here.
         """
-        entry = manifest_entry(self.count, example)
+        entry = manifest_entry(len(self.entries), example)
         if self.expected is not None:
-            check_same_image(entry, self.expected[self.count])
-        hole = math.nan if example.mask is None else entry["hole"]
+            check_same_image(entry, self.expected[entry["index"]])
+        hole = math.nan if entry["hole"] is None else entry["hole"]
         self._add_rows(example, {"hole": np.full(len(example.samples), hole)} | columns)
-        self.entries.write(json.dumps(entry) + "\n")
-        self.gallery.add(self.count, example, columns)
-        if example.mask is not None:
-            self.hole, self.masked = self.hole + hole, True
+        self.gallery.add(entry["index"], example, columns)
+        self.entries.append(entry)
         self.sizes.add(size_text(example.truth))
-        self.count, self.samples = self.count + 1, len(example.samples)
+        self.samples = len(example.samples)
 
     def _add_rows(self, example: Example, columns: Columns) -> None:
         """One row per sample."""
@@ -195,37 +190,33 @@ class Recorder:
         Raises:
           UserError: if not.
         """
-        if not self.count:
+        found = len(self.entries)
+        if not found:
             raise UserError("there is no held-out image; see config.data.eval_path")
-        if self.expected is not None and self.count < len(self.expected):
+        if self.expected is not None and found < len(self.expected):
             raise UserError(
-                f"the manifest has {len(self.expected)} images, but only {self.count} "
+                f"the manifest has {len(self.expected)} images, but only {found} "
                 "were found; give all of its data"
             )
 
     def facts(self) -> dict[str, Any]:
         """What the protocol states about the examples."""
+        holes = [entry["hole"] for entry in self.entries if entry["hole"] is not None]
         return {
-            "images": self.count,
+            "images": len(self.entries),
             "samples_per_image": self.samples,
             "resolution": ", ".join(sorted(self.sizes)),
-            "mean_hole_share": self.hole / self.count if self.masked else None,
+            "mean_hole_share": sum(holes) / len(self.entries) if holes else None,
         }
 
     def write(self, out: Path, protocol: dict[str, Any]) -> None:
         """Writes `samples.csv` and `manifest.json`."""
-        for spool in (self.table, self.entries):
-            spool.seek(0)
+        self.table.seek(0)
         with files.open_atomic(out / "samples.csv") as file:
             file.writelines(line.encode() for line in self.table)
-        head = json.dumps({"protocol": protocol | self.facts()}, indent=2)
-        head = head.removesuffix("\n}")
-        with files.open_atomic(out / "manifest.json") as file:
-            file.write(f'{head},\n  "images": ['.encode())
-            for i, line in enumerate(self.entries):
-                comma = "," if i else ""
-                file.write(f"{comma}\n    {line.rstrip()}".encode())
-            file.write(b"\n  ]\n}\n")
+        content = {"protocol": protocol | self.facts(), "images": self.entries}
+        text = json.dumps(content, indent=2) + "\n"
+        files.write_text(out / "manifest.json", text)
 
 
 # ---- manifest ----

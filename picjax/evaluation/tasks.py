@@ -43,11 +43,10 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     set_data(model, options)
     num, images = options.num or NUM, options.images or IMAGES
     sampling = Sampling(num, options.seed, options.best_of, not options.raw)
-    networks = Networks(feature_settings(options))
-    reasons = _run_reasons(options, model, num, images, networks.settings.net)
-    metrics, left_out = choose_metrics(options, networks, reasons)
+    settings = feature_settings(options)
+    reasons = _run_reasons(options, model, num, images, settings.net)
     no_hole = "the whole image is generated" if without_masks(model) else ""
-    beside = choose_baselines(options, networks, metrics, no_hole, left_out)
+    metrics, beside, protocol = measured(options, settings, reasons, no_hole)
     drawing = run_protocol(options, model, workdir)
     checkpoint = Path(workdir) / "checkpoints" / str(model.step)
     height, width = model.size
@@ -67,8 +66,8 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
         total=images,
         metrics=metrics,
         protocol=drawing
-        | common_protocol(options, num, metrics, left_out, beside)
-        | {"remarks": seen_in_training(model, training, images)},
+        | protocol
+        | {"num": num, "remarks": seen_in_training(model, training, images)},
         inputs=[checkpoint, *data_files(model.config.data), *stats_files(options)],
         out=out,
         expected=options.expected,
@@ -199,15 +198,15 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
     composite = not options.raw and options.mask is not None
     reading = folders.Reading(options.seed, options.invert_mask, composite)
     remarks = folders.check_pixels(pairs, reading) if options.mask else []
-    num, networks = len(pairs[0].fakes), Networks(feature_settings(options))
-    net, reasons = networks.settings.net, dict[str, str]()
+    num, settings, reasons = len(pairs[0].fakes), feature_settings(options), {}
     for size in examples.sizes(pair.real for pair in pairs):
-        reasons |= catalog.inapplicable(None, False, size, num, len(pairs), net)
+        reasons |= catalog.inapplicable(
+            None, False, size, num, len(pairs), settings.net
+        )
     no_hole = "" if options.mask else "the hole is unknown; give --mask"
     if no_hole:
         reasons["seam"] = f"cannot be measured: {no_hole}"
-    metrics, left_out = choose_metrics(options, networks, reasons)
-    beside = choose_baselines(options, networks, metrics, no_hole, left_out)
+    metrics, beside, protocol = measured(options, settings, reasons, no_hole)
     protocol = {
         "what": f"{fake} against {real}",
         "data_source": real,
@@ -217,7 +216,8 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
         "inverted": options.invert_mask,
         "pixels": "8-bit files "
         + ("with the truth's known pixels pasted" if composite else "as they are"),
-        **common_protocol(options, num, metrics, left_out, beside),
+        **protocol,
+        "num": num,
         "remarks": remarks,
     }
     return EvalTask(
@@ -233,15 +233,43 @@ def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
     )
 
 
+def measured(
+    options: Options, settings: Settings, reasons: dict[str, str], no_hole: str
+) -> tuple[dict[str, Accumulator], list[Baseline], dict[str, Any]]:
+    """The metrics, the baselines beside them, and what every protocol states.
+
+    Args:
+      options: of the command.
+      settings: of metrics with networks.
+      reasons: metrics that cannot be measured here -> why.
+      no_hole: why there is no hole that a baseline could fill; empty if there is one.
+
+    Raises:
+      UserError: if something that is asked for by name cannot be measured.
+    """
+    networks = Networks(settings)
+    metrics, left_out = choose_metrics(options, networks, reasons)
+    if no_hole and options.baselines is None:
+        left_out["baselines"] = no_hole
+    beside = choose_baselines(options, networks, metrics, no_hole)
+    protocol = {
+        "asked": options.metrics,
+        "raw": options.raw,
+        "seed": options.seed,
+        "stats": options.stats,
+        "metrics": {name: metric.description for name, metric in metrics.items()},
+        "left_out": left_out,
+        "baselines": {b.name: b.method.description for b in beside},
+        "versions": {"picjax": __version__, "python": sys.version.split()[0]}
+        | {name: metadata.version(name) for name in PACKAGES},
+    }
+    return metrics, beside, protocol
+
+
 def choose_metrics(
     options: Options, networks: Networks, reasons: dict[str, str]
 ) -> tuple[dict[str, Accumulator], dict[str, str]]:
     """The metrics to measure, and why others are left out.
-
-    Args:
-      options: of the command.
-      networks: of metrics that need one.
-      reasons: metrics that cannot be measured here -> why.
 
     Raises:
       UserError: if a metric that is asked for by name cannot be measured.
@@ -262,37 +290,24 @@ def choose_metrics(
 
 
 def choose_baselines(
-    options: Options,
-    networks: Networks,
-    metrics: Iterable[str],
-    no_hole: str,
-    left_out: dict[str, str],
+    options: Options, networks: Networks, metrics: Iterable[str], no_hole: str
 ) -> list[Baseline]:
     """The methods that learn nothing to measure beside the completions.
-
-    Args:
-      options: of the command.
-      networks: shared with the metrics of the completions.
-      metrics: names of these.
-      no_hole: why there is no hole that they could fill; empty if there is one.
-      left_out: gets an entry if there are none for that reason.
 
     Raises:
       UserError: if one is unknown, not installed, or asked for without a hole.
     """
     names = baselines.parse_names(options.baselines)
-    if no_hole and options.baselines is None:
-        left_out["baselines"] = no_hole
-    elif no_hole and names:
+    if no_hole and names and options.baselines is not None:
         raise UserError(f"--baselines cannot be measured: {no_hole}, or leave it out")
     if no_hole:
         return []
-    measured = [name for name in metrics if name not in baselines.WITHOUT]
+    of_one = [name for name in metrics if name not in baselines.WITHOUT]
     limit = baselines.MOST_PIXELS if options.baselines is None else None
     return [
         Baseline(
             name,
-            catalog.create(measured, networks),
+            catalog.create(of_one, networks),
             options.baseline_folder,
             limit,
         )
@@ -321,28 +336,6 @@ def feature_settings(options: Options) -> Settings:
     )
     catalog.check(settings)
     return settings
-
-
-def common_protocol(
-    options: Options,
-    num: int,
-    metrics: dict[str, Accumulator],
-    left_out: dict[str, str],
-    beside: Sequence[Baseline],
-) -> dict[str, Any]:
-    """What every protocol states."""
-    return {
-        "asked": options.metrics,
-        "num": num,
-        "raw": options.raw,
-        "seed": options.seed,
-        "stats": options.stats,
-        "metrics": {name: metric.description for name, metric in metrics.items()},
-        "left_out": left_out,
-        "baselines": {b.name: b.method.description for b in beside},
-        "versions": {"picjax": __version__, "python": sys.version.split()[0]}
-        | {name: metadata.version(name) for name in PACKAGES},
-    }
 
 
 def stats_files(options: Options) -> list[Path]:

@@ -113,4 +113,4 @@ def test_winners_are_the_best_of_each_row():
 
     entries = [entry("a", 2.0, 20.0, 1.0), entry("b", 1.0, 20.0, 2.0), entry("c", 3.0)]
     # Columns after metric, region and samples; neither end of tv is better.
-    assert compare.winners(entries) == [[4], [3, 4], []]
+    assert compare.table(entries).winners == [[4], [3, 4], []]

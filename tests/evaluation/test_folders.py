@@ -12,9 +12,12 @@ from helpers.evaluation import (
     write_folders,
 )
 from helpers.fake_system import SIZE
+from PIL import Image
 
+from picjax import images
 from picjax.cli import UserError
-from picjax.evaluation import folders
+from picjax.data.decode import ORIENTATION
+from picjax.evaluation import examples, folders
 from picjax.evaluation.metrics.catalog import BASIC
 
 
@@ -41,6 +44,14 @@ def test_folders(tmp_path):
     assert content["protocol"]["images"] == 1
     assert content["protocol"]["samples_per_image"] == 2
     assert "hole" not in content["results"]["l1"]  # no mask was given
+
+
+def test_sizes_are_those_of_upright_images(tmp_path):
+    for orientation in range(1, 9):
+        path, exif = tmp_path / f"{orientation}.jpg", Image.Exif()
+        exif[ORIENTATION] = orientation
+        Image.fromarray(picture(0, 20, 30)).save(path, exif=exif)
+        assert examples.sizes([path]) == {images.read_image(path).shape[:2]}
 
 
 def test_completions_against_their_own_truths(tmp_path):

@@ -234,8 +234,8 @@ def test_posterior_of_scenes(tmp_path, model, monkeypatch):
 
 
 def test_every_image_has_the_same_columns():
-    with run.temporary_text() as table, run.temporary_text() as entries:
-        recorder = run.Recorder(table, entries)
+    with run.temporary_text() as table:
+        recorder = run.Recorder(table)
         recorder.add(example(0), {"x": np.zeros(3)})
         with pytest.raises(ValueError, match="'1' has the columns"):
             recorder.add(example(1), {})

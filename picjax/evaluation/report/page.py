@@ -3,9 +3,7 @@
 The page is one file: pictures, style and script are inside it, and nothing is fetched.
 """
 
-import csv
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from picjax.evaluation.metrics.results import (
     SAMPLES,
     Result,
     columns_used,
+    read_samples,
     table_cells,
 )
 from picjax.evaluation.report.gallery import Gallery, Panel, pixels
@@ -77,9 +76,7 @@ def write(
       by_method: name -> results, of what is evaluated and then of the baselines.
       gallery: pictures.
     """
-    title = f"Evaluation of {protocol['what']}"
     every = [r for results in by_method.values() for r in results]
-    explained = legend(protocol, columns_used(every))
     header, cells = table_cells(by_method)
     first = gallery.panels("first")
     grid = [
@@ -88,16 +85,10 @@ def write(
     images.write_png(out / "grid.png", images.image_grid(grid, list(first[0].frames)))
     panels = json.dumps([panel._asdict() for panel in first])
     files.write_text(out / "panels.json", panels + "\n")
-    files.write_text(
-        out / "report.md",
-        f"# {escape(title)}\n\n{escape(sentence(protocol))}\n\n"
-        + "".join(f"> {escape(note)}\n" for note in notes(protocol))
-        + f"\n{markdown_table(header, cells)}\n"
-        + "".join(f"- {escape(line)}\n" for line in explained)
-        + "\n![completions](grid.png)\n",
-    )
-    page = render(
-        title=title,
+    write_pages(
+        out,
+        "\n![completions](grid.png)\n",
+        title=f"Evaluation of {protocol['what']}",
         lead=sentence(protocol),
         notes=notes(protocol),
         header=header,
@@ -105,10 +96,20 @@ def write(
         sections=gallery_sections(gallery),
         histograms=histograms(out / "samples.csv"),
         curves=training_curves(protocol),
-        legend=explained,
+        legend=legend(protocol, columns_used(every)),
         protocol=json.dumps(protocol, indent=2),
     )
-    files.write_text(out / "report.html", page)
+
+
+def write_pages(out: Path, tail: str = "", **context: Any) -> None:
+    """Writes report.html, and report.md with `tail`; `context` is that of `render`."""
+    table = markdown_table([escape(x) for x in context["header"]], context["rows"])
+    text = f"# {escape(context['title'])}\n\n{escape(context['lead'])}\n\n"
+    text += "".join(f"> {escape(note)}\n" for note in context["notes"])
+    text += f"\n{table}\n"
+    text += "".join(f"- {escape(line)}\n" for line in context["legend"])
+    files.write_text(out / "report.md", text + tail)
+    files.write_text(out / "report.html", render(**context))
 
 
 def gallery_sections(gallery: Gallery) -> list[Section]:
@@ -206,28 +207,12 @@ class Histogram(NamedTuple):
 
 
 def histograms(table: Path) -> list[Histogram]:
-    """The distribution of every column of a table of samples, which is read twice."""
-    ranges: dict[str, tuple[float, float, int, float]] = {}
-    for column, value in table_values(table):
-        low, high, n, total = ranges.get(column, (math.inf, -math.inf, 0, 0.0))
-        ranges[column] = min(low, value), max(high, value), n + 1, total + value
-    counts = {column: np.zeros(BINS, np.int64) for column in ranges}
-    for column, value in table_values(table):
-        low, high = ranges[column][:2]
-        place = int((value - low) / (high - low) * BINS) if high > low else BINS // 2
-        counts[column][min(place, BINS - 1)] += 1
-    return [
-        Histogram(column, counts[column].tolist(), low, high, total / n)
-        for column, (low, high, n, total) in ranges.items()
-    ]
-
-
-def table_values(table: Path) -> Iterator[tuple[str, float]]:
-    """(column, value) of a table of samples, row by row, without NaN."""
-    with open(table, encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            for column, text in row.items():
-                if column not in ("image", "sample", "picnet"):
-                    value = float(text)
-                    if math.isfinite(value):
-                        yield column, value
+    """The distribution of every column of a table of samples, without NaN."""
+    found = []
+    for column, values in read_samples(table).items():
+        x = values[np.isfinite(values)]
+        if column not in ("sample", "picnet") and len(x):
+            counts, _ = np.histogram(x, BINS)
+            ends = float(x.min()), float(x.max())
+            found.append(Histogram(column, counts.tolist(), *ends, float(x.mean())))
+    return found
