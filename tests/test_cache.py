@@ -3,10 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers.configs import load_config, make_batch
 from jax.experimental.compilation_cache import compilation_cache
 
-from picjax import cache, methods
+from picjax import cache
 
 
 def setting(name):
@@ -63,17 +62,3 @@ def test_a_folder_that_cannot_be_written_is_no_error(monkeypatch, tmp_path, sett
     monkeypatch.setenv("PICJAX_CACHE", str(tmp_path / "file"))
     cache.enable()
     assert setting("dir") is None
-
-
-@pytest.mark.parametrize("name", methods.NAMES)
-def test_a_resume_with_other_steps_runs_the_same_program(name):
-    programs = set()
-    for steps in (10, 20):
-        config = load_config(name, "tiny")
-        config.steps, config.opt.decay = steps, 0.0
-        system = methods.make(config)
-        batch = make_batch(config.image_size)
-        state = jax.eval_shape(system.init, batch, jax.random.key(0))
-        step = jax.jit(system.step).lower(state, batch, jax.random.key(0))
-        programs.add(step.as_text())
-    assert len(programs) == 1

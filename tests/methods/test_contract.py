@@ -26,6 +26,7 @@ def test_a_misspelt_dtype_is_refused(name):
 class Trained(NamedTuple):
     """A method, its compiled functions, and states after 0, 1 and 2 steps."""
 
+    config: Any
     system: System
     step: Any
     complete: Any  # with n as its last, static argument
@@ -38,9 +39,16 @@ class Trained(NamedTuple):
         return inference_variables(self.states[2])
 
 
+def make_config(name):
+    """The tiny config, at a rate that does not depend on the number of steps."""
+    config = load_config(name, "tiny")
+    config.opt.decay = 0.0
+    return config
+
+
 @pytest.fixture(scope="module", params=methods.NAMES)
 def trained(request):
-    config = load_config(request.param, "tiny")
+    config = make_config(request.param)
     system = methods.make(config)
     batch = make_batch(config.image_size)
     state = jax.jit(system.init)(batch, jax.random.key(0))
@@ -51,7 +59,7 @@ def trained(request):
         states.append(state)
         metrics.append(values)
     complete = jax.jit(system.complete, static_argnums=3)
-    return Trained(system, step, complete, batch, states, metrics)
+    return Trained(config, system, step, complete, batch, states, metrics)
 
 
 def test_init_is_abstract(trained):
@@ -73,11 +81,16 @@ def test_steps_change_every_owned_net_and_stay_finite(trained):
 
 
 def test_step_is_a_function(trained):
-    """The same values again, and the same program when it is traced again."""
+    """The same values again; traced again for more steps, the same program.
+
+    A run that resumes with more steps then finds its program in the cache.
+    """
     inputs = trained.states[0], trained.batch, KEY
     again, _ = trained.step(*inputs)
     jax.tree.map(np.testing.assert_array_equal, again, trained.states[1])
-    program = jax.jit(trained.system.step).lower(*inputs).as_text()
+    longer = trained.config.copy_and_resolve_references()
+    longer.steps = 2 * trained.config.steps
+    program = jax.jit(methods.make(longer).step).lower(*inputs).as_text()
     assert program == trained.step.lower(*inputs).as_text()
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.states import first_state
 
 from picjax import methods
 from picjax.layers.fill import smooth_fill
@@ -67,7 +68,7 @@ def test_with_fill_the_networks_start_from_it_and_change_the_hole_alone(name):
     config.model.fill = True
     system = methods.make(config)
     batch = make_batch(config.image_size)
-    state = jax.jit(system.init)(batch, jax.random.key(0))
+    state = first_state(system, batch)
     variables = inference_variables(state)
     sample = jax.jit(partial(system.sample, n=1))
     start = sample(variables, batch, jax.random.key(1))[:, 0]
