@@ -28,7 +28,8 @@ from picjax.evaluation.metrics.results import Accumulator
 from picjax.evaluation.options import Options
 from picjax.evaluation.run import EvalTask
 from picjax.evaluation.store import CompletionStore
-from picjax.model import Model, check_mask_given, load, translates
+from picjax.inputs import check_mask_given, translates
+from picjax.model import Model, load
 from picjax.system import Config, image_shape
 
 IMAGES, NUM = 100, 10  # of a run, by default
