@@ -57,9 +57,9 @@ def install() -> None:
         signal.signal(number, _note)
 
 
-def name() -> str:
-    """The signal that was received, as the user knows it."""
-    return "Ctrl-C" if _Status.received == signal.SIGINT else "SIGTERM"
+def name(number: int | None = None) -> str:
+    """A signal, by default the one that was received, as the user knows it."""
+    return "Ctrl-C" if (number or _Status.received) == signal.SIGINT else "SIGTERM"
 
 
 def forget() -> None:
@@ -127,22 +127,22 @@ def _watch(readable: int) -> None:
             pass
         return number
 
-    following()
-    threading.Thread(target=_end_later, daemon=True).start()
+    first = following()
+    threading.Thread(target=_end_later, args=(first,), daemon=True).start()
     while following() != signal.SIGINT:
         pass
     _exit(130, "")
 
 
-def _end_later() -> None:
-    """End a command that has not ended by itself."""
+def _end_later(number: int) -> None:
+    """End a command that has not ended by itself after a signal."""
     left = GRACE
     while left > 0:
         time.sleep(POLL)
         if _Status.forgotten:
             return
         left -= POLL if _Status.reported or not _Status.deferring else 0
-    line = f"picjax: stopped by a signal; {HOW_TO_RESUME}\n"
+    line = f"picjax: stopped by {name(number)}; {HOW_TO_RESUME}\n"
     _exit(EXIT, "" if _Status.reported else line)
 
 

@@ -144,11 +144,11 @@ def test_warnings_are_said_once(mask, word, tmp_path, model, capsys):
 def test_what_the_system_says_of_a_mask_is_said_once(
     tmp_path, model, monkeypatch, capsys
 ):
-    def remarks(known):
+    def remarks(_, known):
         assert known.shape == model.size and set(np.unique(known)) == {0, 1}
         return [f"{known.mean():.0%} is known"]
 
-    monkeypatch.setattr(model, "_mask_warnings", remarks)
+    monkeypatch.setattr(type(model.system), "mask_warnings", remarks)
     for name in ("a", "b"):
         save(tmp_path / "in" / f"{name}.png", picture(0))
     command("--workdir", tmp_path, "--image", tmp_path / "in", "--mask=top", "--num=1")

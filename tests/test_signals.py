@@ -54,7 +54,7 @@ def test_a_second_ctrl_c_ends_at_once_and_in_silence(tmp_path):
 def test_a_computation_does_not_hold_up_the_end(tmp_path):
     process = start("computing", tmp_path)
     process.send_signal(signal.SIGTERM)
-    assert end(process) == (75, [STOPPED.format("a signal")])
+    assert end(process) == (75, [STOPPED.format("SIGTERM")])
 
 
 def test_a_signal_during_imports_ends_before_the_command_starts(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers.configs import load_config
 
-from picjax import checkpoints, methods, sharding, train
+from picjax import checkpoints, loop, methods, sharding, train
 from picjax.cli import UserError
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
@@ -107,7 +107,7 @@ def test_numbers_are_those_of_the_command_and_disturb_nothing(
         yield lambda at: at == 3
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "stop_on_signal", stop)
+        patch.setattr(loop, "stop_on_signal", stop)
         with pytest.raises(Interrupted, match="saved at step 3; the same command"):
             train.train(config, tmp_path / "stopped")
     resumed = train.train(config, tmp_path / "stopped")
