@@ -1,6 +1,7 @@
 """Atomic writes: files and folders get their final names when they are complete."""
 
 import contextlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -79,15 +80,11 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
       ValueError: if it is damaged, no .npz, or holds objects, which would be executed.
       OSError: if it cannot be read.
     """
+    # Read whole: a damaged offset, too, raises OSError while the arrays are read.
+    data = io.BytesIO(epath.Path(path).read_bytes())
     try:
-        # Opened here because numpy leaves a damaged file open.
-        with (
-            epath.Path(path).open("rb") as file,
-            np.load(file, allow_pickle=False) as content,
-        ):
+        with np.load(data, allow_pickle=False) as content:
             return {name: content[name] for name in content.files}
-    except OSError:
-        raise
     except Exception as error:  # zipfile and numpy raise many types on damaged files
         raise ValueError(f"'{path}' is damaged ({error})") from error
 

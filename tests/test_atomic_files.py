@@ -1,9 +1,10 @@
 """Files and folders appear complete or not at all."""
 
+import numpy as np
 import pytest
 
 from picjax.cli import UserError
-from picjax.files import new_folder, open_atomic, write_text
+from picjax.files import new_folder, open_atomic, read_npz, write_text
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -32,3 +33,13 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         new_folder(out / "file" / "below"),
     ):
         pass
+
+
+def test_a_damaged_offset_in_an_npz_is_damage(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, a=np.arange(3))
+    data = bytearray(path.read_bytes())
+    data[-6:-2] = (int.from_bytes(data[-6:-2], "little") + 1000).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.npz' is damaged"):
+        read_npz(path)

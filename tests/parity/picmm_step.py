@@ -11,8 +11,7 @@ import numpy as np
 from fixture import Fixture, below, nchw
 from vae_gan import (
     KEY,
-    check_after,
-    check_gradients,
+    check_update,
     compiled,
     discriminator,
     first_batch,
@@ -117,11 +116,11 @@ def check_step(fixture: Fixture, **make: Callable) -> None:
         system = dataclasses.replace(system, **OFFICIAL)
     start = first_state(fixture, NETS, system, TABLES)
     batch = first_batch(fixture)
-    state, metrics = compiled(system.step)(start, batch, KEY)
+    step = compiled(system.step)
+    state, metrics = step(start, batch, KEY)
     check_losses(fixture, metrics)
     check_outputs(fixture, system, start, batch)
-    check_gradients(fixture, NETS, system.opts, state, TABLES)
-    check_after(fixture, NETS, state, TABLES)
+    check_update(fixture, NETS, system, TABLES, lambda b: step(start, b, KEY)[0])
     if below(fixture.grads, "GMM_via_generator_loss/"):
         check_lost_gradient(fixture, system, start, state)
     if "loss_bm_posterior_to_component" in fixture.outputs:
