@@ -167,8 +167,8 @@ def _literal(text: str) -> Any:
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one dict with dotted keys."""
-    if not isinstance(tree, dict):
+    """Nested dicts as one dict with dotted keys; an empty dict is a value."""
+    if not isinstance(tree, dict) or not tree:
         return {prefix: tree}
     return {
         name: value

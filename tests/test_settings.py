@@ -26,7 +26,7 @@ BAD = {
     "opt.lr": (-1e-4, float("nan"), float("inf")),
     "opt.decay": (1.5,),
     "opt.b2": (1.0,),
-    "opt.accumulate": (0,),
+    "opt.accumulate": (0, {}),
     "model.ngf": (0, -4, 10**9),
     "model.mixture.clamp": ((2.0, -5.0), (1.0,)),
     "loss.rec": (-1.0, float("nan")),
