@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
@@ -103,7 +104,8 @@ def show(title: str, rows: Sequence[Row]) -> None:
         table.add_column(column, justify="right" if column != columns[0] else "left")
     for row in rows:
         table.add_row(*(text(row.get(column)) for column in columns))
-    Console().print(table)
+    # A file has room for every column.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def report(

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import complete, data, painter, pixelcnn, step, table
+from bench import complete, data, painter, pixelcnn, samplers, step, table
 from picjax import convert, methods
 from picjax.cli import UserError
+from picjax.data import scenes
 from picjax.images import to_float
+from picjax.methods.painter import process
 from picjax.methods.painter.resampling import PRESETS, make_plan
 from picjax.methods.pixelcnn.net import PixelCNN
 from picjax.official.mapping import regroup_by_net
@@ -44,10 +46,12 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn", "restore"]
+NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn"]
 
 
-@pytest.mark.parametrize("name", [*NAMES, "pixelcnn_step", "train", "unet"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "pixelcnn_step", "restore", "samplers", "train", "unet"]
+)
 def test_help_names_the_json_flag(name, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
@@ -194,15 +198,57 @@ def test_a_fixed_point_is_reached_or_stopped():
 
 
 def test_presets_with_another_number_of_passes():
-    assert painter.find_preset("painter") == PRESETS["painter"]
+    assert samplers.find_preset("painter") == PRESETS["painter"]
     evaluations = {
-        name: make_plan(250, painter.find_preset(name).resampling).evaluations
+        name: make_plan(250, samplers.find_preset(name).resampling).evaluations
         for name in ("painter/1", "painter/10", "repaint/4")
     }
     assert evaluations == {"painter/1": 250, "painter/10": 1510, "repaint/4": 970}
-    for name in ("painter/0", "painter/x", "quick"):
-        with pytest.raises(UserError, match="--walks"):
-            painter.find_preset(name)
+    schedule = process.make_schedule("linear", 1000, "ddim100")
+    for name, calls, gradients in (
+        ("ddnm/ddim100/0.5/10/3", 280, 0),
+        ("tds/16", 1600, 1600),
+        ("fast", 450, 0),
+    ):
+        row = samplers.cost(samplers.find_preset(name), schedule)
+        assert row == {"calls": calls, "gradients": gradients}
+    for name in ("painter/0", "painter/x", "quick", "ddnm/x/y", "pigdm/3", "ddnm/50"):
+        with pytest.raises(UserError, match="sampler"):
+            samplers.find_preset(name)
+
+
+def test_posteriors_of_the_sampler_problems():
+    problem = samplers.scene_problem(16, "center")
+    posterior = problem.posterior()
+    for c, start in enumerate(np.cumsum([0, 1, 2, 3, 4, 5])):
+        own = posterior[c, start : start + c + 1]
+        np.testing.assert_allclose(own, scenes.probabilities(c), atol=1e-6)
+    # Of the grid's 25 templates the first number leaves 5, in proportion to the prior.
+    grid = samplers.grid_problem(2)
+    own = grid.posterior()[1].reshape(5, 5)
+    np.testing.assert_allclose(own[1], (p := grid.p[5:10]) / p.sum(), atol=1e-6)
+    assert own[[0, 2, 3, 4]].max() < 1e-6
+    # Nothing but the border is hidden: what the centre shows decides.
+    assert samplers.scene_problem(16, "border").posterior().max(1).min() > 0.99
+
+
+def test_completions_are_assigned_to_templates_and_measured():
+    problem = samplers.scene_problem(16, "center")
+    noise = np.zeros_like(problem.templates[0])
+    drawn = np.stack([problem.templates[[0, 0, 5]], problem.templates[[1, 2, 2]] + 9])
+    shown = problem.shown(drawn + noise)
+    assert shown[0, 0] == 2 / 3 and shown[0, 5] == 1 / 3 and shown[1, -1] == 1
+    # A perfect sampler of two equal modes, two draws: 0, 1/2 and 0 apart.
+    assert abs(samplers.floor(np.array([[0.5, 0.5, 0]]), 2) - 0.25) < 0.02
+
+
+def test_a_row_of_the_sampler_table():
+    grid, preset = samplers.grid_problem(1), samplers.find_preset("ddnm/ddim20/0.5")
+    row = samplers.measure_preset(grid, preset, 8, 2, unsure=0.0)
+    assert row["calls"] == 20 and row["gradients"] == 0
+    assert row["total_variation"] < 0.45 and row["valid"] > 0.8
+    unsure = samplers.measure_preset(grid, preset, 8, 2, unsure=100.0)
+    assert unsure["total_variation"] > row["total_variation"]
 
 
 def test_tables_of_several_files_are_put_together(tmp_path):

@@ -14,32 +14,6 @@ RELEASED = Parameterization("epsilon", "learned_range")
 
 
 @pytest.mark.parametrize(
-    ("steps", "spacing", "message"),
-    [
-        (1000, "ddim300", "has no integer stride"),
-        (1000, "ddimx", "is not a number"),
-        (1000, "25.5", "is not a number"),
-        (1000, "1001", "asks for 1001 steps of a section of 1000"),
-        (100, "40,40,30", "asks for 40 steps of a section of 34"),
-        (1000, "1", "keeps 1 step"),
-        (1000, "0,0", "keeps 0 step"),
-    ],
-)
-def test_impossible_spacings_are_rejected(steps, spacing, message):
-    with pytest.raises(UserError, match=message):
-        process.space_timesteps(steps, spacing)
-
-
-def test_spacings():
-    assert process.space_timesteps(1000, "ddim25") == list(range(0, 1000, 40))
-    even = process.space_timesteps(1000, "250")
-    assert even == [round(i * 999 / 249) for i in range(250)]
-    assert process.space_timesteps(7, "") == list(range(7))
-    sections = process.space_timesteps(30, "2,3,10")
-    assert sections == [0, 9, 10, 14, 19, *range(20, 30)]
-
-
-@pytest.mark.parametrize(
     ("name", "steps", "message"),
     [
         ("sigmoid", 10, "none of linear, cosine"),

@@ -14,6 +14,7 @@ from helpers.mixture import denoise_by, mixture_network, with_variance
 from picjax.methods.painter import process
 from picjax.methods.painter.process import Schedule
 from picjax.methods.painter.samplers.interface import Denoise, Measurement
+from picjax.methods.painter.spacing import space_timesteps
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Case:
     def schedule(self) -> Schedule:
         """The respaced schedule of the options."""
         steps = len(self.alphas_cumprod)
-        kept = np.array(process.space_timesteps(steps, self.options["respacing"]))
+        kept = np.array(space_timesteps(steps, self.options["respacing"]))
         return self.keep(kept)
 
     def keep(self, timesteps: np.ndarray) -> Schedule:

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Int64
 
 from picjax.cli import UserError
+from picjax.methods.painter.spacing import keep
 
 SCHEDULES = ("linear", "cosine")
 MEANS = ("epsilon", "start_x", "previous_x")
@@ -62,57 +63,6 @@ def beta_schedule(name: str, steps: int) -> Table:
     raise UserError(f"schedule '{name}' is none of {', '.join(SCHEDULES)}; use one")
 
 
-def space_timesteps(steps: int, spacing: str) -> list[int]:
-    """The original steps that a shorter process keeps (`timestep_respacing`).
-
-    Args:
-      steps: number of steps of the process that the network was trained on.
-      spacing: "250": that many, evenly spaced, both ends included; "10,20,30": that
-        many of each of three equal sections; "ddim25": every k-th from 0 on, which
-        does not include the last; "": all.
-
-    Raises:
-      UserError: if the spacing cannot be had.
-    """
-
-    def error(reason: str) -> UserError:
-        return UserError(
-            f"spacing '{spacing}' of {steps} steps {reason}; give a number up to "
-            f"{steps}, such as '{max(steps // 2, 2)}', or 'ddim' and a divisor of it"
-        )
-
-    if not spacing:
-        return list(range(steps))
-    kept: list[int] = []
-    if spacing.startswith("ddim"):
-        count = spacing.removeprefix("ddim")
-        if not count.isdecimal():
-            raise error("is not a number")
-        strides = (range(0, steps, stride) for stride in range(1, steps))
-        kept = next((list(r) for r in strides if len(r) == int(count)), [])
-        if not kept:
-            raise error("has no integer stride")
-    else:
-        counts = spacing.split(",")
-        if not all(count.strip().isdecimal() for count in counts):
-            raise error("is not a number")
-        size, extra = divmod(steps, len(counts))
-        start = 0
-        for i, count in enumerate(map(int, counts)):
-            length = size + (i < extra)
-            if length < count:
-                raise error(f"asks for {count} steps of a section of {length}")
-            stride = (length - 1) / (count - 1) if count > 1 else 1.0
-            place = 0.0  # accumulated as in the original: it decides how halves round
-            for _ in range(count):
-                kept.append(start + round(place))
-                place += stride
-            start += length
-    if len(kept) < 2:
-        raise error(f"keeps {len(kept)} step(s), fewer than 2")
-    return kept
-
-
 class Schedule(NamedTuple):
     """All coefficients of a process of T steps.
 
@@ -151,10 +101,11 @@ def make_schedule(name: str, steps: int, spacing: str = "") -> Schedule:
     kept step before i; all other coefficients follow from these.
 
     Raises:
-      UserError: as `beta_schedule` and `space_timesteps`.
+      UserError: as `beta_schedule` and `spacing.keep`.
     """
-    kept = np.array(space_timesteps(steps, spacing), np.int64)
-    return keep_timesteps(np.cumprod(1 - beta_schedule(name, steps)), kept)
+    alphas_cumprod = np.cumprod(1 - beta_schedule(name, steps))
+    kept = np.array(keep(alphas_cumprod, spacing), np.int64)
+    return keep_timesteps(alphas_cumprod, kept)
 
 
 def keep_timesteps(

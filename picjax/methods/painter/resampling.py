@@ -271,7 +271,7 @@ def repaint(
 
 
 class Preset(NamedTuple):
-    """Settings of the sampler; `spacing` as in `process.space_timesteps`."""
+    """Settings of the sampler; `spacing` as in `spacing.keep`."""
 
     spacing: str
     resampling: Resampling

@@ -50,7 +50,7 @@ class Sampler(NamedTuple):
     def cost(self) -> Cost:
         """Of one completion."""
         if self.posterior is not None:
-            return self.posterior.cost(self.schedule.steps)
+            return self.posterior.cost(self.schedule)
         return Cost(self.plan.evaluations)
 
 
@@ -229,16 +229,20 @@ def make_optimizers(config: Config) -> dict[str, Opt]:
 # ---- the sampler ----
 
 
-def make_sampler(config: Config) -> Sampler:
+def make_sampler(
+    config: Config, preset: Preset | PosteriorPreset | None = None
+) -> Sampler:
     """The sampler of `config.sampler`: a preset, or the config's own numbers.
+
+    Args:
+      config: the run's config.
+      preset: replaces the one that `config.sampler` names.
 
     Raises:
       UserError: if the process is too short for it.
     """
     settings, diffusion = config.sampler, config.diffusion
-    posterior = POSTERIOR_PRESETS.get(settings.preset)
-    own = own_preset(settings) if settings.preset == "own" else None
-    preset = posterior or own or PRESETS[settings.preset]
+    preset = preset or _named_preset(settings)
     try:
         schedule = process.make_schedule(
             diffusion.schedule, diffusion.steps, preset.spacing
@@ -259,8 +263,16 @@ def make_sampler(config: Config) -> Sampler:
             f".stop leave no jump on {schedule.steps} steps, the scale on which they "
             "count; make them smaller, or set config.sampler.jump_times=1"
         )
-    eta = None if isinstance(preset, PosteriorPreset) else preset.eta
-    return Sampler(schedule, plan, eta, settings.label, settings.guidance, posterior)
+    of_class = settings.label, settings.guidance
+    if isinstance(preset, PosteriorPreset):
+        return Sampler(schedule, plan, None, *of_class, preset)
+    return Sampler(schedule, plan, preset.eta, *of_class)
+
+
+def _named_preset(settings: Config) -> Preset | PosteriorPreset:
+    if settings.preset == "own":
+        return own_preset(settings)
+    return (PRESETS | POSTERIOR_PRESETS)[settings.preset]
 
 
 def own_preset(settings: Config) -> Preset:

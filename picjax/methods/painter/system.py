@@ -279,13 +279,13 @@ class Painter(System):
         """A completion per image by a sampler of the posterior."""
         preset, schedule = self.sampler.posterior, self.sampler.schedule
         assert preset is not None
-        calls = preset.calls(schedule)
+        plan, particles = preset.plan(schedule), preset.step_cost.particles
 
         def of_image(image: Array, mask: Array, key: Array, label: Any) -> Array:
-            y = None if label is None else jnp.full(preset.particles, label)
+            y = None if label is None else jnp.full(particles, label)
             denoise = denoise_with(self.denoiser(variables, schedule, y))
             measurement = measure(image[None], mask[None])
-            return preset.draw(denoise, calls, measurement, key)[0]
+            return preset.draw(denoise, plan, measurement, key)[0]
 
         return jax.vmap(of_image)(batch["image"], batch["mask"], keys, y)
 

@@ -1,8 +1,7 @@
 """Samplers with settings of their own, by name, and what each costs."""
 
-import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +10,12 @@ from jaxtyping import PRNGKeyArray
 
 from picjax.methods.painter.process import Images, Schedule
 from picjax.methods.painter.resampling import Resampling, visited_steps
-from picjax.methods.painter.samplers.guidance import pigdm
+from picjax.methods.painter.samplers.copaint import (
+    Refinement,
+    copaint,
+    plan_refinements,
+)
+from picjax.methods.painter.samplers.guidance import dps, mcg, pigdm
 from picjax.methods.painter.samplers.interface import (
     Call,
     Denoise,
@@ -23,8 +27,11 @@ from picjax.methods.painter.samplers.projection import ddnm
 from picjax.methods.painter.samplers.proposals import TDS, SMCDiff, noised_trajectory
 from picjax.methods.painter.samplers.smc import Proposal, pick, run_particles
 
-# A completion of one image: (denoise, calls, measurement [1 h w c], key) -> [1 h w c].
-Draw = Callable[[Denoise, Call, Measurement, PRNGKeyArray], Images]
+STRAIGHT = Resampling()  # down, without jumps
+# A completion of one image: (denoise, plan, measurement [1 h w c], key) -> [1 h w c].
+Draw = Callable[[Denoise, Any, Measurement, PRNGKeyArray], Images]
+# The stacked steps of a walk: (schedule, visited steps, the last one first, then -1).
+Planner = Callable[[Schedule, Sequence[int]], Any]
 
 
 class Cost(NamedTuple):
@@ -49,47 +56,47 @@ class Cost(NamedTuple):
         return ", ".join(parts) + " per completion"
 
 
+EVALUATION, GRADIENT = Cost(1), Cost(1, 1)
+
+
 @dataclass(frozen=True)
 class PosteriorPreset:
     """A sampler of the posterior and the process that it runs on.
 
     Attributes:
-      spacing: as in `process.space_timesteps`.
+      spacing: as in `spacing.keep`.
       draw: the sampler.
-      has_gradients: whether each evaluation has a backward pass.
-      particles: of each completion.
+      step_cost: of each of its steps.
       resampling: jumps back; DDNM's time travel.
+      planner: of the sampler's steps.
     """
 
     spacing: str
     draw: Draw
-    has_gradients: bool = False
-    particles: int = 1
-    resampling: Resampling = field(default_factory=Resampling)
+    step_cost: Cost = EVALUATION
+    resampling: Resampling = STRAIGHT
+    planner: Planner = plan_calls
 
-    def calls(self, schedule: Schedule) -> Call:
-        """The network's calls on the schedule."""
-        return plan_calls(schedule, visited_steps(schedule.steps, self.resampling))
+    def plan(self, schedule: Schedule) -> Any:
+        """The sampler's steps on the schedule, stacked."""
+        return self.planner(schedule, visited_steps(schedule.steps, self.resampling))
 
-    def cost(self, steps: int) -> Cost:
-        """Of one completion on a schedule of so many steps."""
-        visited = visited_steps(steps, self.resampling)
-        down = sum(b < a for a, b in itertools.pairwise(visited))
-        evaluations = down * self.particles
-        gradients = evaluations if self.has_gradients else 0
-        return Cost(evaluations, gradients, self.particles)
+    def cost(self, schedule: Schedule) -> Cost:
+        """Of one completion."""
+        steps, each = len(self.plan(schedule).index), self.step_cost
+        return Cost(steps * each.evaluations, steps * each.gradients, each.particles)
 
 
 def draw_image(
     sampler: Callable[..., tuple[Images, Any]],
     denoise: Denoise,
-    calls: Call,
+    plan: Any,
     measurement: Measurement,
     key: PRNGKeyArray,
 ) -> Images:
-    """A completion by a sampler of (denoise, calls, measurement, noise)."""
+    """A completion by a sampler of (denoise, plan, measurement, noise)."""
     noise = noise_from_keys(key[None], measurement.y.shape[1:])
-    return sampler(denoise, calls, measurement, noise)[0]
+    return sampler(denoise, plan, measurement, noise)[0]
 
 
 def draw_particle(
@@ -126,12 +133,31 @@ def make_smcdiff(
     return SMCDiff(denoise, measurement.mask, trajectory)
 
 
-def ddnm_preset(steps: int, eta: float) -> PosteriorPreset:
-    """DDNM with so many evaluations of a network trained on 1,000 steps.
+def plan_copaint(schedule: Schedule, visited: Sequence[int]) -> Refinement:
+    """CoPaint ends at the lowest step, not at -1."""
+    return plan_refinements(schedule, visited[:-1])
+
+
+def ddnm_preset(
+    spacing: str, eta: float, jumps: Resampling = STRAIGHT
+) -> PosteriorPreset:
+    """DDNM on a spacing, with time travel where there are jumps.
 
     "ddim100" keeps the steps 0, 10, .., 990, as DDNM and PiGDM were published.
     """
-    return PosteriorPreset(f"ddim{steps}", _image(ddnm, eta=eta))
+    return PosteriorPreset(spacing, _image(ddnm, eta=eta), resampling=jumps)
+
+
+def smcdiff_preset(particles: int) -> PosteriorPreset:
+    """SMCDiff on 100 steps."""
+    cost = Cost(particles, 0, particles)
+    return PosteriorPreset("100", partial(draw_particle, make_smcdiff, particles), cost)
+
+
+def tds_preset(particles: int) -> PosteriorPreset:
+    """TDS on 100 steps."""
+    cost = Cost(particles, particles, particles)
+    return PosteriorPreset("100", partial(draw_particle, make_tds, particles), cost)
 
 
 def _image(sampler: Callable[..., tuple[Images, Any]], **options: Any) -> Draw:
@@ -139,17 +165,18 @@ def _image(sampler: Callable[..., tuple[Images, Any]], **options: Any) -> Draw:
 
 
 POSTERIOR_PRESETS = {
-    "ddnm": ddnm_preset(100, 0.85),
-    "ddnm-fast": ddnm_preset(50, 0.5),
-    "ddnm-fine": ddnm_preset(250, 0.85),
-    "pigdm": PosteriorPreset("ddim100", _image(pigdm, clip=True), has_gradients=True),
-    "smcdiff": PosteriorPreset(
-        "100", partial(draw_particle, make_smcdiff, 16), particles=16
+    "ddnm": ddnm_preset("ddim100", 0.85),
+    "ddnm-fast": ddnm_preset("ddim50", 0.5),
+    "ddnm-fine": ddnm_preset("ddim250", 0.85),
+    # The paper's travel: each ten steps three times.
+    "ddnm-travel": ddnm_preset("ddim100", 0.85, Resampling(10, 3)),
+    "pigdm": PosteriorPreset("ddim100", _image(pigdm, clip=True), GRADIENT),
+    "dps": PosteriorPreset("250", _image(dps, scale=0.5), GRADIENT),
+    "mcg": PosteriorPreset("250", _image(mcg), GRADIENT),
+    # Two descents with a line search each, and the call that steps down.
+    "copaint": PosteriorPreset(
+        "250", _image(copaint), Cost(5, 2), planner=plan_copaint
     ),
-    "tds": PosteriorPreset(
-        "100",
-        partial(draw_particle, make_tds, 4),
-        has_gradients=True,
-        particles=4,
-    ),
+    "smcdiff": smcdiff_preset(16),
+    "tds": tds_preset(4),
 }
