@@ -52,20 +52,21 @@ def begin(config: Any, workdir: str) -> tuple[Any, Iterator[Any]]:
     from picjax.data import pipeline
     from picjax.images import to_float
 
-    def batches() -> Any:
+    def batches(step: int) -> Any:
         size, count = config.image_size, config.batch_size
-        return pipeline.train_batches(config.data, size, count, config.seed)
+        rest = slice(step, None)
+        return pipeline.train_batches(config.data, size, count, config.seed, rest)
 
-    data = batches()
     if workdir:
         with saving.Checkpoints(workdir, config.keep, "") as saved:
-            return saved.restore(checkpoints.abstract_state(config), data), data
+            state: Any = saved.restore(checkpoints.abstract_state(config))
+        return state, batches(int(state.step))
     system = methods.make(config)
 
     def init(batch: Any) -> Any:
         return system.init(to_float(batch), train.init_key(config.seed))
 
-    return jax.jit(init, **train.fast_compile())(next(batches())), data
+    return jax.jit(init, **train.fast_compile())(next(batches(0))), batches(0)
 
 
 def measure(config: Any, states: dict[str, Any], images: int) -> dict[str, table.Row]:

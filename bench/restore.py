@@ -28,7 +28,7 @@ def save_initial(config: Config, workdir: Path) -> None:
     init = jax.jit(methods.make(config).init, **train.fast_compile())
     checkpoints.write_config(workdir, config)
     with saving.Checkpoints(workdir, 1, "") as saved:
-        saved.save(init(batch, train.init_key(config.seed)), None, {})
+        saved.save(init(batch, train.init_key(config.seed)), {})
 
 
 def measure(workdir: Path, rounds: int) -> list[table.Row]:

@@ -142,15 +142,9 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
     """Share of time that background saves add to a run that saves every 1,000 steps."""
     import jax
 
-    from picjax.data import pipeline
     from picjax.saving import Checkpoints
 
     compiled = step.compile_jax(setting)
-    data.write_jpegs(root / "saved", 16, across(setting))
-    config = step.jax_config(setting)
-    config.data.path = str(root / "saved")
-    batches = pipeline.train_batches(config.data, setting.size, setting.batch, seed=0)
-    next(batches)
     state = compiled.state
     blocked = []
 
@@ -158,7 +152,7 @@ def saving(setting: Setting, root: Path, rounds: int, steps: int = 3) -> table.R
         nonlocal state
         if save:
             start = time.perf_counter()
-            saved.save(state, batches, {})
+            saved.save(state, {})
             blocked.append(time.perf_counter() - start)
         for _ in range(steps):
             state, metrics = compiled.step(state, compiled.batch)

@@ -228,14 +228,13 @@ def read_metrics(path: epath.Path) -> dict[str, float]:
 
 
 def load_step(
-    path: epath.Path, abstract: State, data: Any = None, ignored: tuple[str, ...] = ()
+    path: epath.Path, abstract: State, ignored: tuple[str, ...] = ()
 ) -> State:
     """Load a checkpoint.
 
     Args:
       path: its folder.
       abstract: shapes, dtypes and shardings of the state.
-      data: a data iterator, whose position is set; None: it is not restored.
       ignored: fields of the state that are not read.
 
     Raises:
@@ -248,8 +247,6 @@ def load_step(
         check_match(path, stored, abstract, ignored)
         blank = {k: jax.tree.map(lambda _: ocp.PLACEHOLDER, stored[k]) for k in ignored}
         wanted: dict[str, Any] = {"state": abstract.replace(**blank)}
-        if data is not None:
-            wanted["data"] = data
         return ocp.load_checkpointables(path, wanted)["state"]
     except UserError:
         raise

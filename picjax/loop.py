@@ -114,7 +114,7 @@ def save(
     """
     values = meter.read(evaluated)
     check_finite_state(step, state, meter.last_saved)
-    run.checkpoints.save(state, run.data, values)
+    run.checkpoints.save(state, values)
     meter.last_saved = step
 
 

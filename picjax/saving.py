@@ -1,4 +1,4 @@
-"""Saves checkpoints: state and data iterator together, so that a run resumes bit-exactly.
+"""Saves checkpoints: the state, whose step is also the position in the data.
 
 A step's folder gets its final name when its files and their checksums are complete, so
 that a kill at any moment only loses the steps since the last save.
@@ -128,12 +128,11 @@ class Checkpoints:
             return "no checkpoint exists yet"
         return f"checkpoint {self.latest} is kept"
 
-    def restore(self, abstract: State, data: Any) -> State | None:
-        """Restore the newest state, and set the position of the data iterator.
+    def restore(self, abstract: State) -> State | None:
+        """Restore the newest state.
 
         Args:
           abstract: shapes, dtypes and shardings of the state.
-          data: the data iterator; at step 0, of an imported run, it stays at its start.
 
         Returns:
           The state, or None if there is no checkpoint.
@@ -146,17 +145,15 @@ class Checkpoints:
             return None
         path = self.folder / str(self.latest)
         try:
-            return load_step(path, abstract, data if self.latest else None)
+            return load_step(path, abstract)
         except Damaged as error:
             raise UserError(
                 f"{describe_damage(path, error)}; to resume from an older one, "
                 f"{removal(path)}"
             ) from error
 
-    def save(self, state: State, data: Any, metrics: Mapping[str, float]) -> None:
+    def save(self, state: State, metrics: Mapping[str, float]) -> None:
         """Start saving a step in the background.
-
-        Step 0, written by an import, has no data iterator.
 
         Raises:
           UserError: if this or the previous save fails, or the workdir is no longer this
@@ -169,10 +166,7 @@ class Checkpoints:
         try:
             self._step = step
             response = self._orbax.save_checkpointables_async(
-                step,
-                {"state": state, "data": data} if step else {"state": state},
-                force=True,
-                metrics=dict(metrics),
+                step, {"state": state}, force=True, metrics=dict(metrics)
             )
         except SAVE_ERRORS as error:
             raise self._failed(step, error) from error

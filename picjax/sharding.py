@@ -133,7 +133,7 @@ def join_cluster() -> None:
     Raises:
       UserError: if only some of the three are set.
     """
-    env = os.environ
+    env, own = os.environ, local_devices(os.environ)
     if "JAX_COORDINATOR_ADDRESS" in env:
         try:
             count, index = int(env["JAX_NUM_PROCESSES"]), int(env["JAX_PROCESS_ID"])
@@ -142,8 +142,27 @@ def join_cluster() -> None:
                 "JAX_COORDINATOR_ADDRESS is set, but JAX_NUM_PROCESSES and "
                 "JAX_PROCESS_ID are not both numbers; set all three, or none"
             ) from None
-        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index)
+        jax.distributed.initialize(env["JAX_COORDINATOR_ADDRESS"], count, index, own)
     elif int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1 or "," in env.get(
         "TPU_WORKER_HOSTNAMES", ""
     ):
-        jax.distributed.initialize()
+        jax.distributed.initialize(local_device_ids=own)
+
+
+def local_devices(env: Mapping[str, str]) -> list[int] | None:
+    """The devices of this process for `jax.distributed.initialize`.
+
+    In a Slurm step JAX gives each task one GPU, the one with its number on the node:
+    right for a task per GPU, but not for a task per node, nor for GPUs that Slurm has
+    bound to the tasks.
+
+    Args:
+      env: the variables of the environment.
+
+    Returns:
+      An empty list, which JAX takes for all that are visible, or None: as JAX chooses.
+    """
+    tasks, nodes = env.get("SLURM_STEP_NUM_TASKS"), env.get("SLURM_STEP_NUM_NODES")
+    if "JAX_LOCAL_DEVICE_IDS" in env or tasks is None:
+        return None
+    return [] if tasks == nodes or "SLURM_GPUS_PER_TASK" in env else None

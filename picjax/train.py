@@ -14,12 +14,13 @@ Example: python -m picjax.train --config=configs/picmm.py --config.steps=2000
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from picjax import (
@@ -77,7 +78,7 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
     system = methods.make(config)
     monitor.check(config, system)
     evaluate = monitor.make_monitor(config, system, mesh)
-    first, data = open_data(config, mesh, per_process)
+    first = sharding.global_batch(mesh, next(open_data(config, per_process, 0)))
     functions = make_functions(config, system, mesh, first)
     taken = compare(functions.state, source) if source is not None else []
     with contextlib.ExitStack() as stack:
@@ -85,7 +86,7 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
         saved = stack.enter_context(saved)
         if jax.process_index() == 0:
             ckpt.write_config(workdir, config)
-        state = saved.restore(functions.state, data)
+        state = saved.restore(functions.state)
         if state is None:
             state = untrained_state(functions, first, source)
         log = None
@@ -97,6 +98,7 @@ def train(config: Config, workdir: Path, init_from: str = "") -> State:
                 log.say(line)
             if saved.latest is not None:
                 log.say(f"resuming from step {saved.latest}")
+        data = open_data(config, per_process, int(state.step))
         draw_grid = make_grid(config, system, mesh)
         run = Run(config, mesh, data, functions.step, saved, log, draw_grid, evaluate)
         try:
@@ -137,24 +139,22 @@ def initial_weights(source: str) -> Source | None:
     return Source(source, variables, step)
 
 
-def open_data(config: Config, mesh: Mesh, per_process: int) -> tuple[Batch, Any]:
-    """The first batch of all processes, and this one's iterator before that batch.
+def open_data(
+    config: Config, per_process: int, step: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """This process's share of the batches after a step.
 
     Raises:
       UserError: if there is nothing to train on, or a setting cannot work.
     """
-
-    def batches() -> Any:
-        return pipeline.train_batches(
-            config.data,
-            config.image_size,
-            per_process,
-            config.seed,
-            jax.process_index(),
-            jax.process_count(),
-        )
-
-    return sharding.global_batch(mesh, next(batches())), batches()
+    index, count = jax.process_index(), jax.process_count()
+    return pipeline.train_batches(
+        config.data,
+        config.image_size,
+        per_process,
+        config.seed,
+        slice(step * count + index, None, count),
+    )
 
 
 # ---- functions ----

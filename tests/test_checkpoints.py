@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,20 +30,14 @@ ABSTRACT = jax.tree.map(
 )
 
 
-def batches():
-    return iter(grain.MapDataset.range(9).to_iter_dataset())
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A workdir with the checkpoints 1 and 2."""
     workdir = tmp_path_factory.mktemp("saved")
     checkpoints.write_config(workdir, CONFIG)
-    data = batches()
     with saving.Checkpoints(workdir, 3, "") as run:
         for step in (1, 2):
-            next(data)
-            run.save(state(step), data, {"loss": 1.0 / step})
+            run.save(state(step), {"loss": 1.0 / step})
     return workdir
 
 
@@ -89,12 +82,9 @@ def one_line(capsys):
 
 def test_a_whole_checkpoint_is_restored_without_a_word(workdir, capsys):
     assert restored_step(workdir) == 2 and restored_step(workdir, 1) == 1
-    data = batches()
     with saving.Checkpoints(workdir, 3, "") as run:
-        jax.tree.map(
-            np.testing.assert_array_equal, run.restore(ABSTRACT, data), state(2)
-        )
-    assert next(data) == 2 and not capsys.readouterr().err
+        jax.tree.map(np.testing.assert_array_equal, run.restore(ABSTRACT), state(2))
+    assert not capsys.readouterr().err
 
 
 def test_a_relative_workdir_is_restored(workdir, monkeypatch):
@@ -141,7 +131,7 @@ def test_without_checksums_a_checkpoint_is_used_as_far_as_it_can_be_read(
             UserError, match="checkpoint 2 in .* to resume from an older one"
         ),
     ):
-        run.restore(ABSTRACT, batches())
+        run.restore(ABSTRACT)
 
 
 def test_an_empty_folder_is_no_checkpoint(workdir, capsys):
@@ -153,13 +143,11 @@ def test_an_empty_folder_is_no_checkpoint(workdir, capsys):
 def test_training_sets_the_damaged_aside_and_saves_the_step_again(workdir, capsys):
     damage(workdir / "checkpoints/2/state/_METADATA", "truncated")
     (workdir / "checkpoints/3").mkdir()
-    data = batches()
     with saving.Checkpoints(workdir, 3, "") as run:
         assert run.latest == 1
-        restored = run.restore(ABSTRACT, data)
+        restored = run.restore(ABSTRACT)
         jax.tree.map(np.testing.assert_array_equal, restored, state(1))
-        assert next(data) == 1
-        run.save(state(2), data, {})
+        run.save(state(2), {})
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and "it is empty" in lines[0] and "_METADATA" in lines[1]
     assert (workdir / "checkpoints/2.damaged").is_dir()
@@ -201,7 +189,7 @@ def test_a_save_that_fails_is_reported_with_what_is_kept(workdir, monkeypatch, c
 
     run = saving.Checkpoints(workdir, 3, "")
     monkeypatch.setattr(checksums, "write", fail)
-    run.save(state(3), batches(), {})
+    run.save(state(3), {})
     message = r"checkpoint 3 could not be saved .*No space left.*checkpoint 2 is kept"
     with pytest.raises(UserError, match=message), run:
         while True:

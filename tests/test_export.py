@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     checkpoints.write_config(workdir, config)
     with saving.Checkpoints(workdir, 1, "") as saved:
-        saved.save(state, None, {})
+        saved.save(state, {})
     return workdir, Model(config, system, inference_variables(state), 0)
 
 

@@ -27,7 +27,7 @@ class Events(list):
     def wait(self):
         self.append("wait")
 
-    def save(self, state, data, metrics):
+    def save(self, state, metrics):
         self.append(("save", int(state.step), metrics))
 
 

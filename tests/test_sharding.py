@@ -3,6 +3,7 @@
 import jax
 import pytest
 from helpers.processes import finish, start_worker
+from jax._src import distributed
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
@@ -49,6 +50,51 @@ def test_half_set_cluster_variables_are_refused(monkeypatch):
     monkeypatch.delenv("JAX_NUM_PROCESSES", raising=False)
     with pytest.raises(UserError, match="set all three, or none"):
         sharding.join_cluster()
+
+
+SLURM = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_STEP_NODELIST": "n[1-2]",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_NTASKS": "2",
+    "SLURM_PROCID": "1",
+    "SLURM_LOCALID": "1",
+}
+ONE_NODE = SLURM | {"SLURM_STEP_NUM_NODES": "1"}
+BY_HAND = {
+    "JAX_COORDINATOR_ADDRESS": "localhost:1",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("env", "visible"),
+    [
+        (SLURM, "all"),
+        (SLURM | BY_HAND, "all"),
+        (SLURM | {"JAX_LOCAL_DEVICE_IDS": "2,3"}, "2,3"),
+        (ONE_NODE, "1"),  # a task per GPU
+        (ONE_NODE | {"SLURM_GPUS_PER_TASK": "4"}, "all"),  # bound by Slurm
+        (BY_HAND, "all"),
+    ],
+)
+def test_a_task_uses_every_gpu_that_is_its_own(env, visible, monkeypatch):
+    """What JAX sets before it connects to the other processes."""
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    found = {"jax_cuda_visible_devices": "all"}
+
+    def connect(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr(distributed.config, "update", found.__setitem__)
+    monkeypatch.setattr(distributed._jax, "get_distributed_runtime_client", connect)
+    monkeypatch.setattr(jax.distributed, "initialize", distributed.State().initialize)
+    with pytest.raises(ConnectionError):
+        sharding.join_cluster()
+    assert found["jax_cuda_visible_devices"] == visible
 
 
 def test_batches_must_split_evenly():

@@ -1,7 +1,8 @@
 """Batches for training and evaluation, on the host as uint8.
 
 Training batch t of a run is a function of config, seed and t, whatever the number of
-threads and processes. `grain` stores the position, so that a run resumes bit-exactly.
+threads and processes. So a run's step is its position in the data, on any number of
+processes.
 """
 
 from collections.abc import Iterator
@@ -28,9 +29,8 @@ def train_batches(
     image_size: int | tuple[int, int],
     batch_size: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.DatasetIterator:
+    selection: slice = slice(None),
+) -> Iterator[dict[str, np.ndarray]]:
     """Endless shuffled batches: `image` uint8 [b h w 3], `mask` uint8 [b h w 1].
 
     Scenes add `scene` int32 [b] and `scene_attributes` float32 [b a]; aligned pairs add
@@ -43,9 +43,8 @@ def train_batches(
       image_size: pixels, one number or height and width.
       batch_size: batch size of this process.
       seed: seed of shuffling, augmentation and masks.
-      process_index: index of this process. The batches t of all processes, concatenated
-        in order, are batch t of a single process with the whole batch size.
-      process_count: number of processes.
+      selection: which batches of this size. From batch t of all n processes together on,
+        process i reads `slice(t * n + i, None, n)`.
 
     Raises:
       UserError: if there is nothing to train on, or a setting cannot work.
@@ -71,7 +70,7 @@ def train_batches(
     )
     threads = thread_count(config)
     options = grain.ReadOptions(threads, threads + PREFETCHED)
-    return iter(batches[process_index::process_count].to_iter_dataset(options))
+    return iter(batches[selection].to_iter_dataset(options))
 
 
 def eval_batches(

@@ -203,7 +203,7 @@ def write_run(workdir: epath.PathLike, config: Config, state: State) -> None:
     # By default Orbax would hold a second copy of the whole state.
     context.memory.write_concurrent_bytes = 2**28
     with saving.Checkpoints(workdir, config.keep, "", context) as saved:
-        saved.save(state, data=None, metrics={})
+        saved.save(state, metrics={})
 
 
 def export(config: Config, variables: Mapping[str, Tree]) -> dict[str, dict[str, Any]]:

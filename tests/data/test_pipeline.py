@@ -71,27 +71,19 @@ def test_batches(name, folder):
     np.testing.assert_array_equal(alone["image"], batches[0]["image"][:1])
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
 @pytest.mark.parametrize("name", ["photos", "scenes", "folder"])
-def test_a_restored_iterator_goes_on_to_the_bit(name, folder):
+def test_any_number_of_processes_goes_on_where_one_stopped(name, count, folder):
     data = config(name, path=str(folder), rotation=3.0)
-    batches = pipeline.train_batches(data, SIZE, BATCH, 0)
-    for _ in range(5):  # in the midst of an epoch
-        next(batches)
-    state = batches.get_state()
-    rest = list(islice(batches, 12))  # over its end: 38 images are 9.5 batches
-    again = pipeline.train_batches(data, SIZE, BATCH, 0)
-    next(again)
-    again.set_state(state)
-    same(rest, list(islice(again, 12)))
+    rest = take(data, 12)[5:]  # over the end of an epoch: 38 images are 9.5 batches
 
+    def share(index):
+        selection = slice(5 * count + index, None, count)
+        return take(data, 7, batch=BATCH // count, selection=selection)
 
-def test_processes_together_see_what_one_sees(folder):
-    data = config("folder", path=str(folder))
-    whole = take(data, 6, batch=6)
-    parts = [take(data, 6, batch=2, process_index=i, process_count=3) for i in range(3)]
-    for step, batch in enumerate(whole):
-        together = np.concatenate([part[step]["image"] for part in parts])
-        np.testing.assert_array_equal(together, batch["image"])
+    shares = zip(*map(share, range(count)), strict=True)
+    together = [jax.tree.map(lambda *x: np.concatenate(x), *parts) for parts in shares]
+    same(rest, together)
 
 
 def test_an_epoch_has_every_image_as_often(folder, monkeypatch):

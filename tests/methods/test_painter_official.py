@@ -201,7 +201,7 @@ def test_a_training_run_is_imported_and_exported(tmp_path, capsys):
     config = checkpoints.read_config(run)
     assert config.model.scale_shift is False and config.model.classifier_classes == 5
     with saving.Checkpoints(run, 1, "") as saved:
-        restored = saved.restore(checkpoints.abstract_state(config), None)
+        restored = saved.restore(checkpoints.abstract_state(config))
     assert isinstance(restored, State) and int(restored.step) == 0
     nodes = jax.tree.leaves(restored.opt["adamw"], is_leaf=is_adam)
     (moments,) = (node for node in nodes if is_adam(node))
