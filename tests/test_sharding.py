@@ -85,12 +85,13 @@ def test_a_task_uses_every_gpu_that_is_its_own(env, visible, monkeypatch):
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     found = {"jax_cuda_visible_devices": "all"}
+    client = "jax._src.distributed._jax"
 
     def connect(*_, **__):
         raise ConnectionError
 
-    monkeypatch.setattr(distributed.config, "update", found.__setitem__)
-    monkeypatch.setattr(distributed._jax, "get_distributed_runtime_client", connect)
+    monkeypatch.setattr("jax._src.distributed.config.update", found.__setitem__)
+    monkeypatch.setattr(f"{client}.get_distributed_runtime_client", connect)
     monkeypatch.setattr(jax.distributed, "initialize", distributed.State().initialize)
     with pytest.raises(ConnectionError):
         sharding.join_cluster()
