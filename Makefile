@@ -61,6 +61,10 @@ KILLS ?= 20
 kill-test: .venv/installed  ## KILLS kills of training, saving, completing, evaluating
 	$(BIN)/python -m pytest tests/test_resume.py -k killed --kills $(KILLS)
 
+.PHONY: test-slurm
+test-slurm: .venv/installed  ## launch/slurm.sh under Slurm, two nodes on this machine (root)
+	$(BIN)/python -m pytest -rs -n 0 tests/launch/real_slurm.py
+
 FUZZ_CASES ?= 10000
 fuzz: .venv/installed  ## 10,000 hostile inputs; resumes where it was stopped
 	$(BIN)/python tests/workers/run_fuzz.py --cases $(FUZZ_CASES) --out runs/fuzz.json
