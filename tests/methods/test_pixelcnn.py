@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config
+from helpers.states import first_state
 from helpers.trees import differs
 
 from picjax import masks, methods
@@ -35,7 +36,7 @@ def tiny():
     mask = np.stack([masks.make(side, (8, 8), rng) for side in sides])
     image = (2 * rng.integers(0, 256, (4, 8, 8, 3)) - 255) / 255
     batch = {"image": jnp.float32(image), "mask": jnp.float32(mask[..., None])}
-    state = jax.jit(methods.make(config).init)(batch, KEY)
+    state = first_state(methods.make(config), batch)
     return config, batch, state
 
 
@@ -173,7 +174,7 @@ def test_training_can_be_limited_to_missing_pixels(tiny):
     mask = jnp.zeros_like(batch["mask"]).at[:, :6].set(1).at[:, 7].set(1)
     batch = batch | {"mask": mask}
     system = make(config)
-    state = jax.jit(system.init)(batch, KEY)
+    state = first_state(system, batch)
     values = jax.jit(system.evaluate)(inference_variables(state), batch, KEY)
     step = jax.jit(system.step)
     after, metrics = step(state, batch, KEY)

@@ -11,17 +11,18 @@ import numpy as np
 from fixture import Fixture, below, nchw
 from vae_gan import (
     KEY,
+    Compile,
     check_update,
-    compiled,
     discriminator,
     first_batch,
     first_state,
+    in_either_order,
     recording_adam,
 )
 
 from picjax.methods.picmm import mixture as mixtures
 from picjax.methods.picmm.official import TABLE
-from picjax.methods.picmm.system import OWNED, PICMM
+from picjax.methods.picmm.system import OWNED, PICMM, Outputs
 from picjax.methods.vae_gan import optimisers
 from picjax.official.mapping import to_official
 from picjax.system import Batch, State
@@ -114,17 +115,27 @@ def check_step(fixture: Fixture, **make: Callable) -> None:
     official = "eps_hat" in fixture.inputs
     if official:
         system = dataclasses.replace(system, **OFFICIAL)
+    in_either_order(lambda compiled: check_run(fixture, system, compiled))
+
+
+def check_run(fixture: Fixture, system: Pinned, compiled: Compile) -> None:
+    """Losses, outputs, gradients and the state after, of one program."""
     start = first_state(fixture, NETS, system, TABLES)
     batch = first_batch(fixture)
-    step = compiled(system.step)
-    state, metrics = step(start, batch, KEY)
+
+    @compiled
+    def run(start: State, batch: Batch) -> Any:
+        forward = system.forward(start.params, start.stats, batch, system.noise)
+        return system.step(start, batch, KEY), forward
+
+    (state, metrics), (out, (j, _)) = run(start, batch)
     check_losses(fixture, metrics)
-    check_outputs(fixture, system, start, batch)
-    check_update(fixture, NETS, system, TABLES, lambda b: step(start, b, KEY)[0])
+    check_outputs(fixture, system, out, j)
+    check_update(fixture, NETS, system, TABLES, lambda b: run(start, b)[0][0])
     if below(fixture.grads, "GMM_via_generator_loss/"):
         check_lost_gradient(fixture, system, start, state)
     if "loss_bm_posterior_to_component" in fixture.outputs:
-        check_other_direction(fixture, system, start)
+        check_other_direction(fixture, system, start, compiled)
 
 
 def check_losses(fixture: Fixture, metrics: Mapping[str, jax.Array]) -> None:
@@ -134,10 +145,9 @@ def check_losses(fixture: Fixture, metrics: Mapping[str, jax.Array]) -> None:
         fixture.assert_close(name, metrics[name], expected, rtol, 1e-6)
 
 
-def check_outputs(fixture: Fixture, system: Pinned, state: State, batch: Batch) -> None:
+def check_outputs(fixture: Fixture, system: Pinned, out: Outputs, j: Any) -> None:
     """The latents, the assigned component and the images of the forward pass."""
-    out, (j, _) = system.forward(state.params, state.stats, batch, system.noise)
-    b, latents = batch["image"].shape[0], out.latents
+    b, latents = j.shape[0], out.latents
     ours: dict[str, Any] = {
         "z_m": latents.z_m,
         "z_c": latents.z_c,
@@ -157,7 +167,9 @@ def check_outputs(fixture: Fixture, system: Pinned, state: State, batch: Batch) 
             fixture.assert_close(name, ours[name], expected, 1e-4, atol)
 
 
-def check_other_direction(fixture: Fixture, system: Pinned, start: State) -> None:
+def check_other_direction(
+    fixture: Fixture, system: Pinned, start: State, compiled: Compile
+) -> None:
     """The corrected step with KL(posterior || component): its loss and gradient."""
     suffix = "_posterior_to_component"
     system = dataclasses.replace(system, component_loss=suffix[1:])

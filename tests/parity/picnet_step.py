@@ -10,18 +10,19 @@ import numpy as np
 from fixture import Fixture, below, nchw, nhwc
 from vae_gan import (
     KEY,
+    Compile,
     check_update,
-    compiled,
     discriminator,
     first_batch,
     first_state,
+    in_either_order,
     recording_adam,
     zero_grads,
 )
 
 from picjax.methods.picnet.divergence import mask_prior_std
 from picjax.methods.picnet.official import TABLE
-from picjax.methods.picnet.system import OWNED, PICNet
+from picjax.methods.picnet.system import OWNED, Outputs, PICNet
 from picjax.methods.vae_gan import optimisers
 from picjax.system import Batch, State
 
@@ -90,10 +91,20 @@ def check_step(
 ) -> None:
     """Both training strategies and every GAN mode, as the file's `hyper` says."""
     system = make_system(fixture, make_encoder, make_generator)
+    in_either_order(lambda compiled: check_run(fixture, system, compiled))
+
+
+def check_run(fixture: Fixture, system: Pinned, compiled: Compile) -> None:
+    """Losses, outputs, gradients and the state after, of one program."""
     batch = first_batch(fixture)
     start = first_state(fixture, NETS, system, TABLES)
-    step = compiled(system.step)
-    _, metrics = step(start, batch, KEY)
+
+    @compiled
+    def run(start: State, batch: Batch) -> Any:
+        forward = system.forward(start.params, start.stats, batch, system.noise)
+        return system.step(start, batch, KEY), forward
+
+    (_, metrics), (out, _) = run(start, batch)
     metrics |= {"img_d": metrics["ad_d"], "img_d_rec": metrics["ad_d_rec"]}
     rtol = fixture.tolerance("losses")
     # The updated discriminators score. Where the gradient of a bias is 0 in exact
@@ -107,13 +118,12 @@ def check_step(
         else:
             ours = metrics.get(name, 0.0)  # one path has no reconstruction to learn
         fixture.assert_close(name, ours, expected, rtol, scored.get(name, 1e-6))
-    check_outputs(fixture, system, start, batch)
-    check_update(fixture, NETS, system, TABLES, lambda b: step(start, b, KEY)[0])
+    check_outputs(fixture, out, batch)
+    check_update(fixture, NETS, system, TABLES, lambda b: run(start, b)[0][0])
 
 
-def check_outputs(fixture: Fixture, system: Pinned, state: State, batch: Batch) -> None:
+def check_outputs(fixture: Fixture, out: Outputs, batch: Batch) -> None:
     """Posterior, learnt prior and images of the step's forward pass."""
-    out, _ = system.forward(state.params, state.stats, batch, system.noise)
     b = batch["image"].shape[0]
     prior = mask_prior_std(batch["mask"])[:, None, None, None]
     ours: dict[str, Any] = {
