@@ -4,7 +4,8 @@
     python -m picjax.complete --workdir=runs/demo-picmm --compose scene.json
     python -m picjax.complete --workdir=runs/demo-inade --labels=maps/
 
-From Python: `picjax.load` (picjax/model.py).
+Of several processes, each completes its share of the images. From Python: `picjax.load`
+(picjax/model.py).
 """
 
 import argparse
@@ -14,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import checkpoints, complete_labels, files, images, masks
+from picjax import checkpoints, complete_labels, files, images, masks, sharding
 from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
 from picjax.data.listing import list_images
@@ -52,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     args = parse(argv)
     complete_labels.check(args)
+    sharding.join_cluster()
     out = Path(args.out) if args.out else Path(args.workdir) / "completions"
     if args.labels:
         synthesise_all(args, out)
@@ -71,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(
             f"{model.sampling_cost}, {args.best_of or args.num} per image", flush=True
         )
-    complete_all(model, jobs, args, out)
-    print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
+    with sharding.finish_together("complete"):
+        complete_all(model, sharding.own_share(jobs), args, out)
+    if jax.process_index() == 0:
+        print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
 
 
 def find_jobs(args: argparse.Namespace) -> list[Job]:
@@ -196,12 +201,14 @@ def synthesise_all(args: argparse.Namespace, out: Path) -> None:
     files.check_writable(out, "--out")
     model = load(args.workdir, args.sampler, args.checkpoint)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
-    with progress_bar(console) as bar:
-        for job in bar.track(jobs, description="label maps"):
+    own = sharding.own_share(jobs)
+    with sharding.finish_together("complete"), progress_bar(console) as bar:
+        for job in bar.track(own, description="label maps"):
             inputs, samples = complete_labels.draw(model, job, args)
             shown = grid(inputs["labels"], samples, inputs.get("truth"))
             write_files(out, job.stem, inputs | {"grid": shown}, samples)
-    print(f"{args.num} images of {len(jobs)} label map(s) in {out}")
+    if jax.process_index() == 0:
+        print(f"{args.num} images of {len(jobs)} label map(s) in {out}")
 
 
 def write(

@@ -10,7 +10,8 @@ rounded to uint8 first. Writes metrics.json (numbers and the whole protocol), re
 report.html (with pictures), samples.csv (one row per sample), manifest.json (which
 images were measured, to repeat it), panels.json and grid.png. Several runs give a table
 side by side. An interrupted evaluation of a run resumes with the completions that it
-has drawn. See docs/evaluation.md.
+has drawn. Of several processes all draw completions, and the first one measures them. See
+docs/evaluation.md.
 """
 
 import argparse
@@ -20,14 +21,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from picjax import files, signals
+import jax
+
+from picjax import files, sharding, signals
 from picjax.cli import Parser, run, say
 from picjax.evaluation import compare, protocols
 from picjax.evaluation.metrics import fid, results
 from picjax.evaluation.metrics.features import Fid
 from picjax.evaluation.options import Options, check, resolve
 from picjax.evaluation.report import page, tables
-from picjax.evaluation.run import EvalTask, Evaluation, evaluate
+from picjax.evaluation.run import EvalTask, Evaluation, draw_share, evaluate
+from picjax.evaluation.store import make_folder
 from picjax.evaluation.tasks import folder_task, run_task, work_at_different_sizes
 
 BASELINES = "beside: biharmonic,mean (default), telea, or none"
@@ -79,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(argv)
     check(options)
     resolve(options)
+    sharding.join_cluster()
     sources = options.fake or options.workdir or []
     labels = compare.labels(sources)
     outs = out_folders(options, sources, labels)
@@ -93,13 +98,34 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(sources) > 1 and task.is_finished():
             say(f"{label} is measured already, in {out}")
             continue
-        evaluation = evaluate(task)
-        with signals.deferred():
-            write(options, task, evaluation)
+        with sharding.finish_together(f"evaluate {out}"):
+            evaluate_together(options, task)
+        if task.store is not None and jax.process_index() == 0:
+            task.store.remove()
+    if jax.process_index():
+        return
     shutil.rmtree(options.baseline_folder, ignore_errors=True)
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")
         print(f"all of it: {outs[0].parent}/report.html")
+
+
+def evaluate_together(options: Options, task: EvalTask) -> None:
+    """Evaluates a task; all processes draw, the first one measures and writes."""
+    index, count = jax.process_index(), jax.process_count()
+    make_folder(task.out)
+    if task.store is not None:
+        if index == 0:  # which drops completions of another evaluation
+            task.store.open(task.total)
+        sharding.wait_for_all(f"open {task.out}")
+        if index:
+            task.store.open(task.total)
+    if index:
+        draw_share(task, index, count)
+        return
+    evaluation = evaluate(task)
+    with signals.deferred():
+        write(options, task, evaluation)
 
 
 def out_folders(
@@ -139,8 +165,6 @@ def write(options: Options, task: EvalTask, evaluation: Evaluation) -> None:
     }
     text = json.dumps(content, indent=2) + "\n"
     files.write_text(task.out / "metrics.json", text)
-    if task.store is not None:
-        task.store.remove()
     header, cells = results.table_cells(by_method)  # the units are in the report
     print(f"{protocol['what']}: {page.sentence(protocol)}")
     for note in page.notes(protocol):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -89,6 +90,11 @@ def read_npz(path: epath.PathLike) -> dict[str, np.ndarray]:
         raise ValueError(f"'{path}' is damaged ({error})") from error
 
 
+def own_token() -> str:
+    """A part of a temporary name; the process is not enough, as hosts share folders."""
+    return uuid.uuid4().hex[:8]
+
+
 @contextlib.contextmanager
 def open_atomic(path: epath.PathLike) -> Iterator[BinaryIO]:
     """Open a file for writing under a temporary name, then rename it to `path`.
@@ -97,7 +103,7 @@ def open_atomic(path: epath.PathLike) -> Iterator[BinaryIO]:
     """
     path = epath.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{own_token()}.tmp")
     try:
         with temporary.open("wb") as file:
             yield cast(BinaryIO, file)
@@ -106,20 +112,39 @@ def open_atomic(path: epath.PathLike) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Create a folder under a temporary name to be filled, then rename it to `path`.
-
-    If the block raises, nothing remains.
+def check_new(path: epath.PathLike) -> None:
+    """Check that nothing is at the path of a new folder but, perhaps, an empty one.
 
     Raises:
-      UserError: if `path` is anything but an empty folder, or cannot be created.
+      UserError: otherwise.
     """
     path = epath.Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"--out '{path}' exists already; remove it or choose another")
-    final = path.absolute()
-    partial = final.with_name(f".{final.name}.partial-{os.getpid()}")
+
+
+def partial_folder(path: epath.PathLike, token: str) -> epath.Path:
+    """The temporary name of a new folder."""
+    final = epath.Path(path).absolute()
+    return final.with_name(f".{final.name}.partial-{token}")
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike, token: str = "") -> Iterator[epath.Path]:
+    """Create a folder under a temporary name to be filled, then rename it to `path`.
+
+    If the block raises, nothing remains.
+
+    Args:
+      path: the folder.
+      token: of its temporary name, where several processes fill it.
+
+    Raises:
+      UserError: if `path` is anything but an empty folder, or cannot be created.
+    """
+    check_new(path)
+    path, final = epath.Path(path), epath.Path(path).absolute()
+    partial = partial_folder(path, token or own_token())
     try:
         partial.mkdir(parents=True)
     except OSError as error:
@@ -143,7 +168,7 @@ def together(folder: epath.PathLike) -> Iterator[epath.Path]:
     A first signal does not separate them. If the block raises, none of them appears.
     """
     folder = epath.Path(folder)
-    partial = folder / f".partial-{os.getpid()}"
+    partial = folder / f".partial-{own_token()}"
     with signals.deferred():
         partial.mkdir(parents=True, exist_ok=True)
         try:

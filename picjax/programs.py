@@ -33,7 +33,7 @@ class Request(NamedTuple):
 
 
 class Programs:
-    """Draws completions of batches on all devices; several threads may share it.
+    """Draws completions of batches on this process's devices; threads may share it.
 
     Args:
       system: the method.
@@ -48,7 +48,7 @@ class Programs:
         self.compiled: dict[str, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._counts_draws = system.counts_draws
-        self._mesh = sharding.make_mesh()
+        self._mesh = sharding.local_mesh()
         self.variables = self._replicated(variables)
         self._draw = jax.jit(
             make_draw(system), static_argnames=("n", "num_candidates", "composite")

@@ -5,21 +5,27 @@ is replicated, or split over the `fsdp` axis by the rules below. Under `jit` the
 do not depend on the layout.
 """
 
+import contextlib
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from orbax.checkpoint import multihost
 
 from picjax.cli import UserError
 from picjax.system import Tree
 
 AnyMesh = Mesh | AbstractMesh
 Layout = Callable[[tuple[int, ...], AnyMesh], P]
+T = TypeVar("T")
+WEEK = 7 * 24 * 3600  # seconds that a process may wait for the others
 
 
 def replicate(shape: tuple[int, ...], mesh: AnyMesh) -> P:
@@ -69,6 +75,13 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             "devices; make data x fsdp equal to their number, or data -1"
         )
     return jax.make_mesh((data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2)
+
+
+def local_mesh() -> Mesh:
+    """A mesh of this process's devices, for work of which each process does a share."""
+    devices = jax.local_devices()
+    shape, axes = (len(devices), 1), ("data", "fsdp")
+    return jax.make_mesh(shape, axes, (AxisType.Auto,) * 2, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -133,6 +146,8 @@ def join_cluster() -> None:
     Raises:
       UserError: if only some of the three are set.
     """
+    if jax.distributed.is_initialized():
+        return
     env, own = os.environ, local_devices(os.environ)
     if "JAX_COORDINATOR_ADDRESS" in env:
         try:
@@ -147,6 +162,38 @@ def join_cluster() -> None:
         "TPU_WORKER_HOSTNAMES", ""
     ):
         jax.distributed.initialize(local_device_ids=own)
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """The items that this process works on."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def first_value(value: int) -> int:
+    """The first process's value, from 0 to 2^32 - 1."""
+    return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
+
+
+def wait_for_all(point: str) -> None:
+    """Wait until all processes are here.
+
+    No device takes part, so that one may work much longer than another.
+
+    Args:
+      point: a name that no other point of the command has.
+    """
+    if jax.process_count() > 1:
+        wait = multihost.get_barrier_sync_fn()
+        wait(key=f"picjax:{point}", timeout_ms=1000 * WEEK)
+
+
+@contextlib.contextmanager
+def finish_together(work: str) -> Iterator[None]:
+    """`wait_for_all` at the end of a block, also if it raises."""
+    try:
+        yield
+    finally:
+        wait_for_all(work)
 
 
 def local_devices(env: Mapping[str, str]) -> list[int] | None:

@@ -7,9 +7,13 @@ Every image is resized to SIZE x SIZE (without keeping the aspect, as in trainin
 stored as uint8, so that reading it is a copy: fast enough to feed a GPU from two cores.
 With --layout, DIR has label maps (docs/inade.md), which are stored beside the pixels.
 Train with --config.data.name=arrayrecord --config.data.path=OUT. Files that cannot be
-used are skipped with a line that names them. OUT appears when everything is packed.
+used are skipped with a line that names them. OUT appears when everything is packed. Of
+several processes, each packs its share of the shards.
 """
 
+import contextlib
+import itertools
+import os
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from etils import epath
@@ -26,12 +31,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from picjax import sharding
 from picjax.cli import Parser, UserError, run, say
 from picjax.data.decode import BadImage, core_count, decode
 from picjax.data.labelled import TREES, Files, find, read_files
 from picjax.data.listing import list_images
 from picjax.data.transforms import resample
-from picjax.files import new_folder
+from picjax.files import check_new, new_folder, partial_folder
 
 SIZE = 266  # load_size of the originals at 256 px: training crops without resampling
 LARGEST = 8192  # pixels a side
@@ -107,12 +113,15 @@ def open_shards(path: str, key: str) -> Any:
 
 
 def pack(
-    files: Iterable[Path | Files],
+    files: Sequence[Path | Files],
     root: Path,
     out: epath.PathLike,
     size: tuple[int, int],
-) -> tuple[int, list[str]]:
-    """Write the shards of a data set.
+) -> list[str]:
+    """Write this process's share of the shards of a data set.
+
+    A shard has the images of SHARD files, so that the order of all records does not
+    depend on the number of processes, nor on damaged files.
 
     Args:
       files: of the images, perhaps with their maps.
@@ -121,27 +130,27 @@ def pack(
       size: height and width of the stored images.
 
     Returns:
-      The number of packed images, and a message for each skipped file.
+      A message for each skipped file.
     """
+    numbers = sharding.own_share(range(-(-len(files) // SHARD)))
+    own = [file for i in numbers for file in files[i * SHARD : (i + 1) * SHARD]]
+    console = Console(stderr=True, highlight=False)
+    shown = track(own, "packing", console=console, disable=not console.is_terminal)
     skipped: list[str] = []
-    count = 0
-    writer = None
-    for path, record in _records(files, root, size):
-        if isinstance(record, BadImage):
-            skipped.append(f"skipped '{path}': {record}")
-            continue
-        if count % SHARD == 0:
-            if writer is not None:
-                writer.close()
-            file = epath.Path(out) / f"images-{count // SHARD:05}{SUFFIX}"
-            # One record per chunk, so that random access reads nothing else.
-            writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
-        assert writer is not None
-        writer.write(record)
-        count += 1
-    if writer is not None:
-        writer.close()
-    return count, skipped
+    for number in numbers:
+        file = epath.Path(out) / f"images-{number:05}{SUFFIX}"
+        with contextlib.ExitStack() as stack:
+            writer = None
+            for path, record in _records(itertools.islice(shown, SHARD), root, size):
+                if isinstance(record, BadImage):
+                    skipped.append(f"skipped '{path}': {record}")
+                    continue
+                if writer is None:
+                    # One record per chunk, so that random access reads nothing else.
+                    writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
+                    stack.callback(writer.close)
+                writer.write(record)
+    return skipped
 
 
 def _records(
@@ -222,25 +231,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out)
     if not 8 <= args.size <= LARGEST:
         raise UserError(f"--size is {args.size}; give 8 to {LARGEST} pixels")
-    with new_folder(out) as partial:
-        files: Sequence[Path | Files] = (
-            find(args.dir, "DIR", args.layout, args.held_out)
-            if args.layout
-            else list_images(args.dir, "DIR")
-        )
-        console = Console(stderr=True, highlight=False)
-        shown = track(
-            files, "packing", console=console, disable=not console.is_terminal
-        )
-        size = args.size, args.size
-        count, skipped = pack(shown, Path(args.dir), partial, size)
-        for line in skipped:
-            say(line)
-        if not count:
-            raise UserError(
-                f"DIR '{args.dir}' holds no image that can be read; see above"
-            )
-    print(f"{count} images of {args.size}x{args.size} in {out}")
+    check_new(out)
+    files: Sequence[Path | Files] = (
+        find(args.dir, "DIR", args.layout, args.held_out)
+        if args.layout
+        else list_images(args.dir, "DIR")
+    )
+    jax.config.update("jax_platforms", "cpu")  # accelerators are left to others
+    sharding.join_cluster()
+    count = pack_together(files, Path(args.dir), out, (args.size, args.size))
+    if jax.process_index() == 0:
+        print(f"{count} images of {args.size}x{args.size} in {out}")
+
+
+def pack_together(
+    files: Sequence[Path | Files], root: Path, out: Path, size: tuple[int, int]
+) -> int:
+    """`pack` of all processes into one new folder.
+
+    Returns:
+      The number of all images, of the first process; 0 of the others.
+
+    Raises:
+      UserError: if no image can be read.
+    """
+    token = str(sharding.first_value(os.getpid()))
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            stack.enter_context(new_folder(out, token))
+        sharding.wait_for_all("the folder exists")
+        partial = partial_folder(out, token)
+        with sharding.finish_together("pack"):
+            for line in pack(files, root, partial, size):
+                say(line)
+        if jax.process_index():
+            return 0
+        if not any(partial.iterdir()):
+            raise UserError(f"DIR '{root}' holds no image that can be read; see above")
+        return len(open_shards(str(partial), "--out"))
 
 
 if __name__ == "__main__":

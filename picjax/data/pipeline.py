@@ -79,8 +79,6 @@ def eval_batches(
     batch_size: int,
     num: int,
     seed: int,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[dict[str, Any]]:
     """Up to `num` held-out images in order, each with a mask fixed by seed and index.
 
@@ -105,7 +103,7 @@ def eval_batches(
 
     def batches() -> Iterator[dict[str, Any]]:
         waiting: list[Element] = []
-        own = range(process_index, min(num, len(source)), process_count)
+        own = range(min(num, len(source)))
         with ThreadPoolExecutor(thread_count(config)) as pool:
             for start in range(0, len(own), batch_size):
                 chunk = pool.map(read, own[start : start + batch_size])

@@ -134,12 +134,17 @@ def _draw_ahead(
     sampling: Sampling,
     store: CompletionStore | None,
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Batches with their completions; the device works one batch ahead."""
+    """Batches with their completions; the device works one batch ahead.
+
+    Those that are not of the store's share are left out.
+    """
     pending: tuple[Batch, Callable[[], np.ndarray]] | None = None
-    first = 0
+    following = 0
     for batch in batches:
+        first, following = following, following + int(batch["valid"].sum())
+        if store is not None and store.share is not None and first not in store.share:
+            continue
         wait = _dispatch(model, batch, sampling, store, first)
-        first += int(batch["valid"].sum())
         if pending is not None:
             yield pending[0], pending[1]()
         pending = batch, wait

@@ -22,7 +22,7 @@ from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import size_text
 from picjax.evaluation.metrics.results import Accumulator, Columns, Example, Result
 from picjax.evaluation.report.gallery import Gallery
-from picjax.evaluation.store import CompletionStore, is_current, make_folder
+from picjax.evaluation.store import CompletionStore, is_current
 from picjax.log import progress_bar
 
 
@@ -94,15 +94,28 @@ class Evaluation(NamedTuple):
         return {label: self.results} | self.baselines
 
 
+def draw_share(task: EvalTask, index: int, count: int) -> None:
+    """Draws one of `count` shares of a task's completions, for `evaluate` to find.
+
+    The process that measures draws the first share and, when it comes to the others,
+    what is still missing. So no process waits for another.
+    """
+    store = task.store
+    if store is None or not store.enabled:
+        return
+    store.share = range(task.total * index // count, task.total * (index + 1) // count)
+    drawn = sum(1 for _ in task.examples())
+    say(f"process {index + 1} of {count} has drawn the completions of {drawn} images")
+
+
 def evaluate(task: EvalTask) -> Evaluation:
     """Measures all examples; writes `samples.csv` and `manifest.json` into `task.out`.
+
+    Its store is open.
 
     Raises:
       UserError: if there is no image, or they are not those of the manifest.
     """
-    make_folder(task.out)
-    if task.store is not None:
-        task.store.open(task.total)
     for measured in (*task.metrics.values(), *task.baselines):
         measured.reset()
     with temporary_text() as table:

@@ -28,6 +28,10 @@ class CompletionStore:
       task: what the completions depend on, ready for JSON.
       checkpoint: must not be newer than `task.json`.
       shape: of one image's completions, (n, h, w, 3).
+
+    Attributes:
+      enabled: whether completions are kept.
+      share: indices of the images that this process completes; None: of all.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class CompletionStore:
         self.folder, self.task = folder, task
         self.checkpoint, self.shape = checkpoint, shape
         self.enabled = False
+        self.share: range | None = None
 
     def open(self, images: int) -> None:
         """Keeps the completions of this task that are there, and drops all others.

@@ -60,7 +60,7 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     create = examples.model_examples
     if options.own_size:
         create = examples.own_size_examples
-    batch_size = min(examples.BATCH * jax.device_count(), images)
+    batch_size = min(examples.BATCH * jax.local_device_count(), images)
     return EvalTask(
         label=label,
         examples=partial(create, model, sampling, images, batch_size, store),

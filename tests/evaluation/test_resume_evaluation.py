@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers.configs import load_config
@@ -12,6 +13,7 @@ from helpers.evaluation import center, evaluate, picture, read_metrics, save
 from helpers.fake_system import SIZE, make_model
 
 from picjax import eval as command
+from picjax import sharding
 from picjax.evaluation import run, store, tasks
 from picjax.evaluation.options import resolve
 from picjax.evaluation.store import CompletionStore
@@ -75,6 +77,23 @@ def test_it_ends_like_an_undisturbed_one(tmp_path, counted, monkeypatch, capsys)
         ours, whole = ((tmp_path / d / name).read_bytes() for d in ("out", "whole"))
         assert ours == whole, name
     assert not (out / "completions").exists()
+
+
+def test_what_another_process_has_drawn_is_not_drawn_again(
+    tmp_path, counted, monkeypatch, capsys
+):
+    """The second of two draws the last of three batches, and measures nothing."""
+    with monkeypatch.context() as second:
+        second.setattr(jax, "process_index", lambda: 1)
+        second.setattr(jax, "process_count", lambda: 2)
+        second.setattr(sharding, "wait_for_all", lambda point: None)
+        evaluate(*WORDS, "--out", tmp_path)
+    assert os.listdir(tmp_path) == ["completions"]
+    assert "process 2 of 2 has drawn the completions of 4 images" in (
+        capsys.readouterr().err
+    )
+    evaluate(*WORDS, "--out", tmp_path)
+    assert counted.drawn == [8, 8, 8] and (tmp_path / "metrics.json").exists()
 
 
 def test_completions_of_another_protocol_are_dropped(
