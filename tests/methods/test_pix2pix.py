@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.states import first_state
 from helpers.trees import differs
 
 from picjax.cli import UserError
@@ -36,7 +37,7 @@ class Run:
     def __init__(self, b=2, **changes):
         self.system = make(make_config(**changes))
         self.batch = make_batch(32, b)
-        self.state = jax.jit(self.system.init)(self.batch, KEY)
+        self.state = first_state(self.system, self.batch)
         self.variables = inference_variables(self.state)
 
     def complete(self, **changes: Any):
@@ -107,6 +108,16 @@ def test_other_options_train(changes):
     if "loss__pool" in changes:
         assert state.stats["pool"]["count"] == 3
     assert ("d_penalty" in metrics) == (changes.get("loss__gan_mode") == "wgangp")
+
+
+def test_accumulated_gradients_move_parameters_every_second_step():
+    run = Run(opt__accumulate=2)
+    step = jax.jit(run.system.step)
+    once, _ = step(run.state, run.batch, KEY)
+    twice, _ = step(once, run.batch, KEY)
+    for net in run.state.params:
+        assert not differs(once.params[net], run.state.params[net]), net
+        assert differs(twice.params[net], once.params[net]), net
 
 
 def test_the_penalty_is_on_the_image_part_of_the_pair():
