@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.states import first_state
 
 from picjax import methods
 from picjax.cli import UserError
@@ -51,7 +52,7 @@ def trained(request):
     config = make_config(request.param)
     system = methods.make(config)
     batch = make_batch(config.image_size)
-    state = jax.jit(system.init)(batch, jax.random.key(0))
+    state = first_state(system, batch)
     step = jax.jit(system.step)
     states, metrics = [state], []
     for i in range(2):
