@@ -7,11 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.states import first_state
 from helpers.trees import differs
 
 from picjax.methods.picmm import mixture as mixtures
 from picjax.methods.picmm.system import PICMM
-from picjax.system import composite, inference_variables, split_keys
+from picjax.system import (
+    composite,
+    inference_variables,
+    init_opt,
+    split_keys,
+    update,
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,43 +27,59 @@ def tiny():
     config = load_config("picmm", "tiny")
     batch = make_batch(config.image_size, 4)
     system = PICMM.from_config(config)
-    return system, jax.jit(system.init)(batch, jax.random.key(0)), batch
+    return system, first_state(system, batch), batch
 
 
-def run(tiny, preset, **fields):
-    """The state after one step of a preset from the same state."""
-    system = PICMM.from_config(load_config("picmm", f"tiny-{preset}"))
-    system = dataclasses.replace(system, **fields)
-    return jax.jit(system.step)(tiny[1], tiny[2], jax.random.key(1))[0]
+# A preset, and the fields that are not the preset's.
+VARIATIONS = {
+    "default": ("default", {}),
+    "official": ("official", {}),
+    "published": ("published", {}),
+    "other direction": ("default", {"component_loss": "component_to_posterior"}),
+    "prior weight": ("default", {"prior_weight": 0.1}),
+    "hinge": ("default", {"gan_mode": "hinge", "kl_weight": 0.01}),
+    "wgangp": ("default", {"gan_mode": "wgangp", "kl_weight": 0.01}),
+}
 
 
 @pytest.fixture(scope="module")
 def after(tiny):
-    presets = ("default", "official", "published")
-    return {preset: run(tiny, preset) for preset in presets}
+    """The state after one step of each variation from the same state.
+
+    They are one program: what they have in common is compiled once.
+    """
+    systems = {}
+    for name, (preset, fields) in VARIATIONS.items():
+        system = PICMM.from_config(load_config("picmm", f"tiny-{preset}"))
+        systems[name] = dataclasses.replace(system, **fields)
+
+    @jax.jit
+    def step_all(state, batch):
+        key = jax.random.key(1)
+        return {name: s.step(state, batch, key)[0] for name, s in systems.items()}
+
+    return step_all(*tiny[1:])
 
 
 def test_official_preset_never_trains_the_mixture(tiny, after):
     before = tiny[1]
-    for preset, state in after.items():
-        moved = differs(state.params["mixture"], before.params["mixture"])
+    for preset in ("default", "official", "published"):
+        moved = differs(after[preset].params["mixture"], before.params["mixture"])
         assert moved == (preset != "official"), preset
     # Its running statistics move all the same, and are a blend of both latents.
     blended = after["official"].stats["mixture"]["mu"]
     assert differs(blended, after["default"].stats["mixture"]["mu"])
 
 
-def test_mixture_loss_reaches_neither_encoder_nor_generator(tiny, after):
-    default = after["default"].params
-    other = run(tiny, "default", component_loss="component_to_posterior").params
+def test_mixture_loss_reaches_neither_encoder_nor_generator(after):
+    default, other = after["default"].params, after["other direction"].params
     assert differs(default["mixture"], other["mixture"])
     for net in ("encoder", "generator", "discriminator"):
         assert not differs(default[net], other[net]), net
 
 
-def test_prior_weight_lets_the_mixture_loss_reach_the_encoder_alone(tiny, after):
-    default = after["default"].params
-    bound = run(tiny, "default", prior_weight=0.1).params
+def test_prior_weight_lets_the_mixture_loss_reach_the_encoder_alone(after):
+    default, bound = after["default"].params, after["prior weight"].params
     assert differs(default["encoder"], bound["encoder"])
     for net in ("generator", "mixture", "discriminator"):
         assert not differs(default[net], bound[net]), net
@@ -64,17 +87,16 @@ def test_prior_weight_lets_the_mixture_loss_reach_the_encoder_alone(tiny, after)
 
 def test_only_the_assigned_components_rows_get_a_gradient(tiny):
     system, state, batch = tiny
-    noise = system.draw_noise(state, batch, jax.random.key(2))
-    latents, _, stats = system.encode(
-        state.params, state.stats, batch, noise["encoder"]
-    )
     j = jnp.ones(4, jnp.int32)
 
     def loss(params):
-        mixture, _ = system.mix(state.params | {"mixture": params}, stats, latents)
+        params = state.params | {"mixture": params}
+        noise = system.draw_noise(state, batch, jax.random.key(2))
+        latents, _, stats = system.encode(params, state.stats, batch, noise["encoder"])
+        mixture, _ = system.mix(params, stats, latents)
         return system.mixture_loss(j, mixture, latents.q_c)[0]
 
-    grads = jax.grad(loss)(state.params["mixture"])
+    grads = jax.jit(jax.grad(loss))(state.params["mixture"])
     for head in ("mu", "log_std"):
         rows = grads[head]["linear2"]["bias"].reshape(2, -1)
         assert (rows[0] == 0).all() and (rows[1] != 0).any()
@@ -94,23 +116,27 @@ def test_one_image_is_its_row_of_a_batch(tiny):
 
 
 @pytest.mark.parametrize("mode", ["hinge", "wgangp"])
-def test_other_gan_modes_stay_finite(tiny, mode):
-    state = run(tiny, "default", gan_mode=mode, kl_weight=0.01)
-    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(state))
+def test_other_gan_modes_stay_finite(after, mode):
+    assert all(jnp.isfinite(x).all() for x in jax.tree.leaves(after[mode]))
 
 
 def test_accumulated_gradients_move_parameters_every_second_step(tiny):
-    _, state, batch = tiny
+    """By every optimiser; test_pix2pix.py does so in whole steps, which compile faster."""
+    state = tiny[1]
     config = load_config("picmm", "tiny")
     config.opt.accumulate = 2
-    system = PICMM.from_config(config)
-    # Only the states of the optimisers differ from the usual config's.
-    fresh = jax.eval_shape(system.init, batch, jax.random.key(0)).opt
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), fresh)
-    state = state.replace(opt=zeros)
-    step = jax.jit(system.step)
-    once, _ = step(state, batch, jax.random.key(1))
-    twice, _ = step(once, batch, jax.random.key(2))
+    opts = PICMM.from_config(config).opts
+    state = state.replace(opt=init_opt(opts, state.params))
+
+    @jax.jit
+    def step(state):
+        for name, opt in opts.items():
+            grads = jax.tree.map(jnp.ones_like, {n: state.params[n] for n in opt.nets})
+            state = update(opts, name, state, grads)
+        return state
+
+    once = step(state)
+    twice = step(once)
     for net in state.params:
         assert not differs(once.params[net], state.params[net]), net
         assert differs(twice.params[net], once.params[net]), net
@@ -130,9 +156,14 @@ def test_completions_follow_the_mixtures_weights(tiny):
     variables = inference_variables(state)
     variables["params"]["mixture"] = weights | {"log_std": zeros}
     key = jax.random.key(0)
-    images = system.sample(variables, batch, key, 2)
     visible_key = split_keys(key, "visible")["visible"]
-    columns = system.visualize(variables, batch, visible_key)
+
+    @jax.jit
+    def draw(variables):
+        columns = system.visualize(variables, batch, visible_key)
+        return system.sample(variables, batch, key, 2), columns
+
+    images, columns = draw(variables)
     for i in range(2):
         image = composite(batch, images[:, i])
         np.testing.assert_allclose(image, columns["component 1"], atol=1e-5)
