@@ -1,8 +1,8 @@
 """First states at a small part of the cost of compiling `init`.
 
 Most of that cost is JAX's random numbers, one program for each shape. Tests whose
-statement holds for any draws take NumPy's; the tests that train by the command, and
-tests/parity/pix2pix.py, compile an `init` as training does.
+statement holds for any draws take NumPy's; tests that train by the command compile an
+`init` as training does.
 """
 
 from contextlib import contextmanager

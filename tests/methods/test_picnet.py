@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.states import first_state
 from helpers.trees import differs
 
 from picjax.cli import UserError
@@ -28,7 +29,7 @@ def tiny():
     config = tiny_config()
     batch = make_batch(config.image_size)
     system = PICNet.from_config(config)
-    return system, jax.jit(system.init)(batch, jax.random.key(0)), batch
+    return system, first_state(system, batch), batch
 
 
 def encode(tiny):
@@ -61,7 +62,7 @@ def test_other_options_stay_finite(tiny):
         }
     )
     system = PICNet.from_config(config)
-    before = jax.jit(system.init)(tiny[2], jax.random.key(0))
+    before = first_state(system, tiny[2])
     after, metrics = jax.jit(system.step)(before, tiny[2], jax.random.key(1))
     for net in before.params:
         assert differs(after.params[net], before.params[net]), net
@@ -125,8 +126,14 @@ def test_a_draw_without_spread_is_the_mean(tiny):
     encoder = state.params["encoder"] | {"prior": prior}
     variables["params"] = variables["params"] | {"encoder": encoder}
     key = jax.random.key(0)
-    mean = system.visualize(variables, batch, key)["mean"]
-    draw = composite(batch, system.sample(variables, batch, key, 1)[:, 0])
+
+    @jax.jit
+    def run(variables):
+        columns = system.visualize(variables, batch, key)
+        return columns["mean"], system.sample(variables, batch, key, 1)
+
+    mean, samples = run(variables)
+    draw = composite(batch, samples[:, 0])
     np.testing.assert_allclose(draw, mean, atol=1e-5)
 
 
