@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.states import numpy_draws
 from picjax import convert
 from picjax.official import originals
 from picjax.official.mapping import regroup_by_net
@@ -21,9 +22,15 @@ TINY += ["--config.steps=2", "--config.sample_every=0"]
 def tiny_run() -> tuple[Any, Any, Any]:
     """Config, variables, and the same variables as official tensors."""
     config = convert.make_config("picmm", "tiny", TINY)
-    state = convert.first_state(config, {})
-    variables = regroup_by_net(inference_variables(state))
+    variables = first_variables(config)
     return config, variables, exported(config, variables)
+
+
+def first_variables(config):
+    """Variables by net, with NumPy's draws."""
+    with numpy_draws():
+        state = convert.first_state(config, {})
+    return regroup_by_net(inference_variables(state))
 
 
 def exported(config, variables):
@@ -43,7 +50,9 @@ def assert_same_files(ours, theirs):
 
 
 def command(*words: object) -> None:
-    convert.main([str(word) for word in words])
+    """The command; NumPy draws what the files lack."""
+    with numpy_draws():
+        convert.main([str(word) for word in words])
 
 
 def touch(folder: Path, *names: str) -> list[str]:

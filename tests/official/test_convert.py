@@ -4,6 +4,7 @@ Tensors are in test_transfer.py; tests that need PyTorch to read files in
 test_torch_files.py.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.convert import TINY, command, tiny_run, touch
+from helpers.states import numpy_draws
 from PIL import Image
 
 import picjax
@@ -28,11 +30,19 @@ def tiny():
     return tiny_run()
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    config, variables, _ = tiny_run()
+    workdir = tmp_path_factory.mktemp("imported") / "run"
+    with numpy_draws():
+        state = convert.first_state(config, variables)
+    convert.write_run(workdir, config, state)
+    return workdir
+
+
 @pytest.fixture
-def imported(tiny, tmp_path):
-    config, variables, _ = tiny
-    convert.write_run(tmp_path / "run", config, convert.first_state(config, variables))
-    return tmp_path / "run"
+def imported(written, tmp_path):
+    return shutil.copytree(written, tmp_path / "run")
 
 
 def test_an_imported_run_completes_with_the_given_weights(tiny, imported, tmp_path):

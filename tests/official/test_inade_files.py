@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers.convert import command, touch
+from helpers.convert import command, first_variables, touch
 
 from picjax import checkpoints, convert
 from picjax.cli import UserError
@@ -15,7 +15,7 @@ from picjax.methods.inade.replay import replay
 from picjax.official import files
 from picjax.official.mapping import regroup_by_net
 from picjax.official.originals import find_files
-from picjax.system import image_shape, inference_variables
+from picjax.system import image_shape
 
 TINY = ("--system=inade", "--dataset=tiny")
 
@@ -24,8 +24,7 @@ TINY = ("--system=inade", "--dataset=tiny")
 def original():
     """Config, generator and its tensors under the original's names."""
     config = convert.make_config("inade", "tiny", [])
-    state = convert.first_state(config, {})
-    variables = regroup_by_net(inference_variables(state))
+    variables = first_variables(config)
     files = convert.export(config, variables)
     assert set(files) == {f"best_net_{x}.pth" for x in "GED"}
     return config, variables, files["best_net_G.pth"]
