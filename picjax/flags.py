@@ -17,6 +17,8 @@ from picjax.cli import UserError
 from picjax.system import Config
 
 SETTING = re.compile(r"--config\.([\w.]+)=(.*)")
+# image_size is a number or (height, width); the parser only takes what it is now.
+RECTANGLE = re.compile(r"--config\.image_size=\(?\s*(\d+)\s*,\s*(\d+)\s*\)?")
 
 
 def parse(words: Sequence[str]) -> tuple[Config, Path]:
@@ -37,8 +39,9 @@ def parse(words: Sequence[str]) -> tuple[Config, Path]:
     path, _, variant = chosen[-1].partition(":")
     file = locate(path)
     argument = f"{file}:{variant}" if variant else str(file)
-    rest = [word for word in words if not word.startswith("--config=")]
-    words = [f"--config={argument}", *rest]
+    settings = [word for word in words if not word.startswith("--config=")]
+    words = [f"--config={argument}"]
+    words += [word for word in settings if not RECTANGLE.fullmatch(word)]
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=words
@@ -53,7 +56,18 @@ def parse(words: Sequence[str]) -> tuple[Config, Path]:
         raise UserError(f"'{rest[1]}' is no flag; write --config.KEY=VALUE")
     changed = [match[1] for word in words if (match := SETTING.match(word))]
     split_tuples(config.value, load(argument), changed)
+    for word in settings:
+        set_rectangle(config.value, word)
     return config.value, Path(workdir.value or default)
+
+
+def set_rectangle(config: Config, word: str) -> bool:
+    """Set the size if the word is `--config.image_size=HEIGHT,WIDTH`."""
+    match = RECTANGLE.fullmatch(word)
+    if match:
+        with config.ignore_type():
+            config.image_size = int(match[1]), int(match[2])
+    return match is not None
 
 
 def split_tuples(config: Config, default: Config, keys: Sequence[str]) -> None:
@@ -139,6 +153,8 @@ def make_config(system: str, variant: str, settings: Sequence[str]) -> Config:
     except ValueError as error:
         raise UserError(f"--dataset={variant}: {error}") from error
     for setting in settings:
+        if set_rectangle(config, setting):
+            continue
         match = SETTING.fullmatch(setting)
         if not match or match[1] not in flat_keys(config):
             raise UserError(

@@ -80,6 +80,18 @@ def test_a_tuple_is_words_with_commas(text):
     assert flags.make_config("picmm", "tiny", [setting]).data.masks == ("top", "half")
 
 
+@pytest.mark.parametrize("text", ["64,96", "(64, 96)"])
+def test_the_image_size_may_be_height_and_width(text):
+    word = f"--config.image_size={text}"
+    config, _ = flags.parse(["--config=picmm:tiny", word])
+    assert tuple(config.image_size) == (64, 96)
+    assert flags.make_config("picmm", "tiny", [word]).image_size == (64, 96)
+    settings.check(config)
+    for wrong in ("64,", "64,96,3"):
+        with pytest.raises(UserError, match="image_size"):
+            flags.parse(["--config=picmm:tiny", f"--config.image_size={wrong}"])
+
+
 def test_a_misspelt_name_in_a_tuple_has_its_hint():
     words = ["--config=picmm:tiny", "--config.data.masks=center,haalf"]
     config, _ = flags.parse(words)
