@@ -92,6 +92,7 @@ SIZE = Rule(
     lambda x: SIDE.accepts(x) or (several(SIDE).accepts(x) and len(x) == 2),
     f"pixels, 8 to {LARGEST_SIZE}, or (height, width)",
 )
+MULTIPLIERS = several(number(1 / 16, 256.0), least=1)  # halves exist: 512 px releases
 ANY = Rule(lambda x: not isinstance(x, float) or math.isfinite(x), "a finite number")
 
 # The first pattern that a dotted key matches applies.
@@ -131,8 +132,8 @@ RULES: dict[str, Rule] = {
     "model.*depth": integer(0, 64),
     "model.log_std_start": number(-20.0, 20.0),
     "model.blocks": integer(1, 256),
-    "model.mult": several(integer(1, 256), least=1),
-    "model.classifier_mult": several(integer(1, 256), least=1),
+    "model.mult": MULTIPLIERS,
+    "model.classifier_mult": MULTIPLIERS,
     "model.*attention": several(WIDTH),
     "model.mixture.clamp": either(
         Rule(lambda x: _is_tuple(x) and not x, "()"), Rule(_is_range, "(low, high)")

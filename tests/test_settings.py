@@ -28,6 +28,7 @@ BAD = {
     "opt.b2": (1.0,),
     "opt.accumulate": (0, {}),
     "model.ngf": (0, -4, 10**9),
+    "model.mult": ((), (0.0, 1), (1, -2), (1, True), "x", 2),
     "model.mixture.clamp": ((2.0, -5.0), (1.0,)),
     "loss.rec": (-1.0, float("nan")),
     "system": ("a\nb", 3),
@@ -75,3 +76,9 @@ def test_beyond_the_memory(changes, memory, what, tmp_path, monkeypatch):
         UserError, match=rf"{what}.* needs .* GB or more.*; make config"
     ):
         train.train(config, tmp_path)
+
+
+def test_the_multipliers_of_the_512_px_releases_are_valid():
+    config = load_config("painter", "tiny")
+    config.model.mult = (0.5, 1, 1, 2, 2, 4, 4)
+    settings.check(config)
