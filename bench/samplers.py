@@ -4,17 +4,21 @@
     python -m bench.samplers --samplers ddnm/quad100/0.5,tds/16 --mask half
     python -m bench.samplers --problem grid --copies 16 --samplers smcdiff/4,smcdiff/64
     python -m bench.samplers --unsure 4                # a network that is worse
+    python -m bench.samplers --draw PICTURE.png FILE [FILE ...]
 
 The images of a problem are a finite mixture of templates, so that the network's best
 answer and the posterior are known in closed form, and all error is the sampler's. A
 sampler is a preset, or a changed one: `painter/4` passes each stretch 4 times,
 `ddnm/SPACING/ETA` and `ddnm/SPACING/ETA/JUMP/PASSES` are DDNM, `tds/P` and `smcdiff/P`
-have P particles. Each row is the mean over seeds, with half of their range.
+have P particles. Each row is the mean over seeds, with half of their range; `valid` is
+the share of completions that show a template which the known pixels allow.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -65,6 +69,7 @@ def find_preset(name: str) -> AnyPreset:
     try:
         if base == "ddnm":
             spacing, eta, *jumps = numbers
+            spacing = spacing.replace("+", ",")  # sections; commas part samplers
             return ddnm_preset(spacing, float(eta), Resampling(*map(int, jumps)))
         (number,) = map(int, numbers)
         if number < 1:
@@ -247,7 +252,7 @@ def measure_preset(
         drawn = drawn.reshape(len(problem.images), num, *drawn.shape[1:])
         shown = problem.shown(drawn)
         distances.append(np.abs(shown - posterior).sum(1).mean() / 2)
-        valid.append(1 - shown[:, -1].mean())
+        valid.append(np.where(posterior > 1e-6, shown, 0).sum(1).mean())
     row: table.Row = cost(preset, schedule)
     row |= {"total_variation": round(float(np.mean(distances)), 3)}
     row |= {"+-": round(float(np.ptp(distances) / 2), 3)}
@@ -293,6 +298,70 @@ def _draw_posterior(
     return jax.vmap(of_image)(image, mask, keys)
 
 
+# ---- the picture ----
+
+
+def draw(path: Path, tables: dict[str, list[table.Row]]) -> None:
+    """Plot total variation over cost, a panel a table; a gradient counts as two calls.
+
+    Raises:
+      UserError: if matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("--draw needs matplotlib; pip install -e '.[bench]'") from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = 7.5 * len(tables), 5
+    figure, panels = pyplot.subplots(
+        1, len(tables), figsize=size, layout="constrained", squeeze=False
+    )
+    for axes, (title, rows) in zip(panels[0], tables.items(), strict=True):
+        for row in rows:
+            x, y = row["calls"] + 2 * row["gradients"], row["total_variation"]
+            axes.errorbar(
+                x,
+                y,
+                row.get("+-", 0),
+                fmt="o",
+                color="C0" if row["gradients"] else "C1",
+            )
+            axes.annotate(
+                row["walk"], (x, y), (5, 4), textcoords="offset points", size=8
+            )
+        lowest = rows[0]["total_variation_floor"]
+        axes.axhline(lowest, color="grey", lw=1)
+        axes.text(25, lowest, "a perfect sampler", size=8, va="bottom")
+        axes.set(title=title, xscale="log", ylabel="total variation", ylim=(0, None))
+        axes.set_xlabel("network calls a completion (a gradient counts as two)")
+        ticks = [20, 50, 100, 200, 500, 1000, 2000]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def read_tables(files: Sequence[str]) -> dict[str, list[table.Row]]:
+    """The tables in files that `--json` wrote; rows of one title are concatenated.
+
+    Raises:
+      UserError: if a file holds no tables.
+    """
+    tables: dict[str, list[table.Row]] = {}
+    for file in files:
+        try:
+            content = json.loads(Path(file).read_text())["tables"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"'{file}' holds no tables; give a file that a benchmark's --json wrote"
+            ) from error
+        for title, rows in content.items():
+            tables.setdefault(title, []).extend(rows)
+    return tables
+
+
 def main() -> None:
     """The command; see the module's docstring.
 
@@ -310,7 +379,13 @@ def main() -> None:
     parser.add_argument(
         "--unsure", type=float, default=0.0, help="0: the exact network"
     )
+    parser.add_argument(
+        "--draw", nargs="+", metavar="FILE", help="PNG, then JSON files"
+    )
     args = parser.parse_args()
+    if args.draw:
+        draw(Path(args.draw[0]), read_tables(args.draw[1:]))
+        return
     if args.problem == "grid":
         problem, title = grid_problem(args.copies), f"{2 * args.copies} dimensions"
     else:

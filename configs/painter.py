@@ -84,10 +84,12 @@ def published() -> ConfigDict:
         "fixed": "fixed_large",  # or fixed_small: the variance if it is not learnt
     }
     config.sampler = {
-        # repaint, painter, fast, draft, plain; ddnm, ddnm-fast, ddnm-fine, pigdm,
-        # smcdiff, tds (docs/samplers.md); own: as follows
+        # repaint, painter, fast, draft, plain; ddnm, ddnm-fast, ddnm-fine,
+        # ddnm-travel, pigdm, dps, mcg, copaint, smcdiff, tds (docs/samplers.md); own:
+        # as follows
         "preset": "painter",
-        "spacing": "250",  # kept timesteps: "250", "ddim25" or "10,20,30"
+        # Kept timesteps: "250", "10,20,30", "ddim25", "quad50" or "karras50".
+        "spacing": "250",
         "jump_length": 10,  # kept timesteps that a jump goes back
         "jump_times": 10,  # passes over each stretch; 1: no jumps
         "start": 10**8,  # no jump leads above this kept timestep

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import complete, data, painter, pixelcnn, samplers, step, table
+from bench import complete, data, pixelcnn, samplers, step, table
 from picjax import convert, methods
 from picjax.cli import UserError
 from picjax.data import scenes
@@ -255,7 +255,7 @@ def test_tables_of_several_files_are_put_together(tmp_path):
     for i in (1, 2):
         table.report({"A": [{"x": i}]}, {}, str(tmp_path / f"{i}.json"))
     files = [str(tmp_path / f"{i}.json") for i in (1, 2)]
-    assert painter.read_tables(files) == {"A": [{"x": 1}, {"x": 2}]}
+    assert samplers.read_tables(files) == {"A": [{"x": 1}, {"x": 2}]}
     (tmp_path / "3.json").write_text("{}")
     with pytest.raises(UserError, match="holds no tables"):
-        painter.read_tables([str(tmp_path / "3.json")])
+        samplers.read_tables([str(tmp_path / "3.json")])
