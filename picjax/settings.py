@@ -172,9 +172,12 @@ def check(config: Config) -> None:
         rule = next(r for pattern, r in RULES.items() if fnmatchcase(key, pattern))
         if not rule.accepts(value):
             raise UserError(f"config.{key} is {repr(value)[:60]}; give {rule.words}")
+    tables = {key[:i] for key in values for i, c in enumerate(key) if c == "."}
     for key, default in _defaults(config.system).items():
+        shown = f"a {type(default).__name__} such as {default!r}"
+        if key in tables:
+            raise UserError(f"config.{key} is a table; give {shown}")
         if key in values and not _same_type(values[key], default):
-            shown = f"a {type(default).__name__} such as {default!r}"
             raise UserError(f"config.{key} is {values[key]!r}; give {shown}")
 
 

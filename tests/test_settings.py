@@ -12,7 +12,7 @@ BAD = {
     "seed": (-1, 2**32, True),
     "image_size": (0, -8, 2**40, (32,), (32, 0), "x"),
     "batch_size": (0, 10**9),
-    "steps": (0, -1),
+    "steps": (0, -1, {}, {"": None}),
     "sample_every": (-1,),
     "eval.every": (-1,),
     "eval.images": (0,),
