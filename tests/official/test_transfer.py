@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.convert import (
@@ -16,9 +17,8 @@ from helpers.convert import (
     tiny_run,
     touch,
 )
-from helpers.states import numpy_draws
 
-from picjax import checkpoints, convert
+from picjax import checkpoints, convert, methods, train
 from picjax.cli import UserError
 from picjax.official import mapping, originals
 from picjax.official.mapping import regroup_by_net
@@ -187,11 +187,18 @@ def test_a_discriminator_not_given_is_the_one_training_begins_with(tiny):
     config, variables, _ = tiny
     given = {net: tree for net, tree in variables.items() if net != "discriminator"}
     changed = jax.tree.map(lambda x: x + 1, given)
-    with numpy_draws():
-        state = convert.first_state(config, changed)
+    state = convert.first_state(config, changed)
     assert int(state.step) == 0 and state.opt
     made = regroup_by_net(inference_variables(state))
-    whole = changed | {"discriminator": variables["discriminator"]}
+    system, shapes = methods.make(config), checkpoints.abstract_batch(config)
+
+    @jax.jit
+    def drawn():
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        first = system.init(batch, train.init_key(config.seed))
+        return regroup_by_net(inference_variables(first))["discriminator"]
+
+    whole = changed | {"discriminator": drawn()}
     # Two programs draw the discriminator: the last bit is free.
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7)
     jax.tree.map(close, made, whole)
