@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model",
     "complete": "complete images",
     "eval": "measure completions",
+    "app": "paint and complete in a browser, or over HTTP",
     "plot": "draw training curves, or an evaluation's table",
     "compose": "paste cut-outs onto a canvas",
     "export": "write a model as one file",

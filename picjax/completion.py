@@ -82,8 +82,9 @@ def make_draw(system: System) -> Callable[..., Completions]:
     composite: whether the known pixels are the input's; otherwise they are the
       networks'.
 
-    If the batch has a `count` (int32 scalar), a system that counts its draws makes so
-    many of the n completions and leaves the others at any value.
+    If the batch has a `count` (int32 [2]), a system that counts its draws makes those of
+    the n completions from the first number up to the second, and leaves the others at
+    any value.
     """
 
     def draw(

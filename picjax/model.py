@@ -11,7 +11,7 @@ is the input picture, and there is no mask.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
@@ -203,22 +203,59 @@ class Model:
           UserError: if an image or a mask is none of the above, n < 1 or
             num_candidates < n, or the completions are not finite.
         """
-        check_no_maps(self.config)
         n, seed = check_integer("n", n, 1), check_integer("seed", seed)
         if num_candidates is not None:
             num_candidates = check_integer("num_candidates", num_candidates, 1)
         several = isinstance(image, list)
         images = image if isinstance(image, list) else [image]
-        inputs = []
-        for one, its_mask in zip(images, one_for_each(images, mask), strict=True):
-            check_mask_given(self.translates, its_mask)
-            inputs.append(read_input(one, its_mask, self.size, seed, invert_mask))
-            check_completions(n, inputs[-1].mask.shape)
-            own = self.system.mask_warnings(inputs[-1].arrays["mask"][..., 0])
-            for remark in (*inputs[-1].remarks, *(() if its_mask is None else own)):
-                warnings.warn(remark, stacklevel=2)
+        masks = one_for_each(images, mask)
+        inputs = [
+            self._read(one, its_mask, n, seed, invert_mask)
+            for one, its_mask in zip(images, masks, strict=True)
+        ]
+        for remark in (remark for x in inputs for remark in x.remarks):
+            warnings.warn(remark, stacklevel=2)
         completions = self._complete(inputs, n, seed, num_candidates)
         return completions if several else completions[0]
+
+    def stream(
+        self, image: ImageLike, mask: MaskLike | None = None, n: int = 10, seed: int = 0
+    ) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
+        """Draw what `complete` draws of one image, a few completions at a time.
+
+        On a CPU a long walk is so shown, or stopped, between its completions; an
+        accelerator draws all at once.
+
+        Args:
+          image: as for `complete`.
+          mask: as for `complete`.
+          n: number of completions.
+          seed: another seed gives other completions.
+
+        Yields:
+          uint8 [k h w 3]: the next k completions.
+
+        Raises:
+          UserError: as `complete`.
+        """
+        x = self._read(image, mask, n, seed, False)
+        for remark in x.remarks:
+            warnings.warn(remark, stacklevel=2)
+        batch = {name: array[None] for name, array in x.arrays.items()}
+        for drawn in self._programs.draw_in_parts(batch, Request(n), seed):
+            check_finite(drawn, [x.name])
+            samples = x.picture.in_own_colours(np.asarray(drawn.pixels[0]))
+            yield paste(x.picture.pixels, x.mask, samples)
+
+    def with_sampler(self, sampler: str | Mapping[str, Any]) -> "Model":
+        """The same networks with another sampler, as `load` takes it.
+
+        Raises:
+          UserError: if the method has no such sampler.
+        """
+        config = ConfigDict(self.config.to_dict())
+        set_sampler(config, sampler)
+        return Model(config, methods.make(config), self.variables, self.step)
 
     def warmup(self, n: int = 10, batch: int = 1) -> None:
         """Compile what `complete` needs, so that its first call is as fast as others.
@@ -233,6 +270,28 @@ class Model:
         if self.translates:
             arrays["condition"] = image
         self._programs.prepare(arrays, Request(n))
+
+    def _read(
+        self,
+        image: ImageLike,
+        mask: MaskLike | None,
+        n: int,
+        seed: int,
+        invert_mask: bool,
+    ) -> Input:
+        """An image and its mask for n completions, with all remarks about the mask.
+
+        Raises:
+          UserError: if one of them cannot be used.
+        """
+        check_no_maps(self.config)
+        check_mask_given(self.translates, mask)
+        x = read_input(image, mask, self.size, seed, invert_mask)
+        check_completions(n, x.mask.shape)
+        if mask is None:
+            return x
+        own = self.system.mask_warnings(x.arrays["mask"][..., 0])
+        return x._replace(remarks=[*x.remarks, *map(UserWarning, own)])
 
     def _complete(
         self, inputs: Sequence[Input], n: int, seed: int, num_candidates: int | None
@@ -283,9 +342,8 @@ def load(
         set_sampler(config, sampler)
         methods.make(config)
     config, variables, step = read(workdir, checkpoint)
-    if sampler:
-        set_sampler(config, sampler)
-    return Model(config, methods.make(config), variables, step)
+    model = Model(config, methods.make(config), variables, step)
+    return model.with_sampler(sampler) if sampler else model
 
 
 def locate(source: str | Path) -> Path:

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from picjax import sharding
 from picjax.completion import Completions, make_draw, visible_part
-from picjax.system import System, Tree
+from picjax.system import System, Tree, side_by_side
 
 ROOM = 16  # completions that a program for any number has room for, at least
 
@@ -71,13 +71,32 @@ class Programs:
             return drawn
         return drawn._replace(pixels=drawn.pixels[:, : request.n])
 
+    def draw_in_parts(
+        self, batch: Mapping[str, Any], request: Request, seed: int
+    ) -> Iterator[Completions]:
+        """Draw what `draw` does, as many completions at a time as are made side by side.
+
+        All at once where a program draws a fixed number.
+        """
+        program, visible = self.prepare(batch, request)
+        if "count" not in visible:
+            yield self.draw(batch, request, seed)
+            return
+        key = self._replicated(jax.random.key(seed % 2**32))
+        each = side_by_side(ROOM)
+        for first in range(0, request.n, each):
+            stop = min(first + each, request.n)
+            visible["count"] = self._counted(first, stop)
+            drawn = program(self.variables, visible, key)
+            yield drawn._replace(pixels=drawn.pixels[:, first:stop])
+
     def prepare(
         self, batch: Mapping[str, Any], request: Request
     ) -> tuple[jax.stages.Compiled, dict[str, Array]]:
         """The program that draws n completions or more, and what they depend on."""
         visible, room = self._place(visible_part(batch)), request.n
         if request.num_candidates is None and self._serves_any_number(visible):
-            visible["count"] = self._replicated(np.asarray(room, np.int32))
+            visible["count"] = self._counted(0, room)
             room = max(ROOM, 1 << (room - 1).bit_length())
         candidates = request.num_candidates or room
         composite = request.composite
@@ -127,6 +146,10 @@ class Programs:
         divides = self._divides(batch)
         layout = sharding.batch_sharding if divides else sharding.replicated
         return jax.device_put(batch, layout(self._mesh))
+
+    def _counted(self, first: int, stop: int) -> Array:
+        """`count` of a batch: which completions are drawn."""
+        return self._replicated(np.asarray([first, stop], np.int32))
 
     def _replicated(self, tree: Tree) -> Tree:
         """Arrays on every device."""

@@ -67,8 +67,9 @@ class System(Protocol):
     Attributes:
       has_likelihood: whether `evaluate` returns `bits_per_dim` of the image and
         `bits_per_dim_hole` of its missing pixels.
-      counts_draws: whether `sample` draws only the first `batch["count"]` images, if
-        that is there (int32 scalar); the others may be anything.
+      counts_draws: whether `sample` draws only the images from `batch["count"][0]` up
+        to, not including, `batch["count"][1]`, if that is there (int32 [2]); the others
+        may be anything.
       meanings: name of a metric of `step` -> what it is, for logs.
     """
 
@@ -227,7 +228,7 @@ def purpose_key(key: PRNGKeyArray, purpose: str) -> PRNGKeyArray:
 
 
 def draw_many(
-    draw: Callable[[Array], Array], n: int, count: Int[Array, ""] | None = None
+    draw: Callable[[Array], Array], n: int, count: Int[Array, "2"] | None = None
 ) -> Float[Array, "b n h w 3"]:
     """The images draw(0) .. draw(n - 1) of a batch, each [b h w 3].
 
@@ -239,11 +240,12 @@ def draw_many(
     Args:
       draw: number -> images.
       n: how many there is room for.
-      count: how many are drawn, if fewer; the others are 0. One program then serves
-        every count up to n.
+      count: the first one that is drawn, a multiple of `side_by_side(n)`, and the one
+        after the last; the others are 0. None: all. One program then serves every count
+        up to n.
     """
     if count is not None:
-        return _draw_first(draw, n, count)
+        return _draw_some(draw, n, count)
     mesh = jax.sharding.get_abstract_mesh()
     devices = mesh.size or 1  # where none is set, its size is 0
     each = -(-n // devices)
@@ -258,8 +260,8 @@ def draw_many(
     return share(jnp.arange(each * devices))[:n].swapaxes(0, 1)
 
 
-def _draw_first(
-    draw: Callable[[Array], Array], n: int, count: Int[Array, ""]
+def _draw_some(
+    draw: Callable[[Array], Array], n: int, count: Int[Array, "2"]
 ) -> Float[Array, "b n h w 3"]:
     """Groups side by side as in `jax.lax.map`, then the remaining ones singly."""
     each = side_by_side(n)
@@ -274,9 +276,10 @@ def _draw_first(
         one = jax.vmap(draw)(i[None])
         return jax.lax.dynamic_update_slice_in_dim(images, one, i, 0)
 
-    groups = count // each
-    images = jax.lax.fori_loop(0, groups, group, images)
-    return jax.lax.fori_loop(groups * each, count, single, images).swapaxes(0, 1)
+    first, stop = count
+    groups = stop // each
+    images = jax.lax.fori_loop(first // each, groups, group, images)
+    return jax.lax.fori_loop(groups * each, stop, single, images).swapaxes(0, 1)
 
 
 def side_by_side(n: int) -> int:

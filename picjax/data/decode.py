@@ -9,6 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,23 @@ def formats() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def open_image(path: str | Path) -> Iterator[Image.Image]:
+def open_image(
+    file: str | Path | BytesIO, max_pixels: int = MAX_PIXELS
+) -> Iterator[Image.Image]:
     """Open an image file, within limits that are checked before anything is decoded.
+
+    Args:
+      file: its path, or its bytes.
+      max_pixels: the largest picture, width times height.
 
     Raises:
       BadImage: for every exception of the block: Pillow's decoders raise many types.
     """
     with bad_image():
-        check_file(path)
-        with Image.open(path, formats=formats()) as picture:
-            check_size(picture.size)
+        if not isinstance(file, BytesIO):
+            check_file(file)
+        with Image.open(file, formats=formats()) as picture:
+            check_size(picture.size, max_pixels=max_pixels)
             yield picture
 
 
@@ -88,7 +96,9 @@ def check_file(path: str | Path) -> None:
         raise BadImage(f"{status.st_size:,} bytes are more than {MAX_BYTES:,}")
 
 
-def check_size(size: tuple[int, int], least: int = 1) -> None:
+def check_size(
+    size: tuple[int, int], least: int = 1, max_pixels: int = MAX_PIXELS
+) -> None:
     """Refuse a picture by its width and height.
 
     Raises:
@@ -97,8 +107,8 @@ def check_size(size: tuple[int, int], least: int = 1) -> None:
     width, height = size
     if min(size) < least:
         raise BadImage(f"{width}x{height} pixels are too few")
-    if width * height > MAX_PIXELS:
-        raise BadImage(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+    if width * height > max_pixels:
+        raise BadImage(f"{width}x{height} pixels are more than {max_pixels:,}")
 
 
 def check_picture(picture: Image.Image) -> None:

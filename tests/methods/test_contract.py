@@ -108,7 +108,7 @@ def test_completions_keep_known_pixels_and_differ(trained):
     sample = jax.jit(trained.system.sample, static_argnums=3)
     counted, room = batch, 3
     if trained.system.counts_draws:  # 3 of the 4 that there is room for
-        counted, room = batch | {"count": jnp.int32(3)}, 4
+        counted, room = batch | {"count": jnp.int32([0, 3])}, 4
     samples = sample(variables, counted, KEY, room)[:, :3]
     assert samples.shape == (2, 3, size, size, 3) and jnp.isfinite(samples).all()
     np.testing.assert_allclose(samples[:, :2][~known], images[~known], atol=1e-5)
