@@ -88,19 +88,20 @@ def small(config: Any) -> None:
 def photos(config: Any) -> None:
     """Few photographs, little time: our additions (docs/picmm.md says what each buys)."""
     config.model.fill = True
-    config.loss.adversarial = 0.1
+    config.loss.adversarial = 0.03
+    config.opt.b1 = 0.5
     config.data.rotation = 10.0
 
 
 def demo(config: Any) -> None:
     """`make demo SYSTEM=picnet`: some minutes of training on two cores."""
     photos(config)
-    config.steps = 2_000
+    config.steps = 700
     config.batch_size = 8
     config.save_every = 500
     config.sample_every = 500
     config.model.update(ngf=16, img_f=64, z_nc=16, encoder_depth=2, ndf=16)
-    config.opt.update(lr=3e-3, decay=0.5)
+    config.opt.update(lr=5e-4, decay=0.5)
 
 
 def tiny(config: Any) -> None:

@@ -141,6 +141,7 @@ RULES: dict[str, Rule] = {
     "model.*": either(FLAG, TEXT, WIDTH, DECIMAL, several(TEXT)),
     "diffusion.steps": integer(2, 10**5),
     "sampler.jump_*": integer(1, 10**4),
+    "sampler.temperature": number(0.0, 1e3),
     "sampler.*": ANY,
     "loss.pool": COUNT,
     "loss.vgg_path": PATH,
@@ -208,6 +209,11 @@ def set_sampler(config: Config, sampler: str | Mapping[str, Any]) -> None:
     """
     if "sampler" not in config:
         raise UserError(f"{config.system} draws in one way; leave the sampler out")
+    if isinstance(sampler, str) and "preset" not in config.sampler:
+        raise UserError(
+            f"{config.system} has no presets of a sampler, such as '{sampler}'; set "
+            f"one of config.sampler's keys: {', '.join(config.sampler)}"
+        )
     values = {"preset": sampler} if isinstance(sampler, str) else sampler
     for key, value in values.items():
         check_choice("config.sampler's key", key, list(config.sampler))

@@ -168,7 +168,10 @@ def test_keys_of_the_sampler_are_set_by_words_or_values():
     with pytest.raises(UserError, match="label 'three' is no int as 3 is"):
         set_sampler(config, {"label": "three"})
     with pytest.raises(UserError, match="draws in one way"):
-        set_sampler(ConfigDict({"system": "picmm"}), {"label": "3"})
+        set_sampler(ConfigDict({"system": "picnet"}), {"label": "3"})
+    picmm = ConfigDict({"system": "picmm", "sampler": {"temperature": 1.0}})
+    with pytest.raises(UserError, match="picmm has no presets .* keys: temperature"):
+        set_sampler(picmm, "fast")
 
 
 # ---- what Python passes ----

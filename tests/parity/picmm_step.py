@@ -104,6 +104,7 @@ def make_system(
         clamp=(),
         hole_weight=0.0,
         prior_weight=0.0,
+        temperature=1.0,
         noise=noise_of(fixture, mixture.k),
         **CORRECTED,
     )

@@ -73,6 +73,7 @@ class PICMM(Networks):
       train_mixture: whether the mixture learns at all.
       hole_weight: weight of the hole's pixels in the L1 of z_hat's image, from 0 to 1.
       prior_weight: weight with which the mixture's loss reaches the encoder.
+      temperature: factor of a component's standard deviation in completion.
 
     References:
       Ren et al., NeurIPS 2022, arXiv 2205.09086.
@@ -106,6 +107,7 @@ class PICMM(Networks):
     train_mixture: bool
     hole_weight: float
     prior_weight: float
+    temperature: float
 
     @classmethod
     def from_config(cls, config: Config) -> "PICMM":
@@ -144,6 +146,7 @@ class PICMM(Networks):
             extra_calls=mixture.extra_calls,
             hole_weight=float(loss.hole),
             prior_weight=loss.prior,
+            temperature=config.sampler.temperature,
         )
 
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
@@ -322,7 +325,7 @@ class PICMM(Networks):
             own = split_keys(own_key, "component", "normal")
             j = jax.random.categorical(own["component"], visible.mixture.log_alpha)
             chosen = mixtures.component(visible.mixture, j.astype(jnp.int32))
-            eps = jax.random.normal(own["normal"], chosen.mu.shape)
+            eps = self.temperature * jax.random.normal(own["normal"], chosen.mu.shape)
             z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
             return self.decode(variables, visible, z_c)
 
