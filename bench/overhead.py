@@ -108,8 +108,7 @@ def main() -> None:
     config: Any = painter.get_config(args.variant)
     config.batch_size = args.batch
     rows = [
-        measure_sampler(config, name, args.rounds)
-        for name in args.samplers.split(",")
+        measure_sampler(config, name, args.rounds) for name in args.samplers.split(",")
     ]
     title = f"{config.image_size} px, {args.batch} at a time"
     table.report({title: rows}, table.machine(), args.json)
