@@ -65,6 +65,11 @@ kill-test: .venv/installed  ## KILLS kills of training, saving, completing, eval
 test-slurm: .venv/installed  ## launch/slurm.sh under Slurm, two nodes on this machine (root)
 	$(BIN)/python -m pytest -rs -n 0 tests/launch/real_slurm.py
 
+.PHONY: test-app
+test-app: .venv/installed  ## the app in a browser (needs Debian's chromium, and playwright)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	$(BIN)/python -m pytest -rs -n 0 tests/app/in_browser.py
+
 FUZZ_CASES ?= 10000
 fuzz: .venv/installed  ## 10,000 hostile inputs; resumes where it was stopped
 	$(BIN)/python tests/workers/run_fuzz.py --cases $(FUZZ_CASES) --out runs/fuzz.json

@@ -1,10 +1,15 @@
 """The parts of the server put together."""
 
 import argparse
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
 
 from fastapi import FastAPI
 
-from picjax.app import http
+from picjax.app import http, layout
 from picjax.app.access import Guard, LimitBody, Secrets, is_loopback
 from picjax.app.metrics import Metrics
 from picjax.app.orders import Limits
@@ -24,11 +29,33 @@ def make_worker(args: argparse.Namespace) -> tuple[Worker, Metrics]:
 
 
 def make_app(worker: Worker, metrics: Metrics, args: argparse.Namespace) -> FastAPI:
-    """The server: the page, the endpoints, and what protects them."""
-    limits = Limits(args.max_mb * 2**20, args.max_pixels)
+    """The whole server: the page, the endpoints, and what protects them."""
+    app = make_endpoints(worker, metrics, args)
+    limits = limits_of(args)
+    return layout.mount(app, layout.build(worker, limits, temporary_folder()), limits)
+
+
+def make_endpoints(
+    worker: Worker, metrics: Metrics, args: argparse.Namespace
+) -> FastAPI:
+    """The server without its page."""
+    limits = limits_of(args)
     app = http.create(worker, metrics, limits)
     app.add_middleware(LimitBody, most=limits.bytes)
     secrets = Secrets(args.auth, args.token)
     local = is_loopback(args.host) and not (args.auth or args.token)
     app.add_middleware(Guard, secrets=secrets, local=local)
     return app
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """The limits of uploads of a command line."""
+    return Limits(args.max_mb * 2**20, args.max_pixels)
+
+
+def temporary_folder() -> Path:
+    """The folder of all temporary files of this process, removed at its end."""
+    folder = Path(tempfile.mkdtemp(prefix="picjax-app-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -24,7 +24,7 @@ from picjax.app import runs as runs_module
 from picjax.app.command import check_address, listen
 from picjax.app.metrics import Metrics
 from picjax.app.orders import Order
-from picjax.app.server import make_app
+from picjax.app.server import make_endpoints
 from picjax.app.worker import Busy, Defect, Worker
 from picjax.cli import UserError
 from picjax.images import Picture
@@ -37,7 +37,7 @@ def server(runs, *words, **kwargs):
     """A client of a server, and its worker."""
     metrics = Metrics()
     worker = Worker(runs, on_end=metrics.count, **kwargs)
-    return client(make_app(worker, metrics, options(*words))), worker
+    return client(make_endpoints(worker, metrics, options(*words))), worker
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +290,7 @@ def test_an_open_address_needs_a_secret():
 
 
 def test_basic_authentication(shared):
-    web = client(make_app(shared[1], Metrics(), options("--auth=ann:secret")))
+    web = client(make_endpoints(shared[1], Metrics(), options("--auth=ann:secret")))
     for auth in (None, ("ann", "wrong"), ("", "secret")):
         answer = web.get("/api/runs", auth=auth)
         assert answer.status_code == 401
@@ -303,7 +303,7 @@ def test_basic_authentication(shared):
 
 
 def test_a_token_once_in_a_browser_and_in_each_request_of_a_program(shared):
-    app = make_app(shared[1], Metrics(), options("--token=abc"))
+    app = make_endpoints(shared[1], Metrics(), options("--token=abc"))
     web = client(app)
     assert web.get("/api/runs").status_code == 401
     bearer = {"Authorization": "Bearer abc"}

@@ -1,0 +1,278 @@
+"""The app as a person uses it, in Debian's Chromium: make test-app."""
+
+import io
+import shlex
+import subprocess
+import sys
+import zipfile
+from typing import NamedTuple
+
+import httpx
+import hypothesis
+import numpy as np
+import pytest
+from helpers import hostile
+from helpers.app import request_files
+from helpers.browser import (
+    CHROMIUM,
+    OPTIONS,
+    environment,
+    missing,
+    serving,
+    stop,
+    write_run,
+)
+from helpers.pictures import picture
+from PIL import Image
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing()), reason=missing()),
+    pytest.mark.filterwarnings("default"),
+]
+SLOW = 120_000  # milliseconds: the first completion compiles
+SIZE = (72, 96)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    write_run(folder / "runs" / "walk", "painter")
+    write_run(folder / "runs" / "tiny", "pix2pix")
+    Image.fromarray(picture(5, *SIZE)).save(folder / "photo.png")
+    with serving(folder, "--max-pixels=100000") as (address, process):
+        yield address, process, folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[*OPTIONS])
+        yield browser
+        browser.close()
+
+
+def opened(chromium, server):
+    """A new browser's page with the photograph on its canvas, and the run `tiny`."""
+    page = chromium.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    page.set_default_timeout(SLOW)
+    page.goto(server[0])
+    page.wait_for_selector("#editor canvas")
+    page.wait_for_function("document.querySelector('#run input').value")
+    choose(page, "run", "tiny")
+    page.locator("#editor input[type=file]").first.set_input_files(
+        server[2] / "photo.png"
+    )
+    page.wait_for_selector("#editor button[aria-label='Brush']")
+    page.wait_for_timeout(2000)  # the canvas fits its picture
+    return page
+
+
+def choose(page, field: str, option: str) -> None:
+    page.locator(f"#{field} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def paint(page) -> None:
+    """A stroke across the middle of the canvas."""
+    box = page.locator("#editor canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - 40, y)
+    page.mouse.down()
+    page.mouse.move(x + 40, y + 20, steps=8)
+    page.mouse.up()
+
+
+class Drawn(NamedTuple):
+    """The content of a ZIP."""
+
+    files: dict[str, bytes]
+    command: str
+
+    def __getitem__(self, name: str) -> np.ndarray:  # pyright: ignore
+        return np.asarray(Image.open(io.BytesIO(self.files[name])))
+
+
+def complete(page) -> Drawn:
+    """Press Complete and wait for the ZIP."""
+    page.locator("#complete").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('seed')"
+        " && !document.querySelector('#zip').disabled"
+        " && document.querySelector('#command textarea').value"
+    )
+    with page.expect_download() as download:
+        page.locator("#zip").click()
+    with zipfile.ZipFile(download.value.path()) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    command = files.pop("command.txt").decode()
+    assert page.locator("#command textarea").input_value() == command.strip()
+    return Drawn(files, command)
+
+
+def check(drawn: Drawn, num: int) -> None:
+    """Known pixels are the picture's, and the completions differ."""
+    known = drawn["mask.png"] == 0
+    assert 0.002 < 1 - known.mean() < 0.9
+    samples = [drawn[f"image_out_{i}.png"] for i in range(num)]
+    for sample in samples:
+        np.testing.assert_array_equal(sample[known], drawn["image.png"][known])
+        assert (sample[~known] != drawn["image.png"][~known]).any()
+
+
+def test_paint_complete_choose_undo_and_repeat_by_the_command(
+    server, chromium, tmp_path
+):
+    page = opened(chromium, server)
+    paint(page)
+    drawn = complete(page)
+    np.testing.assert_array_equal(drawn["image.png"], picture(5, *SIZE))
+    check(drawn, 6)
+    assert page.locator("#completions button img").count() >= 6
+
+    # The printed command draws the same pixels from the files of the ZIP.
+    for name, content in drawn.files.items():
+        (tmp_path / name).write_bytes(content)
+    words = shlex.split(drawn.command)
+    run = next(word for word in words if word.startswith("--workdir="))
+    words[words.index(run)] = f"--workdir={server[2]}/{run.partition('=')[2]}"
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=tmp_path, env=environment(), check=False
+    )
+    assert done.returncode == 0
+    for i in range(6):
+        repeated = np.asarray(Image.open(tmp_path / f"completions/image_out_{i}.png"))
+        np.testing.assert_array_equal(repeated, drawn[f"image_out_{i}.png"])
+
+    # Choose the third, go on painting on it, and undo.
+    page.locator("#completions button img").nth(2).click()
+    page.wait_for_timeout(1000)
+    page.locator("#proceed").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('1 step(s) to undo')"
+    )
+    page.wait_for_timeout(1000)
+    paint(page)
+    further = complete(page)
+    np.testing.assert_array_equal(further["image.png"], drawn["image_out_2.png"])
+    check(further, 6)
+    page.locator("#undo").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('0 step(s) left')"
+    )
+    page.wait_for_timeout(1000)
+    again = complete(page)
+    np.testing.assert_array_equal(again["image.png"], drawn["image.png"])
+    np.testing.assert_array_equal(again["mask.png"], drawn["mask.png"])
+    np.testing.assert_array_equal(again["image_out_2.png"], drawn["image_out_2.png"])
+
+
+def test_two_browsers_and_named_masks(server, chromium):
+    pages = [opened(chromium, server) for _ in range(2)]
+    for page, name in zip(pages, ("center", "left"), strict=True):
+        choose(page, "named", name)
+        page.wait_for_timeout(3000)
+    holes = []
+    for page in pages:
+        drawn = complete(page)
+        check(drawn, 6)
+        holes.append(drawn["mask.png"] == 255)
+    h, w = SIZE
+    assert holes[0][h // 2, w // 2] and not holes[0][2, w // 2]
+    assert holes[1][:, -1].all() and not holes[1][:, 0].any()
+
+
+def test_a_mistake_is_one_sentence(server, chromium):
+    page = opened(chromium, server)
+    page.locator("#complete").click()
+    toast = page.get_by_text("there is no hole yet; paint one")
+    toast.wait_for()
+    choose(page, "named", "center")
+    page.wait_for_timeout(3000)
+    check(complete(page), 6)
+
+
+def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
+    def outcomes() -> str:
+        return httpx.get(f"{server[0]}/metrics").text
+
+    page = opened(chromium, server)
+    choose(page, "run", "walk")
+    choose(page, "named", "center")
+    page.wait_for_timeout(3000)
+    choose(page, "sampler", "repaint")
+    page.locator("#complete").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('left')"
+    )
+    page.locator("#stop").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('seed')"
+    )
+    assert "6 of 6" not in page.locator("#status").inner_text()
+    assert 'outcome="cancelled"} 1.0' in outcomes()
+    page.locator("#complete").click()
+    page.wait_for_function(
+        "document.querySelector('#status').innerText.includes('left')"
+    )
+    page.reload()
+    page.wait_for_selector("#editor canvas")
+    for _ in range(600):
+        if 'outcome="cancelled"} 2.0' in outcomes():
+            break
+        page.wait_for_timeout(200)
+    assert 'outcome="cancelled"} 2.0' in outcomes()
+    assert httpx.get(f"{server[0]}/ready").status_code == 200
+
+
+def test_malformed_requests_leave_the_server_whole(server):
+    address, process, folder = server
+    files = request_files()
+    statuses = []
+
+    @hypothesis.settings(max_examples=300, derandomize=True, deadline=None)
+    @hypothesis.given(
+        hostile.recipes(), hostile.recipes(), hostile.NUMBERS, hostile.NAMES
+    )
+    def send(image, mask, number, name):
+        name = name.encode("ascii", "ignore").decode() or "x"
+        sent = {
+            "image": (f"../../{name}", hostile.content(image)),
+            "mask": (name, hostile.content(mask)),
+        }
+        data = {"run": "tiny", "num": str(number), "seed": str(number)}
+        data = data if len(statuses) % 2 else {"run": "tiny", "num": "2"}
+        answer = httpx.post(
+            f"{address}/api/complete?format=zip", files=sent, data=data, timeout=120
+        )
+        statuses.append(answer.status_code)
+        assert answer.status_code in (200, 400)
+        if answer.status_code == 400:
+            sentence = answer.json()["error"]
+            assert len(sentence.splitlines()) == 1 and "Traceback" not in sentence
+            assert str(folder) not in sentence and "site-packages" not in sentence
+
+    send()
+    assert statuses.count(200) > 20 and statuses.count(400) > 50
+    assert process.poll() is None
+    good = httpx.post(
+        f"{address}/api/complete", files=files, data={"run": "tiny"}, timeout=120
+    )
+    assert good.status_code == 200
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def test_files_of_the_server_cannot_be_read(server):
+    address, _, folder = server
+    for path in (folder / "log", folder / "runs/tiny/config.json", "/etc/passwd"):
+        for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/"):
+            answer = httpx.get(f"{address}{route}{path}", follow_redirects=True)
+            assert answer.status_code >= 400 or b"<html" in answer.content
+            assert b"root:" not in answer.content and b'"system"' not in answer.content
+
+
+def test_sigterm_ends_the_server_and_its_files(server):
+    _, process, folder = server
+    assert stop(process) == 0
+    assert not list((folder / "tmp").glob("picjax-app-*"))
