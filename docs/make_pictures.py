@@ -37,6 +37,7 @@ TITLES = {
     "pix2pix": "Pix2Pix",
     "pixelcnn": "PixelCNN++",
     "painter": "Painter",
+    "inade": "INADE",
 }
 
 Row = tuple[str, Sequence[Image.Image | None]]
@@ -88,7 +89,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
     runs = parser.parse_args().runs
-    demos = [row for name in methods.NAMES for row in demo_rows(runs, name)]
+    demos = [row for name in TITLES for row in demo_rows(runs, name)]
     titles = ["input", *map(str, range(1, DEMO_DRAWS + 1)), "truth"]
     draw_table(demos, titles).save(IMAGES / "completions.png", optimize=True)
     draw_posterior(runs).save(IMAGES / "posterior.png", optimize=True)
@@ -101,9 +102,10 @@ def demo_rows(runs: Path, method: str) -> list[Row]:
     labels = [run_label(folder.parent, method) if stems else "", *[""] * DEMO_ROWS]
     rows: list[Row] = []
     for label, stem in zip(labels, stems[:DEMO_ROWS], strict=False):
-        names = ["mask", *(f"out_{i}" for i in range(DEMO_DRAWS)), "truth"]
-        paths = [folder / f"{stem}_{name}.png" for name in names]
-        rows.append((label, [read(path) for path in paths]))
+        names = [*(f"out_{i}" for i in range(DEMO_DRAWS)), "truth"]
+        drawn = [read(folder / f"{stem}_{name}.png") for name in names]
+        given = read(folder / f"{stem}_mask.png") or read(folder / f"{stem}_labels.png")
+        rows.append((label, [given, *drawn]))
     if not rows and method in KEPT_DEMOS:
         grid = KEPT_DEMOS[method]
         source, first, truth = grid.columns
