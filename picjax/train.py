@@ -203,7 +203,7 @@ def make_functions(
         key = jax.random.fold_in(root, state.step)
         return system.step(state, to_float(batch), key)
 
-    check_program(config, abstract, step.trace(abstract, batch).jaxpr)
+    check_program(config, abstract, step.trace(placed, batch).jaxpr)
     init = jax.jit(init, out_shardings=shardings, **fast_compile())
     return Functions(init, step, placed)
 

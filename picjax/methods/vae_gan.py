@@ -4,18 +4,17 @@ Both encode the visible part and its complement, decode latents of the complemen
 features of the visible part, and train against one discriminator or two.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from picjax.cli import UserError
 from picjax.layers.encoder_decoder import Known, VisibleFeatures
 from picjax.layers.fill import smooth_fill
+from picjax.layers.interleave import interleave, separate
 from picjax.losses import adversarial
 from picjax.losses.reconstruction import resize
 from picjax.system import Batch, Config, Opt, System, Tree, apply, infer
@@ -25,15 +24,15 @@ class Judged(NamedTuple):
     """Images that a discriminator is trained on.
 
     Attributes:
-      real: images [b h w 3].
-      fake: generated images [n h w 3], without gradient; n is a multiple of b.
+      real: images.
+      fakes: n batches of images generated for the same examples, without gradient.
       alpha: where the gradient penalty interpolates, uniform in [0, 1), one value per
         generated image.
     """
 
     real: Float[Array, "b h w 3"]
-    fake: Float[Array, "n h w 3"]
-    alpha: Float[Array, " n"]
+    fakes: Sequence[Float[Array, "b h w 3"]]
+    alpha: Float[Array, "n b"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,20 +71,17 @@ class VaeGan(System):
         return adversarial.mean(infer(self.discriminator, variables, images))
 
     def visible_features(self, features: list[Array], batch: Batch) -> VisibleFeatures:
-        """What the generator reads, from features whose first b rows are the visible part.
+        """What the generator reads, from the encoder's features of the visible part.
 
         The attention's mask is resized to the map attended to, fractional at its edges.
         """
         image, mask = batch["image"], batch["mask"]
-        b = mask.shape[0]
-        f_e = features[self.generator.layers - 3][:b]
+        f_e = features[self.generator.layers - 3]
         small = resize(mask, (f_e.shape[1], f_e.shape[2]))
         known = None
         if self.fill:
-            known = Known(
-                smooth_fill(image, mask), mask, tuple(f[:b] for f in features)
-            )
-        return VisibleFeatures(features[-1][:b], f_e, small, known)
+            known = Known(smooth_fill(image, mask), mask, tuple(features))
+        return VisibleFeatures(features[-1], f_e, small, known)
 
     def discriminator_loss(
         self,
@@ -96,19 +92,21 @@ class VaeGan(System):
         power_iterations: int,
     ) -> tuple[Float[Array, ""], dict[str, Tree]]:
         """The loss of a discriminator on real and generated images, and its new stats."""
-        gan, b = adversarial.GAN[self.gan_mode], judged.real.shape[0]
-        images = jnp.concatenate([judged.real, judged.fake])
+        gan, n = adversarial.GAN[self.gan_mode], len(judged.fakes)
+        images = interleave(judged.real, *judged.fakes)
         scores, new = apply(
             net, params, stats, images, power_iterations=power_iterations
         )
-        loss = 0.5 * (gan.real(scores[:b]).mean() + gan.fake(scores[b:]).mean())
+        real, *fakes = separate(scores, 1 + n)
+        loss = gan.real(real).mean() + sum(gan.fake(fake).mean() for fake in fakes) / n
+        loss *= 0.5
         if gan.penalty:
             frozen = {"params": params, "stats": stats}
             penalty = adversarial.gradient_penalty(
                 lambda x: infer(net, frozen, x),
-                jnp.concatenate([judged.real] * (judged.fake.shape[0] // b)),
-                judged.fake,
-                judged.alpha,
+                interleave(*[judged.real] * n),
+                interleave(*judged.fakes),
+                interleave(*judged.alpha),
             )
             loss += gan.penalty * penalty.mean()
         return loss, new
@@ -119,11 +117,6 @@ def optimisers(
 ) -> dict[str, Opt]:
     """The same optimiser for each group of networks, by the group's name."""
     return {name: Opt(tx, group) for name, group in nets.items()}
-
-
-def twice(x: Tree) -> Tree:
-    """Each array of a tree concatenated with itself along the batch."""
-    return jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf]), x)
 
 
 def check_widths(model: Config) -> None:

@@ -28,12 +28,8 @@ class FirstChannel(nn.Module):
 
 def loss(gan_mode: str) -> float:
     """Of two real images of value 2 and four generated ones of values 1, 1, 3 and 3."""
-    values = jnp.array([1.0, 1.0, 3.0, 3.0]).reshape(4, 1, 1, 1)
-    judged = Judged(
-        jnp.full((2, 2, 2, 3), 2.0),
-        jnp.broadcast_to(values, (4, 2, 2, 3)),
-        jnp.full(4, 0.5),
-    )
+    fakes = [jnp.full((2, 2, 2, 3), value) for value in (1.0, 3.0)]
+    judged = Judged(jnp.full((2, 2, 2, 3), 2.0), fakes, jnp.full((2, 2), 0.5))
     net = FirstChannel(name="discriminator")
     system = cast(Any, VaeGan)(
         encoder=None,

@@ -20,6 +20,7 @@ from vae_gan import (
     recording_adam,
 )
 
+from picjax.layers.interleave import separate
 from picjax.methods.picmm import mixture as mixtures
 from picjax.methods.picmm.official import TABLE
 from picjax.methods.picmm.system import OWNED, PICMM, Outputs
@@ -68,9 +69,9 @@ def noise_of(fixture: Fixture, k: int) -> dict[str, jax.Array]:
     alphas = [x.reshape(-1) for n, x in sorted(inputs.items()) if n.startswith("alpha")]
     penalty = np.concatenate(alphas) if alphas else np.zeros(len(encoder), np.float32)
     return {
-        "encoder": encoder,
+        "encoder": encoder.reshape(2, -1, encoder.shape[-1]),
         "components": components,
-        "penalty": jnp.asarray(penalty),
+        "penalty": jnp.asarray(penalty).reshape(2, -1),
     }
 
 
@@ -148,7 +149,7 @@ def check_losses(fixture: Fixture, metrics: Mapping[str, jax.Array]) -> None:
 
 def check_outputs(fixture: Fixture, system: Pinned, out: Outputs, j: Any) -> None:
     """The latents, the assigned component and the images of the forward pass."""
-    b, latents = j.shape[0], out.latents
+    latents = out.latents
     ours: dict[str, Any] = {
         "z_m": latents.z_m,
         "z_c": latents.z_c,
@@ -161,7 +162,7 @@ def check_outputs(fixture: Fixture, system: Pinned, out: Outputs, j: Any) -> Non
         "j": j,
     }
     for i, image in enumerate(out.images):
-        ours[f"img_g{i}"], ours[f"img_g_hat{i}"] = nchw(image[:b]), nchw(image[b:])
+        ours[f"img_g{i}"], ours[f"img_g_hat{i}"] = map(nchw, separate(image, 2))
     atol = fixture.tolerance("outputs")
     for name, expected in fixture.outputs.items():
         if not name.startswith("loss_"):

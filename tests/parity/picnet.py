@@ -36,6 +36,7 @@ from vae_gan import (
 from picjax.layers.attention import AutoAttention
 from picjax.layers.conv import Conv, ConvTranspose
 from picjax.layers.encoder_decoder import VisibleFeatures
+from picjax.layers.interleave import separate
 from picjax.layers.residual import DecoderBlock, FirstBlock, Output, ResBlock
 from picjax.methods.picnet.net import Encoder, PatchDiscriminator, ResGenerator
 from picjax.methods.picnet.official import PATCH_TABLE, TABLE
@@ -248,6 +249,8 @@ def encoder(fixture: Fixture) -> None:
     def forward(module: Any, x_m: Any, x_c: Any = None) -> dict[str, Any]:
         complement = None if x_c is None else nhwc(x_c)
         q, p, maps = module(nhwc(x_m), complement, 1)
+        if complement is not None:  # the file's are the visible half, then the other
+            maps = [jnp.concatenate(separate(f, 2)) for f in maps]
         out = {f"f{i}": nchw(f) for i, f in enumerate(maps)}
         for name, gaussian in (("q", q), ("p", p)):
             if gaussian is not None:

@@ -20,6 +20,7 @@ from vae_gan import (
     zero_grads,
 )
 
+from picjax.layers.interleave import separate
 from picjax.methods.picnet.divergence import mask_prior_std
 from picjax.methods.picnet.official import TABLE
 from picjax.methods.picnet.system import OWNED, Outputs, PICNet
@@ -57,7 +58,7 @@ def noise_of(fixture: Fixture) -> dict[str, jax.Array]:
     others = [x for n, x in alphas.items() if not n.endswith("rec")]
     d = np.concatenate(others) if others else np.zeros(b, np.float32)
     rec = of_rec[0] if of_rec else (d[b:] if len(d) > b else d)
-    noise["penalty"] = jnp.asarray(np.concatenate([rec, d[:b]]))
+    noise["penalty"] = jnp.asarray(np.stack([rec, d[:b]]))
     return noise
 
 
@@ -124,7 +125,6 @@ def check_run(fixture: Fixture, system: Pinned, compiled: Compile) -> None:
 
 def check_outputs(fixture: Fixture, out: Outputs, batch: Batch) -> None:
     """Posterior, learnt prior and images of the step's forward pass."""
-    b = batch["image"].shape[0]
     prior = mask_prior_std(batch["mask"])[:, None, None, None]
     ours: dict[str, Any] = {
         "u_m": jnp.zeros_like(out.q.mu),
@@ -135,7 +135,7 @@ def check_outputs(fixture: Fixture, out: Outputs, batch: Batch) -> None:
         "sigma_prior": out.q.std,
     }
     for i, image in enumerate(out.images):
-        ours[f"img_rec{i}"], ours[f"img_g{i}"] = image[:b], image[b:]
+        ours[f"img_rec{i}"], ours[f"img_g{i}"] = separate(image, 2)
     atol = fixture.tolerance("outputs")
     for name, expected in fixture.outputs.items():
         if not name.startswith("loss_"):

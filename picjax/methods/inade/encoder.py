@@ -91,13 +91,15 @@ def instance_mean(
     x: Float[Array, "b h w c"], instance: Ids, instances: int
 ) -> Float[Array, "b i c"]:
     """Mean over each instance's pixels; 0 for an instance without pixels."""
-    b, c = x.shape[0], x.shape[-1]
-    first = instances * jnp.arange(b).reshape(b, 1, 1)
-    segment = (instance + first).reshape(-1)
-    pixels = x.astype(jnp.float32).reshape(-1, c)
-    total = jax.ops.segment_sum(pixels, segment, b * instances)
-    count = jax.ops.segment_sum(jnp.ones(segment.shape), segment, b * instances)
-    return (total / jnp.maximum(count, 1)[:, None]).reshape(b, instances, c)
+
+    def of_example(pixels: Float[Array, "p c"], ids: Int[Array, " p"]) -> Array:
+        total = jax.ops.segment_sum(pixels, ids, instances)
+        count = jax.ops.segment_sum(jnp.ones(ids.shape), ids, instances)
+        return total / jnp.maximum(count, 1)[:, None]
+
+    b, h, w, c = x.shape
+    pixels = x.astype(jnp.float32).reshape(b, h * w, c)
+    return jax.vmap(of_example)(pixels, instance.reshape(b, h * w))
 
 
 class InstanceEncoder(nn.Module):

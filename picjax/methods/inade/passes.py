@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.cli import UserError
+from picjax.layers.interleave import interleave, separate
 from picjax.methods.inade import losses
 from picjax.methods.inade.discriminator import Discriminator, Features
 from picjax.methods.inade.encoder import ImageEncoder, InstanceEncoder
@@ -94,11 +95,11 @@ class Networks(System):
     ) -> tuple[list[Features], list[Features], Tree]:
         """All layers' outputs for fake and real images, in one forward; new stats."""
         pairs = [self.pair(layout, image) for image in (fake, real)]
-        both = jnp.concatenate(pairs)
-        outputs, stats = apply(self.discriminator, params, stats, both, True)
-        n = len(fake)
-        on_fake = jax.tree.map(lambda x: x[:n], outputs)
-        on_real = jax.tree.map(lambda x: x[n:], outputs)
+        outputs, stats = apply(
+            self.discriminator, params, stats, interleave(*pairs), True
+        )
+        both = [[separate(x, 2) for x in features] for features in outputs]
+        on_fake, on_real = ([[x[k] for x in f] for f in both] for k in range(2))
         return on_fake, on_real, stats
 
     # ---- inputs ----

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.layers.encoder_decoder import VisibleFeatures
+from picjax.layers.interleave import interleave, separate
 from picjax.methods.picmm.mixture import Gaussian, Mixture
 from picjax.methods.picmm.net import DynamicGMM, Encoder, Generator
-from picjax.methods.vae_gan import VaeGan, twice
+from picjax.methods.vae_gan import VaeGan
 from picjax.system import Batch, Tree, apply, infer
 
 
@@ -58,18 +59,21 @@ class Networks(VaeGan):
         params: Mapping[str, Tree],
         stats: Mapping[str, Tree],
         batch: Batch,
-        eps: Float[Array, "n d"],
+        eps: Float[Array, "2 b d"],
     ) -> tuple[Latents, VisibleFeatures, dict[str, Tree]]:
-        """Encode both parts of the images, the visible half of the batch first."""
+        """Encode both parts of the images, with noise of the visible part first."""
         image, mask = batch["image"], batch["mask"]
-        parts = jnp.concatenate([image * mask, image * (1 - mask)])
+        parts = interleave(image * mask, image * (1 - mask))
         (mu, log_std, features), stats = apply(
             self.encoder, params, stats, parts, power_iterations=1
         )
-        z_m, z_c = jnp.split(mu + eps * jnp.exp(log_std), 2)
-        mu_m, mu_c = jnp.split(mu, 2)
-        log_std_m, log_std_c = jnp.split(log_std, 2)
-        q_m, q_c = Gaussian(mu_m, log_std_m), Gaussian(mu_c, log_std_c)
+        gaussians = zip(separate(mu, 2), separate(log_std, 2), strict=True)
+        q_m, q_c = (Gaussian(*gaussian) for gaussian in gaussians)
+        z_m, z_c = (
+            q.mu + noise * jnp.exp(q.log_std)
+            for q, noise in zip((q_m, q_c), eps, strict=True)
+        )
+        features = [separate(f, 2)[0] for f in features]
         visible = self.visible_features(features, batch)
         return Latents(z_m, z_c, q_m, q_c), visible, stats
 
@@ -97,9 +101,10 @@ class Networks(VaeGan):
         z_hat: Float[Array, "b d"],
         visible: VisibleFeatures,
     ) -> tuple[list[Array], dict[str, Tree]]:
-        """Images, coarse to fine, from z_c (first half of the batch) and from z_hat."""
-        z_c = jnp.concatenate([latents.z_c, z_hat])
-        inputs = twice(latents.z_m), z_c, twice(visible)
+        """Images, coarse to fine, from z_c interleaved with those from z_hat."""
+        from_z_c = latents.z_m, latents.z_c, visible
+        from_z_hat = latents.z_m, z_hat, visible
+        inputs = interleave(from_z_c, from_z_hat)
         return apply(self.generator, params, stats, *inputs, power_iterations=2)
 
     # ---- to complete ----

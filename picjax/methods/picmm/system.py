@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from picjax.layers.interleave import separate
 from picjax.layers.residual import UPSAMPLE
 from picjax.losses import adversarial, gaussian, reconstruction
 from picjax.methods.picmm import mixture as mixtures
@@ -52,7 +53,8 @@ class Outputs(NamedTuple):
       latents: of both parts.
       posterior: q_c as the mixture's loss reads it.
       mixture: p(z_c | z_m).
-      images: coarse to fine [2b ..], decoded from z_c, then from z_hat.
+      images: coarse to fine [2b ..], decoded from z_c and interleaved with those
+        decoded from z_hat.
     """
 
     latents: Latents
@@ -172,16 +174,16 @@ class PICMM(Networks):
     ) -> dict[str, Array]:
         """The noise of one step.
 
-        `encoder` [2b d] and `components` [b k d] are standard normal, `penalty` [2b] is
-        uniform in [0, 1).
+        `encoder` [2 b d] and `components` [b k d] are standard normal, `penalty` [2 b]
+        is uniform in [0, 1).
         """
         keys = split_keys(key, "encoder", "components", "penalty")
         b, k = batch["image"].shape[0], self.mixture.k
         d = state.params["encoder"]["down_fc"]["bias"].shape[0] // 2
         return {
-            "encoder": jax.random.normal(keys["encoder"], (2 * b, d)),
+            "encoder": jax.random.normal(keys["encoder"], (2, b, d)),
             "components": jax.random.normal(keys["components"], (b, k, d)),
-            "penalty": jax.random.uniform(keys["penalty"], (2 * b,)),
+            "penalty": jax.random.uniform(keys["penalty"], (2, b)),
         }
 
     def step(
@@ -201,9 +203,8 @@ class PICMM(Networks):
         owned = {n: state.params[n] for n in ("encoder", "generator", "mixture")}
         out, pull, (j, stats) = jax.vjp(forward, owned, has_aux=True)
         state = state.replace(stats=stats)
-        judged = Judged(
-            batch["image"], jax.lax.stop_gradient(out.images[-1]), noise["penalty"]
-        )
+        fakes = separate(jax.lax.stop_gradient(out.images[-1]), 2)
+        judged = Judged(batch["image"], fakes, noise["penalty"])
         state, d_metrics = self.update_discriminator(state, judged)
 
         def losses(out: Outputs) -> Any:
@@ -275,19 +276,20 @@ class PICMM(Networks):
         The images of z_c are compared with the truth everywhere; those of z_hat in their
         known pixels, and by how close their scores are to the real image's.
         """
-        image, b = batch["image"], batch["image"].shape[0]
-        net, params = self.discriminator, state.params
+        image, net, params = batch["image"], self.discriminator, state.params
         scores, stats = apply(net, params, state.stats, images[-1], power_iterations=2)
         # Apart from the others, since no gradient passes through it.
         real, stats = apply(net, params, stats, image, power_iterations=1)
-        ad_g = adversarial.GAN[self.gan_mode].generator(scores[:b]).mean()
-        ad_g += adversarial.match_loss(scores[b:], real).mean()
+        of_z_c, of_z_hat = separate(scores, 2)
+        ad_g = adversarial.GAN[self.gan_mode].generator(of_z_c).mean()
+        ad_g += adversarial.match_loss(of_z_hat, real).mean()
 
         targets = reconstruction.pyramid(image, len(images))
         masks = reconstruction.pyramid(batch["mask"], len(images))
-        rec = reconstruction.multiscale_l1([x[:b] for x in images], targets).mean()
+        from_z_c, from_z_hat = zip(*(separate(x, 2) for x in images), strict=True)
+        rec = reconstruction.multiscale_l1(from_z_c, targets).mean()
         rec += reconstruction.multiscale_l1(
-            [x[b:] for x in images],
+            from_z_hat,
             targets,
             [mask + self.hole_weight * (1 - mask) for mask in masks],
         ).mean()

@@ -20,6 +20,7 @@ from picjax.layers.encoder_decoder import (
     rematerialised,
     width,
 )
+from picjax.layers.interleave import interleave, separate
 from picjax.layers.residual import ResBlock
 from picjax.methods.vae_gan import check_widths
 from picjax.system import Config
@@ -53,13 +54,11 @@ class Encoder(nn.Module):
     ]:
         """(mu, std) of the prior, of the posterior or None, and the features.
 
-        With a complement, the batch of each feature is the visible half, then the other.
+        With a complement, its features are interleaved with the visible part's.
         """
-        x = visible
-        if complement is not None:
-            x = jnp.concatenate([visible, complement])
-        features = encode(self, x, power_iterations)
-        coarse = features[-1][: visible.shape[0]]
+        parts = [visible] if complement is None else [visible, complement]
+        features = encode(self, interleave(*parts), power_iterations)
+        maps = separate(features[-1], len(parts))
         block = rematerialised(ResBlock, self.remat)
 
         def head(x: Array, name: str) -> tuple[Array, Array]:
@@ -70,7 +69,8 @@ class Encoder(nn.Module):
 
         posterior = None
         if complement is not None or self.is_initializing():
-            posterior = head(features[-1][-visible.shape[0] :], "posterior")
+            posterior = head(maps[-1], "posterior")
+        coarse = maps[0]
         for i in range(self.depth):
             c = coarse.shape[-1]
             infer = block(c, c, dtype=self.dtype, name=f"infer_prior{i}")

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from picjax.layers.encoder_decoder import VisibleFeatures
+from picjax.layers.interleave import interleave, separate
 from picjax.layers.residual import UPSAMPLE
 from picjax.losses import adversarial, reconstruction
 from picjax.methods.picnet.divergence import KL_REC, Latent, divergences
 from picjax.methods.picnet.net import Encoder, ResGenerator, networks
-from picjax.methods.vae_gan import Judged, VaeGan, optimisers, twice
+from picjax.methods.vae_gan import Judged, VaeGan, optimisers
 from picjax.optim import adam
 from picjax.system import (
     Batch,
@@ -39,7 +40,7 @@ from picjax.system import (
     update,
 )
 
-# Each judges one half of the images: the reconstructions, then the generated ones.
+# Each judges the images of one path: the reconstructions, then the generated ones.
 DISCRIMINATORS = ("discriminator_rec", "discriminator")
 OWNED = {  # optimiser -> its nets, as in the official code
     "discriminator": DISCRIMINATORS,
@@ -53,7 +54,8 @@ class Outputs(NamedTuple):
     Attributes:
       p: the posterior.
       q: the learnt prior.
-      images: coarse to fine [2b ..], decoded from p, then from q.
+      images: coarse to fine [2b ..], decoded from p and interleaved with those decoded
+        from q.
     """
 
     p: Latent
@@ -138,8 +140,8 @@ class PICNet(VaeGan):
         """Initial parameters with the distributions of the official code."""
         keys = split_keys(key, "encoder", "generator", *DISCRIMINATORS)
         image = batch["image"]
-        (_, (z, _), features), encoder = self.encoder.init_with_output(
-            keys["encoder"], image, image
+        ((z, _), _, features), encoder = self.encoder.init_with_output(
+            keys["encoder"], image
         )
         visible = self.visible_features(features, batch)
         variables = {
@@ -157,7 +159,7 @@ class PICNet(VaeGan):
     ) -> dict[str, Array]:
         """The noise of one step.
 
-        `p` and `q` [b i j z] are standard normal, `penalty` [2b] is uniform in [0, 1).
+        `p` and `q` [b i j z] are standard normal, `penalty` [2 b] is uniform in [0, 1).
         """
         del state
         keys = split_keys(key, "p", "q", "penalty")
@@ -167,7 +169,7 @@ class PICNet(VaeGan):
         return {
             "p": jax.random.normal(keys["p"], shape),
             "q": jax.random.normal(keys["q"], shape),
-            "penalty": jax.random.uniform(keys["penalty"], (2 * b,)),
+            "penalty": jax.random.uniform(keys["penalty"], (2, b)),
         }
 
     def step(
@@ -186,9 +188,8 @@ class PICNet(VaeGan):
         owned = {n: state.params[n] for n in ("encoder", "generator")}
         out, pull, stats = jax.vjp(forward, owned, has_aux=True)
         state = state.replace(stats=stats)
-        judged = Judged(
-            batch["image"], jax.lax.stop_gradient(out.images[-1]), noise["penalty"]
-        )
+        fakes = separate(jax.lax.stop_gradient(out.images[-1]), 2)
+        judged = Judged(batch["image"], fakes, noise["penalty"])
         state, d_metrics = self.update_discriminators(state, judged)
         d_out, (stats, metrics) = jax.grad(
             partial(self.generator_loss, state, batch), has_aux=True
@@ -206,9 +207,11 @@ class PICNet(VaeGan):
     ) -> tuple[Outputs, dict[str, Tree]]:
         """All that the losses read, and the new stats."""
         p, q, visible, stats = self.encode(params, stats, batch)
-        z = jnp.concatenate([p.mu + noise["p"] * p.std, q.mu + noise["q"] * q.std])
+        from_p = p.mu + noise["p"] * p.std, visible
+        from_q = q.mu + noise["q"] * q.std, visible
+        inputs = interleave(from_p, from_q)
         images, stats = apply(
-            self.generator, params, stats, z, twice(visible), power_iterations=1
+            self.generator, params, stats, *inputs, power_iterations=1
         )
         return Outputs(p, q, images), stats
 
@@ -222,23 +225,25 @@ class PICNet(VaeGan):
             self.encoder, params, stats, *parts, power_iterations=1
         )
         p, q = (Latent(mu, std + self.least_std) for mu, std in (p, q))
+        features = [separate(f, 2)[0] for f in features]
         return p, q, self.visible_features(features, batch), stats
 
     def update_discriminators(
         self, state: State, judged: Judged
     ) -> tuple[State, Metrics]:
-        """Update both on the real images, each on its half of the generated ones."""
-        fakes, alphas = jnp.split(judged.fake, 2), jnp.split(judged.alpha, 2)
-        halves = {
-            name: Judged(judged.real, fake, alpha)
-            for name, fake, alpha in zip(DISCRIMINATORS, fakes, alphas, strict=True)
+        """Update both on the real images, each on the generated ones of its path."""
+        paths = {
+            name: Judged(judged.real, [fake], alpha[None])
+            for name, fake, alpha in zip(
+                DISCRIMINATORS, judged.fakes, judged.alpha, strict=True
+            )
         }
 
         def losses(params: Mapping[str, Tree]) -> Any:
             stats, values = state.stats, {}
-            for name, half in halves.items():
+            for name, path in paths.items():
                 values[name], stats = self.discriminator_loss(
-                    getattr(self, name), params, stats, half, power_iterations=2
+                    getattr(self, name), params, stats, path, power_iterations=2
                 )
             return sum(values.values(), jnp.zeros([])), (stats, values)
 
@@ -255,8 +260,8 @@ class PICNet(VaeGan):
         With one path the reconstruction is not trained, and the images of the learnt
         prior are compared with the truth everywhere.
         """
-        image, mask, b = batch["image"], batch["mask"], batch["image"].shape[0]
-        rec, gen = [x[:b] for x in out.images], [x[b:] for x in out.images]
+        image, mask = batch["image"], batch["mask"]
+        rec, gen = zip(*(separate(x, 2) for x in out.images), strict=True)
         params = state.params
         scores, stats = apply(
             self.discriminator, params, state.stats, gen[-1], power_iterations=1
