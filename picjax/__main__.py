@@ -11,6 +11,7 @@ COMMANDS = {
     "eval": "measure completions",
     "app": "paint and complete in a browser, or over HTTP",
     "plot": "draw training curves, or an evaluation's table",
+    "plan": "what a training run costs on a cluster",
     "compose": "paste cut-outs onto a canvas",
     "export": "write a model as one file",
     "convert": "import or export official weights",

@@ -294,14 +294,14 @@ def abstract_state(config: Config) -> State:
     )
 
 
-def abstract_batch(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a small batch with the entries that `init` may read."""
+def abstract_batch(config: Config, size: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a batch with the entries that `init` may read."""
     height, width = image_shape(config)
     shapes = {"image": ((3,), "float32"), "mask": ((1,), "float32")}
     if config.data.get("maps"):
         shapes |= {"label": ((), "int32"), "instance": ((), "int32")}
     return {
-        name: jax.ShapeDtypeStruct((2, height, width, *c), dtype)
+        name: jax.ShapeDtypeStruct((size, height, width, *c), dtype)
         for name, (c, dtype) in shapes.items()
     }
 

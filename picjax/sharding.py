@@ -66,7 +66,16 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
     Raises:
       UserError: if the product of the axes is not the number of devices.
     """
-    count = jax.device_count()
+    shape = mesh_shape(jax.device_count(), data, fsdp)
+    return jax.make_mesh(shape, ("data", "fsdp"), (AxisType.Auto,) * 2)
+
+
+def mesh_shape(count: int, data: int, fsdp: int) -> tuple[int, int]:
+    """The lengths of the axes of a mesh of `count` devices; see `make_mesh`.
+
+    Raises:
+      UserError: if their product is not the number of devices.
+    """
     if data == -1 and fsdp > 0 and count % fsdp == 0:
         data = count // fsdp
     if fsdp < 1 or data * fsdp != count:
@@ -74,7 +83,7 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
             f"config.mesh (data={data}, fsdp={fsdp}) does not cover the {count} "
             "devices; make data x fsdp equal to their number, or data -1"
         )
-    return jax.make_mesh((data, fsdp), ("data", "fsdp"), (AxisType.Auto,) * 2)
+    return data, fsdp
 
 
 def local_mesh() -> Mesh:
@@ -95,7 +104,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(
-    mesh: Mesh, abstract: Tree, rules: Sequence[tuple[str, Layout]] = RULES
+    mesh: AnyMesh, abstract: Tree, rules: Sequence[tuple[str, Layout]] = RULES
 ) -> Tree:
     """The sharding of every leaf of an abstract state, by the first rule that matches.
 
@@ -122,7 +131,7 @@ def global_batch(mesh: Mesh, local: Mapping[str, np.ndarray]) -> dict[str, jax.A
     }
 
 
-def local_batch_size(mesh: Mesh, batch_size: int) -> int:
+def local_batch_size(mesh: AnyMesh, batch_size: int) -> int:
     """The number of images that each process reads for a global batch.
 
     Raises:
