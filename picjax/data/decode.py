@@ -45,13 +45,13 @@ def formats() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def open_image(
-    file: str | Path | BytesIO, max_pixels: int = MAX_PIXELS
+    file: str | Path | BytesIO, max_pixels: int | None = None
 ) -> Iterator[Image.Image]:
     """Open an image file, within limits that are checked before anything is decoded.
 
     Args:
       file: its path, or its bytes.
-      max_pixels: the largest picture, width times height.
+      max_pixels: the largest picture, width times height; None: MAX_PIXELS.
 
     Raises:
       BadImage: for every exception of the block: Pillow's decoders raise many types.
@@ -97,7 +97,7 @@ def check_file(path: str | Path) -> None:
 
 
 def check_size(
-    size: tuple[int, int], least: int = 1, max_pixels: int = MAX_PIXELS
+    size: tuple[int, int], least: int = 1, max_pixels: int | None = None
 ) -> None:
     """Refuse a picture by its width and height.
 
@@ -107,8 +107,9 @@ def check_size(
     width, height = size
     if min(size) < least:
         raise BadImage(f"{width}x{height} pixels are too few")
-    if width * height > max_pixels:
-        raise BadImage(f"{width}x{height} pixels are more than {max_pixels:,}")
+    most = MAX_PIXELS if max_pixels is None else max_pixels
+    if width * height > most:
+        raise BadImage(f"{width}x{height} pixels are more than {most:,}")
 
 
 def check_picture(picture: Image.Image) -> None:
