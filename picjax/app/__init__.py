@@ -3,8 +3,8 @@
     pip install -e '.[app]'
     python -m picjax.app
 
-`orders` says what can be asked for and `worker` does it, one order at a time; `http` and
-`page` are two ways to ask. Only `page` needs gradio.
+`requests` says what can be asked for, and `worker` serves one request at a time; `http`
+and the page are two ways to ask.
 """
 
 from picjax.app.command import main

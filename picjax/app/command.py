@@ -12,11 +12,11 @@ from picjax import signals
 from picjax.cli import Parser, UserError, require
 
 LOG = logging.getLogger("picjax.app")
-LAST_ANSWERS = 3  # seconds in which answers are sent once the last order is complete
+LAST_ANSWERS = 3  # seconds in which answers are sent once the last request is served
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C; orders that were accepted are completed first.
+    """Serve until SIGTERM or Ctrl-C; requests that were accepted are served first.
 
     Raises:
       UserError: for anything that the user can fix.

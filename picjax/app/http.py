@@ -12,17 +12,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from picjax.app.metrics import Metrics
-from picjax.app.orders import (
-    MAX_NUM,
-    MAX_SEED,
-    Limits,
-    Order,
-    command_line,
-    read_mask,
-    read_picture,
-    zip_bytes,
-)
-from picjax.app.runs import Kind, parse_sampler
+from picjax.app.requests import MAX_NUM, MAX_SEED, CompletionRequest
+from picjax.app.results import zip_bytes
+from picjax.app.runs import RunInfo, parse_sampler
+from picjax.app.uploads import Limits, read_mask, read_picture
 from picjax.app.worker import Busy, Defect, Job, Worker
 from picjax.cli import UserError
 from picjax.images import png_bytes
@@ -76,7 +69,7 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
     """The server without its page.
 
     Args:
-      worker: completes the orders.
+      worker: serves the requests.
       metrics: what /metrics shows.
       limits: of uploads.
     """
@@ -104,7 +97,7 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
     @app.get("/api/runs")
     def runs() -> list[RunAnswer]:
         """The runs by name, and what can be asked of each."""
-        return [describe(*run) for run in worker.runs.kinds().items()]
+        return [describe(*run) for run in worker.runs.infos().items()]
 
     @app.post("/api/complete", responses=ERRORS, response_model=CompleteAnswer)
     async def complete(
@@ -126,33 +119,38 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
         data = await image.read()
         hole = None if mask is None else await mask.read()
 
-        def order() -> Order:
-            name = run or first_run(worker)
+        def read() -> CompletionRequest:
             picture = read_picture(data, limits)
             size = picture.pixels.shape[:2]
-            known, remarks = mask_name, ()
+            known, warnings = mask_name, ()
             if hole is not None:
-                known, remarks = read_mask(hole, size, limits, invert_mask)
-            settings = parse_sampler(sampler)
-            return Order(
-                name, picture, known, num, seed, settings, best_of, tuple(remarks)
+                known, warnings = read_mask(hole, size, limits, invert_mask)
+            return CompletionRequest(
+                run=run or first_run(worker),
+                num=num,
+                seed=seed,
+                sampler=parse_sampler(sampler),
+                warnings=warnings,
+                picture=picture,
+                mask=known,
+                best_of=best_of,
             )
 
-        job = worker.place(await run_in_threadpool(order))
+        job = worker.submit(await run_in_threadpool(read))
         await finished(job, request)
         return await run_in_threadpool(answer, worker, job, format)
 
     return app
 
 
-def describe(name: str, kind: Kind) -> RunAnswer:
+def describe(name: str, info: RunInfo) -> RunAnswer:
     """A run of the list."""
     return RunAnswer(
         name=name,
-        system=kind.system,
-        size=kind.size,
-        completes=kind.completes,
-        samplers=list(kind.samplers),
+        system=info.system,
+        size=info.size,
+        completes=info.completes,
+        samplers=list(info.samplers),
     )
 
 
@@ -162,8 +160,8 @@ def first_run(worker: Worker) -> str:
     Raises:
       UserError: if there are no runs.
     """
-    for name, kind in worker.runs.kinds().items():
-        if kind.completes:
+    for name, info in worker.runs.infos().items():
+        if info.completes:
             return name
     raise UserError("there is no run that completes; train one by `make demo`")
 
@@ -172,7 +170,7 @@ async def finished(job: Job, request: Request) -> None:
     """Wait for a job; cancel it if its client goes away.
 
     Raises:
-      UserError: of the order.
+      UserError: of the request.
       Defect: for any other error.
     """
     while not await run_in_threadpool(job.wait, None, POLL):
@@ -183,20 +181,18 @@ async def finished(job: Job, request: Request) -> None:
 
 def answer(worker: Worker, job: Job, format: str) -> Any:
     """What a client gets for a job that has ended."""
-    order = job.order
-    command = command_line(order, worker.runs.source(order.run), job.step)
+    request, command = job.request, worker.command_line(job)
     if format == "zip":
-        content = zip_bytes(order, job.samples, command)
+        content = zip_bytes(request, job.samples, command)
         headers = {"Content-Disposition": "attachment; filename=completions.zip"}
         return Response(content, media_type="application/zip", headers=headers)
-    files = [png_bytes(sample, order.picture.icc) for sample in job.samples]
-    height, width = order.picture.pixels.shape[:2]
+    files = [png_bytes(sample, request.icc) for sample in job.samples]
     return CompleteAnswer(
-        run=order.run,
-        num=order.num,
-        seed=order.seed,
-        size=(height, width),
-        warnings=job.remarks,
+        run=request.run,
+        num=request.num,
+        seed=request.seed,
+        size=request.size,
+        warnings=job.warnings,
         command=command,
         completions=[base64.b64encode(file).decode() for file in files],
     )

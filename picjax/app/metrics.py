@@ -25,11 +25,11 @@ class Metrics:
         args: Any = {"registry": self.registry}
         self.requests = Counter(
             "picjax_requests",
-            "Requests for completions: done, cancelled, invalid, refused or failed",
+            "Requests for images: done, cancelled, invalid, refused or failed",
             ["outcome"],
             **args,
         )
-        self.completions = Counter("picjax_completions", "Completions drawn", **args)
+        self.completions = Counter("picjax_completions", "Images drawn", **args)
         self.seconds = Histogram(
             "picjax_request_seconds",
             "Computation per request, without waiting",

@@ -11,7 +11,8 @@ from gradio.components.image_editor import EditorDataBlobs
 from jaxtyping import UInt8
 from PIL import Image
 
-from picjax.app.orders import Limits, check_number, read_rgba
+from picjax.app.requests import check_number
+from picjax.app.uploads import Limits, read_rgba
 from picjax.cli import UserError
 from picjax.data.decode import MIN_SIDE
 
@@ -113,7 +114,7 @@ def read_painting(value: dict[str, Any] | None) -> Painting:
     return Painting(picture, mask)
 
 
-def shown(painting: Painting) -> dict[str, Any]:
+def editor_value(painting: Painting) -> dict[str, Any]:
     """The editor's value for a painting."""
     layer = np.zeros((*painting.mask.shape, 4), np.uint8)
     layer[painting.mask == 0] = (*COLOUR, 255)

@@ -22,7 +22,7 @@ LOG = logging.getLogger("picjax.app")
 Sampler = Mapping[str, str]
 
 
-class Kind(NamedTuple):
+class RunInfo(NamedTuple):
     """What can be asked of a run.
 
     Attributes:
@@ -30,28 +30,26 @@ class Kind(NamedTuple):
       size: height and width at which it works.
       completes: whether it completes holes.
       samplers: presets of its sampler; none if it draws in one way.
-      classes: number of classes that it can be conditioned on.
     """
 
     system: str
     size: tuple[int, int]
     completes: bool
     samplers: tuple[str, ...]
-    classes: int
 
 
 class Runs:
-    """Runs by name; at most `most` are in memory.
+    """Runs by name, of which a few are in memory.
 
     Args:
       workdirs: folders (or exported files) to offer; none: those under `runs/`, which
         are looked for at every call of `names`.
-      most: models in memory; the one that was used longest ago is dropped.
+      max_loaded: models in memory; the one that was used longest ago is dropped.
     """
 
-    def __init__(self, workdirs: Sequence[str] = (), most: int = 2):
+    def __init__(self, workdirs: Sequence[str] = (), max_loaded: int = 2):
         self._given = bool(workdirs)
-        self._most = most
+        self._max_loaded = max_loaded
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, OrderedDict[str, Model]] = OrderedDict()
         self._sources = by_name(workdirs) if workdirs else discover()
@@ -72,7 +70,7 @@ class Runs:
             check_choice("run", name, self.names())
         return self._sources[name]
 
-    def kind(self, name: str) -> Kind:
+    def info(self, name: str) -> RunInfo:
         """What can be asked of a run; its weights are not read.
 
         Raises:
@@ -82,16 +80,16 @@ class Runs:
             loaded = next(iter(self._loaded.get(name, {}).values()), None)
         source = Path(self.source(name))
         if loaded is not None or not source.is_dir():
-            return kind_of((loaded or self.model(name)).config)
+            return info_of((loaded or self.model(name)).config)
         with named(name):
-            return kind_of(checkpoints.read_config(source))
+            return info_of(checkpoints.read_config(source))
 
-    def kinds(self) -> dict[str, Kind]:
+    def infos(self) -> dict[str, RunInfo]:
         """The runs that can be read, by name."""
         found = {}
         for name in self.names():
             with contextlib.suppress(UserError):  # it was logged
-                found[name] = self.kind(name)
+                found[name] = self.info(name)
         return found
 
     def model(self, name: str, sampler: Sampler | None = None) -> Model:
@@ -108,7 +106,7 @@ class Runs:
                 with named(name):
                     variants = OrderedDict({repr([]): load(source)})
                 self._loaded[name] = variants
-                while len(self._loaded) > self._most:
+                while len(self._loaded) > self._max_loaded:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)
             if key not in variants:
@@ -164,20 +162,18 @@ def by_name(workdirs: Sequence[str]) -> dict[str, str]:
     }
 
 
-def kind_of(config: Config) -> Kind:
+def info_of(config: Config) -> RunInfo:
     """What can be asked of a run with this config."""
     samplers: tuple[str, ...] = ()
     if config.system == "painter":
         from picjax.methods.painter.settings import POSTERIOR_PRESETS, PRESETS
 
         samplers = (*PRESETS, *POSTERIOR_PRESETS)
-    model = config.get("model", {})
-    return Kind(
+    return RunInfo(
         system=config.system,
         size=image_shape(config),
         completes=not config.data.get("maps") and not translates(config),
         samplers=samplers,
-        classes=model.get("classes", 0) or model.get("classifier_classes", 0),
     )
 
 

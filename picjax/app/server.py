@@ -9,16 +9,17 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from picjax.app import http, layout
+from picjax.app import http
 from picjax.app.access import Guard, LimitBody, Secrets, is_loopback
 from picjax.app.metrics import Metrics
-from picjax.app.orders import Limits
+from picjax.app.page import build, mount
 from picjax.app.runs import Runs
+from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 
 
 def make_worker(args: argparse.Namespace) -> tuple[Worker, Metrics]:
-    """The worker of a command line, and what counts its orders.
+    """The worker of a command line, and what counts its requests.
 
     Raises:
       UserError: if a run does not exist.
@@ -28,29 +29,19 @@ def make_worker(args: argparse.Namespace) -> tuple[Worker, Metrics]:
     return Worker(runs, args.queue, on_end=metrics.count), metrics
 
 
-def make_app(worker: Worker, metrics: Metrics, args: argparse.Namespace) -> FastAPI:
-    """The whole server: the page, the endpoints, and what protects them."""
-    app = make_endpoints(worker, metrics, args)
-    limits = limits_of(args)
-    return layout.mount(app, layout.build(worker, limits, temporary_folder()), limits)
-
-
-def make_endpoints(
-    worker: Worker, metrics: Metrics, args: argparse.Namespace
+def make_app(
+    worker: Worker, metrics: Metrics, args: argparse.Namespace, page: bool = True
 ) -> FastAPI:
-    """The server without its page."""
-    limits = limits_of(args)
+    """The server: the endpoints, what protects them, and perhaps the page."""
+    limits = Limits(args.max_mb * 2**20, args.max_pixels)
     app = http.create(worker, metrics, limits)
     app.add_middleware(LimitBody, most=limits.bytes)
     secrets = Secrets(args.auth, args.token)
     local = is_loopback(args.host) and not (args.auth or args.token)
     app.add_middleware(Guard, secrets=secrets, local=local)
+    if page:
+        mount(app, build(worker, limits, temporary_folder()), limits)
     return app
-
-
-def limits_of(args: argparse.Namespace) -> Limits:
-    """The limits of uploads of a command line."""
-    return Limits(args.max_mb * 2**20, args.max_pixels)
 
 
 def temporary_folder() -> Path:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from picjax.app.orders import Order
 from picjax.app.painting import Painting
+from picjax.app.requests import GenerationRequest
 from picjax.app.worker import Job, Worker
 from picjax.cli import UserError
 
@@ -37,14 +37,16 @@ class Session:
     history: list[Painting] = field(default_factory=list)
     archive: Path | None = None
 
-    def start(self, worker: Worker, painting: Painting, order: Order) -> Job:
-        """Place an order, in place of the present one.
+    def start(
+        self, worker: Worker, request: GenerationRequest, painting: Painting | None
+    ) -> Job:
+        """Submit a request, in place of the present one.
 
         Raises:
           UserError: if it is refused.
         """
         self.close()
-        self.job = worker.place(order)
+        self.job = worker.submit(request)
         self.painting, self.chosen = painting, 0
         return self.job
 
@@ -105,12 +107,12 @@ def progress(worker: Worker, job: Job) -> Iterator[tuple[int, str]]:
     """How many completions there are, and what to say, until the job has ended.
 
     Raises:
-      UserError: of the order.
+      UserError: of the request.
       Defect: for any other error.
     """
     start = time.monotonic()
     while True:
-        count, num = len(job.samples), job.order.num
+        count, num = len(job.samples), job.request.num
         before = worker.position(job)
         elapsed = time.monotonic() - start
         if before:

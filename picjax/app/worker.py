@@ -1,4 +1,4 @@
-"""The thread that completes orders, one after the other, from a bounded queue."""
+"""The thread that serves requests, one after the other, from a bounded queue."""
 
 import logging
 import threading
@@ -12,12 +12,13 @@ import jax
 import numpy as np
 
 from picjax import masks
-from picjax.app.orders import Order
+from picjax.app.requests import CompletionRequest, GenerationRequest, draw_together
+from picjax.app.results import command_line
 from picjax.app.runs import Runs
 from picjax.cli import UserError, is_out_of_memory
 
 LOG = logging.getLogger("picjax.app")
-BATCH = 8  # orders that an accelerator completes together
+BATCH = 8  # requests that an accelerator draws together
 
 
 class Busy(UserError):
@@ -25,25 +26,28 @@ class Busy(UserError):
 
 
 class Defect(Exception):
-    """An error of the server's; the message tells the client no more than that."""
+    """An error of the server's, whose message tells the client no more than that."""
+
+    def __init__(self) -> None:
+        super().__init__("the request failed inside the server, whose log says why")
 
 
 class Job:
-    """An order in the queue.
+    """A request in the queue.
 
     Attributes:
-      order: what is asked for.
-      samples: the completions so far, uint8 [h w 3] each.
-      remarks: warnings, once it has ended.
+      request: what is asked for.
+      samples: the images so far, uint8 [h w 3] each.
+      warnings: about the input, and of the model once the job has ended.
       step: the step of the checkpoint.
-      error: why there are no more completions.
-      seconds: that it has been computed.
+      error: why there are no more images.
+      seconds: duration of the computation.
     """
 
-    def __init__(self, order: Order):
-        self.order = order
+    def __init__(self, request: GenerationRequest):
+        self.request = request
         self.samples: list[np.ndarray] = []
-        self.remarks: list[str] = list(order.remarks)
+        self.warnings: list[str] = list(request.warnings)
         self.step = 0
         self.error: Exception | None = None
         self.seconds = 0.0
@@ -58,30 +62,30 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether there will be no more completions."""
+        """Whether there will be no more images."""
         return self._ended
 
     def cancel(self) -> None:
-        """Stop before the next completions are drawn."""
+        """Stop before the next images are drawn."""
         self._cancelled = True
 
     def add(self, samples: np.ndarray) -> None:
-        """Add completions, and wake who waits for them."""
+        """Add images, and wake who waits for them."""
         with self._changed:
             self.samples.extend(samples)
             self._changed.notify_all()
 
     def end(self, error: Exception | None = None) -> None:
-        """Add no more completions."""
+        """Add no more images."""
         with self._changed:
             self.error, self._ended = error, True
             self._changed.notify_all()
 
     def wait(self, more_than: int | None = None, timeout: float | None = None) -> bool:
-        """Wait for the end, or for more than so many completions; False: not yet.
+        """Wait for the end, or for more than so many images; False: not yet.
 
         Raises:
-          UserError: of the order.
+          UserError: of the request.
           Defect: for any other error.
         """
 
@@ -98,12 +102,12 @@ class Job:
 
 
 class Worker:
-    """Completes orders in one thread.
+    """Serves requests in one thread.
 
     Args:
       runs: the models.
-      most: orders that wait, at most.
-      batch: orders of equal group that are completed together; None: 1 on a CPU, where
+      max_waiting: requests that may wait.
+      batch: requests of equal group that are drawn together; None: 1 on a CPU, where
         it saves nothing and would compile another program, else BATCH.
       on_end: called with each job that has ended, or was refused.
     """
@@ -111,12 +115,12 @@ class Worker:
     def __init__(
         self,
         runs: Runs,
-        most: int = 16,
+        max_waiting: int = 16,
         batch: int | None = None,
         on_end: Callable[[Job], Any] = lambda job: None,
     ):
         self.runs = runs
-        self._most = most
+        self._max_waiting = max_waiting
         self._batch = batch or (1 if jax.default_backend() == "cpu" else BATCH)
         self._on_end = on_end
         self._waiting: deque[Job] = deque()
@@ -127,29 +131,33 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Orders that have not begun."""
+        """Number of requests that have not begun."""
         return len(self._waiting)
 
     @property
     def ready(self) -> bool:
-        """Whether it takes orders."""
+        """Whether it takes requests."""
         return self._thread.is_alive() and not self._closing
 
-    def place(self, order: Order) -> Job:
-        """Add an order to the queue.
+    def submit(self, request: GenerationRequest) -> Job:
+        """Add a request to the queue.
 
         Raises:
           Busy: if the queue is full, or the server is stopping.
           UserError: if there is no such run.
         """
-        self.runs.source(order.run)
-        job = Job(order)
+        self.runs.source(request.run)
+        job = Job(request)
         with self._changed:
             if self._closing:
                 job.end(Busy("the server is stopping; try again in a minute"))
-            elif len(self._waiting) >= self._most:
-                sentence = f"{self._most} requests are waiting already; try again later"
-                job.end(Busy(sentence))
+            elif len(self._waiting) >= self._max_waiting:
+                job.end(
+                    Busy(
+                        f"{self._max_waiting} requests are waiting already; try again "
+                        "later"
+                    )
+                )
             else:
                 self._waiting.append(job)
                 self._changed.notify_all()
@@ -159,12 +167,17 @@ class Worker:
         return job
 
     def position(self, job: Job) -> int:
-        """Orders before this one, 0 if it is being completed."""
+        """Number of requests before this one; 0 if it is being served."""
         waiting = list(self._waiting)
         return waiting.index(job) + 1 if job in waiting else 0
 
+    def command_line(self, job: Job) -> str:
+        """The command that draws the images of a job again."""
+        source = self.runs.source(job.request.run)
+        return command_line(job.request, source, job.step)
+
     def drain(self, timeout: float | None = None) -> bool:
-        """Take no more orders, and wait for those there are; False: not all ended."""
+        """Take no more requests, and wait for those there are; False: not all ended."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -177,67 +190,62 @@ class Worker:
         while jobs := self._next():
             start = time.monotonic()
             try:
-                self._complete(jobs)
+                self._serve(jobs)
                 error = None
             except UserError as known:
                 error = known
             except Exception as unknown:
-                LOG.exception("an order of run %s failed", jobs[0].order.run)
-                error = described(unknown)
+                LOG.exception("a request for run %s failed", jobs[0].request.run)
+                error = for_client(unknown)
             for job in jobs:
                 job.seconds = time.monotonic() - start
                 job.end(error)
                 self._on_end(job)
 
     def _next(self) -> list[Job]:
-        """Wait for the next order and those that can be completed with it; [] at the end."""
+        """Wait for the next job and those that can be served with it; [] at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closing)
             if not self._waiting:
                 return []
             jobs = [self._waiting.popleft()]
-            group = jobs[0].order.group
+            group = jobs[0].request.group
             for job in list(self._waiting):
-                if len(jobs) < self._batch and job.order.group == group:
+                together = group is not None and job.request.group == group
+                if len(jobs) < self._batch and together:
                     self._waiting.remove(job)
                     jobs.append(job)
         return jobs
 
-    def _complete(self, jobs: list[Job]) -> None:
+    def _serve(self, jobs: list[Job]) -> None:
         jobs = [job for job in jobs if not job.cancelled]
         if not jobs:
             return
-        order = jobs[0].order
-        model = self.runs.model(order.run, order.sampler)
+        first = jobs[0].request
+        model = self.runs.model(first.run, first.sampler)
         for job in jobs:
             job.step = model.step
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             warnings.simplefilter("ignore", masks.DoubtfulMask)  # it was painted
-            if len(jobs) > 1 or order.best_of is not None:
-                pictures = [job.order.picture for job in jobs]
-                holes = [job.order.mask for job in jobs]
-                drawn = model.complete(
-                    pictures, holes, order.num, order.seed, order.best_of
-                )
+            if len(jobs) > 1:
+                requests = [job.request for job in jobs]
+                completions = [r for r in requests if isinstance(r, CompletionRequest)]
+                drawn = draw_together(completions, model)
                 for job, samples in zip(jobs, drawn, strict=True):
                     job.add(samples)
             else:
-                (job,) = jobs
-                args = order.picture, order.mask, order.num, order.seed
-                for samples in model.stream(*args):
-                    job.add(samples)
-                    if job.cancelled:
+                for samples in first.draw(model):
+                    jobs[0].add(samples)
+                    if jobs[0].cancelled:
                         break
         for job in jobs:
-            remarks = [*job.order.remarks, *(str(w.message) for w in caught)]
-            job.remarks = list(dict.fromkeys(remarks))
+            sentences = [*job.request.warnings, *(str(w.message) for w in caught)]
+            job.warnings = list(dict.fromkeys(sentences))
 
 
-def described(error: Exception) -> Exception:
+def for_client(error: Exception) -> Exception:
     """An unexpected error as the client may know it."""
     if is_out_of_memory(error):
-        return UserError(
-            "the memory is exhausted; ask for fewer or smaller completions"
-        )
-    return Defect("the request failed inside the server, whose log says why")
+        return UserError("the memory is exhausted; ask for fewer or smaller images")
+    return Defect()

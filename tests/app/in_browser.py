@@ -59,8 +59,8 @@ def opened(chromium, server):
     page.set_default_timeout(SLOW)
     page.goto(server[0])
     page.wait_for_selector("#editor canvas")
-    page.wait_for_function("document.querySelector('#run input').value")
-    choose(page, "run", "tiny")
+    page.wait_for_function("document.querySelector('#complete-run input').value")
+    choose(page, "complete-run", "tiny")
     page.locator("#editor input[type=file]").first.set_input_files(
         server[2] / "photo.png"
     )
@@ -96,18 +96,18 @@ class Drawn(NamedTuple):
 
 def complete(page) -> Drawn:
     """Press Complete and wait for the ZIP."""
-    page.locator("#complete").click()
+    page.locator("#complete-start").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('seed')"
-        " && !document.querySelector('#zip').disabled"
-        " && document.querySelector('#command textarea').value"
+        "document.querySelector('#complete-status').innerText.includes('seed')"
+        " && !document.querySelector('#complete-zip').disabled"
+        " && document.querySelector('#complete-command textarea').value"
     )
     with page.expect_download() as download:
-        page.locator("#zip").click()
+        page.locator("#complete-zip").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     command = files.pop("command.txt").decode()
-    assert page.locator("#command textarea").input_value() == command.strip()
+    assert page.locator("#complete-command textarea").input_value() == command.strip()
     return Drawn(files, command)
 
 
@@ -129,7 +129,7 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
     drawn = complete(page)
     np.testing.assert_array_equal(drawn["image.png"], picture(5, *SIZE))
     check(drawn, 6)
-    assert page.locator("#completions button img").count() >= 6
+    assert page.locator("#complete-gallery button img").count() >= 6
 
     # The printed command draws the same pixels from the files of the ZIP.
     for name, content in drawn.files.items():
@@ -146,11 +146,11 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
         np.testing.assert_array_equal(repeated, drawn[f"image_out_{i}.png"])
 
     # Choose the third, go on painting on it, and undo.
-    page.locator("#completions button img").nth(2).click()
+    page.locator("#complete-gallery button img").nth(2).click()
     page.wait_for_timeout(1000)
     page.locator("#proceed").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('1 step(s) to undo')"
+        "document.querySelector('#complete-status').innerText.includes('1 step(s) to undo')"
     )
     page.wait_for_timeout(1000)
     paint(page)
@@ -159,7 +159,7 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
     check(further, 6)
     page.locator("#undo").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('0 step(s) left')"
+        "document.querySelector('#complete-status').innerText.includes('0 step(s) left')"
     )
     page.wait_for_timeout(1000)
     again = complete(page)
@@ -185,7 +185,7 @@ def test_two_browsers_and_named_masks(server, chromium):
 
 def test_a_mistake_is_one_sentence(server, chromium):
     page = opened(chromium, server)
-    page.locator("#complete").click()
+    page.locator("#complete-start").click()
     toast = page.get_by_text("there is no hole yet; paint one")
     toast.wait_for()
     choose(page, "named", "center")
@@ -198,23 +198,23 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
         return httpx.get(f"{server[0]}/metrics").text
 
     page = opened(chromium, server)
-    choose(page, "run", "walk")
+    choose(page, "complete-run", "walk")
     choose(page, "named", "center")
     page.wait_for_timeout(3000)
     choose(page, "sampler", "repaint")
-    page.locator("#complete").click()
+    page.locator("#complete-start").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('left')"
+        "document.querySelector('#complete-status').innerText.includes('left')"
     )
-    page.locator("#stop").click()
+    page.locator("#complete-stop").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('seed')"
+        "document.querySelector('#complete-status').innerText.includes('seed')"
     )
-    assert "6 of 6" not in page.locator("#status").inner_text()
+    assert "6 of 6" not in page.locator("#complete-status").inner_text()
     assert 'outcome="cancelled"} 1.0' in outcomes()
-    page.locator("#complete").click()
+    page.locator("#complete-start").click()
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('left')"
+        "document.querySelector('#complete-status').innerText.includes('left')"
     )
     page.reload()
     page.wait_for_selector("#editor canvas")

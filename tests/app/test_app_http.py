@@ -23,8 +23,8 @@ from PIL import Image
 from picjax.app import runs as runs_module
 from picjax.app.command import check_address, listen
 from picjax.app.metrics import Metrics
-from picjax.app.orders import Order
-from picjax.app.server import make_endpoints
+from picjax.app.requests import CompletionRequest
+from picjax.app.server import make_app
 from picjax.app.worker import Busy, Defect, Worker
 from picjax.cli import UserError
 from picjax.images import Picture
@@ -37,7 +37,7 @@ def server(runs, *words, **kwargs):
     """A client of a server, and its worker."""
     metrics = Metrics()
     worker = Worker(runs, on_end=metrics.count, **kwargs)
-    return client(make_endpoints(worker, metrics, options(*words))), worker
+    return client(make_app(worker, metrics, options(*words), page=False)), worker
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,10 @@ def opened(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
 
-def an_order(**changes) -> Order:
-    name = changes.pop("run", "one.safetensors")
-    return Order(name, Picture(picture(0, 40, 60)), half_mask(40, 60), **changes)
+def a_request(**changes) -> CompletionRequest:
+    given = {"run": "one.safetensors", **changes}
+    photo = Picture(picture(0, 40, 60))
+    return CompletionRequest(picture=photo, mask=half_mask(40, 60), **given)
 
 
 # ---- completing ----
@@ -200,10 +201,10 @@ def gated(tmp_path, monkeypatch):
 
 def test_a_full_queue_refuses_politely_and_a_stop_finishes_what_was_accepted(gated):
     gate, runs = gated
-    web, worker = server(runs, most=2)
-    jobs = [worker.place(an_order(num=1))]
+    web, worker = server(runs, max_waiting=2)
+    jobs = [worker.submit(a_request(num=1))]
     assert gate.entered.wait(60)
-    jobs += [worker.place(an_order(num=1, seed=seed)) for seed in (1, 2)]
+    jobs += [worker.submit(a_request(num=1, seed=seed)) for seed in (1, 2)]
     answer = web.post("/api/complete", files=FILES)
     assert answer.status_code == 503 and "2 requests are waiting" in answer.text
     assert answer.headers["retry-after"] == "5"
@@ -216,7 +217,7 @@ def test_a_full_queue_refuses_politely_and_a_stop_finishes_what_was_accepted(gat
     assert web.get("/ready").status_code == 503
     assert web.get("/health").status_code == 200
     with pytest.raises(Busy, match="stopping"):
-        worker.place(an_order())
+        worker.submit(a_request())
     gate.opened.set()
     drained.join()
     assert [len(job.samples) for job in jobs] == [1, 1, 1]
@@ -227,8 +228,8 @@ def test_a_full_queue_refuses_politely_and_a_stop_finishes_what_was_accepted(gat
 def test_a_cancelled_job_draws_no_further_completions(gated):
     gate, runs = gated
     worker = Worker(runs)
-    job = worker.place(an_order(num=8))
-    waiting = worker.place(an_order(num=8))
+    job = worker.submit(a_request(num=8))
+    waiting = worker.submit(a_request(num=8))
     assert gate.entered.wait(60)
     job.cancel()
     waiting.cancel()
@@ -237,7 +238,7 @@ def test_a_cancelled_job_draws_no_further_completions(gated):
     assert (len(job.samples), len(waiting.samples), gate.draws) == (2, 0, 1)
 
 
-def test_orders_of_equal_shape_are_completed_together(tmp_path, monkeypatch):
+def test_requests_of_equal_shape_are_completed_together(tmp_path, monkeypatch):
     runs = make_runs(tmp_path, monkeypatch)
     sizes = []
     original = Model.complete
@@ -252,9 +253,9 @@ def test_orders_of_equal_shape_are_completed_together(tmp_path, monkeypatch):
         runs_module, "load", lambda *_: gate.wait(60) and make_counting_model()
     )
     worker = Worker(runs, batch=4)
-    first = worker.place(an_order(seed=9))
-    together = [worker.place(an_order(seed=1)) for _ in range(3)]
-    other = worker.place(an_order(seed=2))
+    first = worker.submit(a_request(seed=9))
+    together = [worker.submit(a_request(seed=1)) for _ in range(3)]
+    other = worker.submit(a_request(seed=2))
     gate.set()
     for job in (first, *together, other):
         assert job.wait(timeout=60.0) and len(job.samples) == 6
@@ -262,15 +263,15 @@ def test_orders_of_equal_shape_are_completed_together(tmp_path, monkeypatch):
     np.testing.assert_array_equal(together[0].samples, together[2].samples)
 
 
-def test_a_defect_of_one_order_is_not_the_next_ones(tmp_path, monkeypatch):
+def test_a_defect_of_one_request_is_not_the_next_ones(tmp_path, monkeypatch):
     runs = make_runs(tmp_path, monkeypatch)
     worker = Worker(runs)
     original = Model.stream
     monkeypatch.setattr(Model, "stream", lambda *_: 1 / 0)
     with pytest.raises(Defect, match="whose log says why"):
-        worker.place(an_order()).wait(timeout=60.0)
+        worker.submit(a_request()).wait(timeout=60.0)
     monkeypatch.setattr(Model, "stream", original)
-    assert worker.place(an_order()).wait(timeout=60.0)
+    assert worker.submit(a_request()).wait(timeout=60.0)
 
 
 # ---- who may ask ----
@@ -290,7 +291,8 @@ def test_an_open_address_needs_a_secret():
 
 
 def test_basic_authentication(shared):
-    web = client(make_endpoints(shared[1], Metrics(), options("--auth=ann:secret")))
+    args = options("--auth=ann:secret")
+    web = client(make_app(shared[1], Metrics(), args, page=False))
     for auth in (None, ("ann", "wrong"), ("", "secret")):
         answer = web.get("/api/runs", auth=auth)
         assert answer.status_code == 401
@@ -303,7 +305,7 @@ def test_basic_authentication(shared):
 
 
 def test_a_token_once_in_a_browser_and_in_each_request_of_a_program(shared):
-    app = make_endpoints(shared[1], Metrics(), options("--token=abc"))
+    app = make_app(shared[1], Metrics(), options("--token=abc"), page=False)
     web = client(app)
     assert web.get("/api/runs").status_code == 401
     bearer = {"Authorization": "Bearer abc"}

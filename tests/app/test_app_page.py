@@ -12,11 +12,12 @@ from helpers.app import make_counting_model, make_runs, png
 from helpers.pictures import half_mask, picture
 from PIL import Image
 
-from picjax.app import layout
-from picjax.app.orders import Limits
-from picjax.app.page import Page, integer, sentences
-from picjax.app.painting import Painting, make_editor, read_painting, shown
+from picjax.app.page import build
+from picjax.app.painting import Painting, editor_value, make_editor, read_painting
 from picjax.app.session import Session
+from picjax.app.tabs.base import integer, sentences
+from picjax.app.tabs.complete import CompleteTab
+from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 from picjax.cli import UserError
 
@@ -28,12 +29,12 @@ RUN = "one.safetensors"
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     with pytest.MonkeyPatch.context() as patch:
-        yield Page(Worker(make_runs(folder, patch)), LIMITS, folder)
+        yield CompleteTab(Worker(make_runs(folder, patch)), LIMITS, folder)
 
 
 def sent(painting: Painting) -> dict:
     """A painting as the editor sends it."""
-    value = shown(painting)
+    value = editor_value(painting)
     back = Image.fromarray(value["background"])
     layers = [Image.fromarray(layer) for layer in value["layers"]]
     return {"background": back, "layers": layers, "composite": None}
@@ -46,7 +47,7 @@ def painted(h: int = 40, w: int = 60) -> dict:
 def complete(page, session, value, *changes):
     """All updates of one click, merged."""
     choices = (3, 4, True, "", 0, *changes)
-    updates = list(page.complete(session, value, RUN, *choices))
+    updates = list(page.start(session, value, RUN, *choices))
     return {name: x for update in updates for name, x in update.items()}
 
 
@@ -68,7 +69,7 @@ def test_completions_their_zip_and_their_comparison(page):
     before, after = page.comparison(session, 2)
     np.testing.assert_array_equal(after, expected[2])
     assert (before[half_mask() == 0] == 127).all()
-    # The next order replaces the ZIP file.
+    # The next request replaces the ZIP file.
     first = session.archive
     complete(page, session, painted())
     assert first is not None and not first.exists()
@@ -98,18 +99,17 @@ def test_choosing_goes_on_with_a_completion_and_undo_goes_back(page):
 
 def test_a_closed_tab_cancels_its_job(page):
     session = Session()
-    updates = page.complete(session, painted(), RUN, 16, 0, True, "", 0)
+    updates = page.start(session, painted(), RUN, 16, 0, True, "", 0)
     next(updates)
     assert "status" in next(updates) and session.job is not None
     updates.close()
     assert session.job.cancelled
 
 
-def test_a_new_seed_is_shown(page):
+def test_a_new_seed_is_editor_value(page):
     choices = (1, 4, False, "", 0)
     seeds = [
-        next(page.complete(Session(), painted(), RUN, *choices))["seed"]
-        for _ in range(2)
+        next(page.start(Session(), painted(), RUN, *choices))["seed"] for _ in range(2)
     ]
     assert len({4, *seeds}) == 3
 
@@ -122,12 +122,12 @@ def test_mistakes_are_sentences(page):
         (painted(4, 4), "smaller than 8 pixels"),
     ]:
         with pytest.raises(UserError, match=word):
-            list(page.complete(Session(), value, RUN, 3, 0, True, "", 0))
+            list(page.start(Session(), value, RUN, 3, 0, True, "", 0))
     for number in (float("nan"), float("inf"), "x"):
         with pytest.raises(UserError, match="no whole number"):
             integer("seed", number)
     with pytest.raises(UserError, match="num is 1000"):
-        list(page.complete(Session(), painted(), RUN, 1000, 0, True, "", 0))
+        list(page.start(Session(), painted(), RUN, 1000, 0, True, "", 0))
 
 
 def test_the_browser_sees_no_traceback_and_no_markup(caplog):
@@ -203,7 +203,7 @@ class Blob:
 def test_drawings_are_decoded_within_limits():
     editor = make_editor(LIMITS)
     editor.accept_blobs(Blob("a", "background", png(picture(0))))  # pyright: ignore
-    mask = shown(Painting(picture(0), half_mask()))["layers"][0]
+    mask = editor_value(Painting(picture(0), half_mask()))["layers"][0]
     editor.accept_blobs(Blob("a", "layer", png(mask), "0"))  # pyright: ignore
     editor.accept_blobs(Blob("a", "layer", png(mask), "999999999"))  # pyright: ignore
     value = editor.preprocess(EditorData(id="a"))
@@ -220,10 +220,10 @@ def test_drawings_are_decoded_within_limits():
 
 
 def test_the_page_can_be_built(page):
-    async def build():  # in a loop, of which Gradio else makes some and leaves them open
-        return layout.build(page.worker, LIMITS, page.folder)
+    async def build_in_loop():  # Gradio else makes loops, and leaves them open
+        return build(page.worker, LIMITS, page.folder)
 
-    blocks = asyncio.run(build())
+    blocks = asyncio.run(build_in_loop())
     functions = blocks.get_config_file()["dependencies"]  # pyright: ignore
     assert len(functions) > 10
     assert all(f["api_visibility"] != "public" for f in functions)

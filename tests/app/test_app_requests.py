@@ -1,4 +1,4 @@
-"""The app's runs, orders and results, without a server."""
+"""The app's runs, requests and results, without a server."""
 
 import io
 import shlex
@@ -14,23 +14,18 @@ from PIL import Image
 
 from picjax import complete
 from picjax.app import runs
-from picjax.app.orders import (
-    Limits,
-    Order,
-    command_line,
-    read_mask,
-    read_picture,
-    spread,
-    zip_bytes,
-)
+from picjax.app.requests import CompletionRequest
+from picjax.app.results import command_line, deviation_map, zip_bytes
+from picjax.app.uploads import Limits, read_mask, read_picture
 from picjax.cli import UserError
 from picjax.images import Picture
 
 LIMITS = Limits(bytes=10**6, pixels=5000)
 
 
-def order(**changes) -> Order:
-    return Order("one", Picture(picture(0, 40, 60)), half_mask(40, 60), **changes)
+def request(**changes) -> CompletionRequest:
+    given = {"run": "one", "picture": Picture(picture(0, 40, 60)), **changes}
+    return CompletionRequest(**{"mask": half_mask(40, 60), **given})
 
 
 # ---- runs ----
@@ -73,12 +68,12 @@ def test_models_beyond_the_limit_are_dropped(tmp_path, monkeypatch):
 def test_an_error_of_a_run_names_no_path(tmp_path, caplog):
     (tmp_path / "broken").mkdir()
     broken = runs.Runs([str(tmp_path / "broken")])
-    for ask in (broken.model, broken.kind):
+    for ask in (broken.model, broken.info):
         with pytest.raises(UserError) as caught:
             ask("broken")
         assert str(tmp_path) not in str(caught.value)
     assert str(tmp_path) in caplog.text
-    assert broken.kinds() == {}
+    assert broken.infos() == {}
 
 
 def test_samplers_of_a_request():
@@ -101,9 +96,8 @@ def test_pictures_are_decoded_without_metadata():
     Image.fromarray(picture(0, 40, 60)).save(buffer, "png", exif=exif)
     read = read_picture(buffer.getvalue(), LIMITS)
     np.testing.assert_array_equal(read.pixels, np.rot90(picture(0, 40, 60), -1))
-    assert b"camera" not in zip_bytes(
-        Order("one", read, half_mask(60, 40)), [read.pixels], ""
-    )
+    asked = request(picture=read, mask=half_mask(60, 40))
+    assert b"camera" not in zip_bytes(asked, [read.pixels], "")
 
 
 def test_pixels_are_counted_before_decoding(monkeypatch):
@@ -132,13 +126,13 @@ def test_other_files_are_refused_in_one_sentence(data):
 
 def test_masks_of_either_polarity_with_warnings():
     hole = png((1 - half_mask(40, 60)) * np.uint8(255))
-    mask, remarks = read_mask(hole, (40, 60), LIMITS)
+    mask, warnings = read_mask(hole, (40, 60), LIMITS)
     np.testing.assert_array_equal(mask, half_mask(40, 60))
-    assert not remarks
+    assert not warnings
     inverted, _ = read_mask(hole, (40, 60), LIMITS, True)
     np.testing.assert_array_equal(inverted, 1 - mask)
-    _, remarks = read_mask(hole, (20, 30), LIMITS)
-    assert "resized by nearest" in remarks[0]
+    _, warnings = read_mask(hole, (20, 30), LIMITS)
+    assert "resized by nearest" in warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +141,7 @@ def test_masks_of_either_polarity_with_warnings():
 )
 def test_numbers_out_of_range_are_refused(changes):
     with pytest.raises(UserError, match=f"^{next(iter(changes))} is .*; give "):
-        order(**changes)
+        request(**changes)
 
 
 # ---- results ----
@@ -156,7 +150,7 @@ def test_numbers_out_of_range_are_refused(changes):
 def test_the_heat_map_is_black_where_completions_agree():
     samples = np.full((4, 8, 8, 3), 100, np.uint8)
     samples[:2, :4], samples[0, 0, 0] = 110, 130
-    colours, largest = spread(samples)
+    colours, largest = deviation_map(samples)
     np.testing.assert_allclose(largest, samples[:, 0, 0, 0].std(), rtol=1e-6)
     assert (colours[4:] == colours[7, 7]).all() and colours[7, 7].max() < 10
     assert colours[0, 0].min() > 150
@@ -165,7 +159,7 @@ def test_the_heat_map_is_black_where_completions_agree():
 
 def test_the_zip_and_its_command_draw_the_same_pixels(tmp_path, monkeypatch):
     model = make_counting_model()
-    asked = order(num=3, seed=5)
+    asked = request(num=3, seed=5)
     samples = model.complete(asked.picture, asked.mask, 3, 5)
     command = command_line(asked, "runs/one", model.step)
     with zipfile.ZipFile(
@@ -184,7 +178,7 @@ def test_the_zip_and_its_command_draw_the_same_pixels(tmp_path, monkeypatch):
 
 
 def test_the_command_names_every_choice():
-    asked = order(num=2, best_of=8, sampler={"preset": "fast", "label": "3"})
+    asked = request(num=2, best_of=8, sampler={"preset": "fast", "label": "3"})
     words = shlex.split(command_line(asked, "runs/a b", 40))
     assert {"--workdir=runs/a b", "--checkpoint=40", "--best-of=8"} <= set(words)
     assert "--config.sampler.preset=fast" in words

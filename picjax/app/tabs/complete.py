@@ -1,0 +1,246 @@
+"""The first tab: paint a hole into a picture, complete it, choose, go on."""
+
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from picjax import masks
+from picjax.app.painting import (
+    Painting,
+    editor_value,
+    extended,
+    make_editor,
+    read_painting,
+    with_rectangle,
+)
+from picjax.app.requests import MAX_NUM, CompletionRequest
+from picjax.app.runs import RunInfo, parse_sampler
+from picjax.app.session import Session
+from picjax.app.tabs import parts as common
+from picjax.app.tabs.base import (
+    Number,
+    Tab,
+    Updates,
+    as_sentences,
+    integer,
+    seed_of,
+)
+from picjax.app.tabs.parts import Parts, call, call_by_name
+from picjax.app.uploads import Limits, read_mask
+from picjax.cli import UserError
+from picjax.data.photos import photograph
+from picjax.images import Picture
+
+EXAMPLES = {"cat": "chelsea.png", "astronaut": "astronaut.png", "china": "china.jpg"}
+EXAMPLE_SIDE = 256  # pixels
+
+
+class CompleteTab(Tab):
+    """Functions of the tab."""
+
+    no_run = (
+        "There is no run that completes yet: train one by `make demo`, then reload."
+    )
+
+    def offers(self, info: RunInfo) -> bool:
+        """Runs that complete holes."""
+        return info.completes
+
+    def choose_run(self, run: str | None) -> Any:
+        """The samplers of a run."""
+        samplers = self.worker.runs.info(run).samplers if run else ()
+        return gr.update(choices=["", *samplers], value="", visible=bool(samplers))
+
+    # ---- the hole ----
+
+    def take_example(self, name: str) -> Any:
+        """A photograph to paint on."""
+        picture = example(name)
+        return editor_value(Painting(picture, np.ones(picture.shape[:2], np.uint8)))
+
+    def name_mask(self, value: Any, name: str, run: str | None, seed: Number) -> Any:
+        """A named mask as in training: drawn at the size of the run."""
+        painting = read_painting(value)
+        size = self.worker.runs.info(run).size if run else None
+        seed = integer("seed", seed)
+        mask, _ = masks.resolve(name, painting.picture, seed, size)
+        return editor_value(painting._replace(mask=mask))
+
+    def load_mask(self, value: Any, data: bytes, invert: bool) -> tuple[Any, str]:
+        """A mask file, with what is doubtful about it."""
+        painting = read_painting(value)
+        mask, warnings = read_mask(data, painting.mask.shape, self.limits, invert)
+        return editor_value(painting._replace(mask=mask)), as_sentences(warnings)
+
+    def extend(self, value: Any, *sides: Number) -> Any:
+        """Outpainting: the picture with a border of hole."""
+        left, top, right, bottom = (integer("pixels", side) for side in sides)
+        painting = read_painting(value)
+        return editor_value(extended(painting, (left, top, right, bottom), self.limits))
+
+    def add_rectangle(self, value: Any, *numbers: Number) -> Any:
+        """A rectangle added to the hole."""
+        x, y, width, height = (integer("the rectangle", n) for n in numbers)
+        painting = read_painting(value)
+        return editor_value(with_rectangle(painting, (x, y), (width, height)))
+
+    def invert(self, value: Any) -> Any:
+        """Hole and known part exchanged."""
+        painting = read_painting(value)
+        return editor_value(painting._replace(mask=1 - painting.mask))
+
+    # ---- completions ----
+
+    def start(self, session: Session, *fields: Any) -> Updates:
+        """Completions as they are drawn."""
+        value, run, num, seed, fixed, sampler, best_of = fields
+        painting = read_painting(value)
+        if not painting.has_hole:
+            raise UserError("there is no hole yet; paint one, or take a named mask")
+        request = CompletionRequest(
+            run=run or "",
+            num=integer("completions", num),
+            seed=seed_of(seed, fixed),
+            sampler=parse_sampler(sampler or ""),
+            picture=Picture(painting.picture),
+            mask=painting.mask,
+            best_of=integer("best of", best_of) or None,
+        )
+        return self.generate(session, request, painting)
+
+    def proceed(self, session: Session) -> dict[str, Any]:
+        """The chosen completion becomes the picture."""
+        painting = session.proceed()
+        back = len(session.history)
+        line = f"painting on the chosen completion; {back} step(s) to undo"
+        return {"editor": editor_value(painting), "status": line, "gallery": []}
+
+    def undo(self, session: Session) -> dict[str, Any]:
+        """The picture and hole before the last choice."""
+        painting = session.undo()
+        line = f"back; {len(session.history)} step(s) left to undo"
+        return {"editor": editor_value(painting), "status": line}
+
+
+def example(name: str) -> np.ndarray:
+    """The middle of an installed package's photograph, uint8 [h w 3].
+
+    Raises:
+      UserError: if the package has it no more.
+    """
+    picture = photograph(EXAMPLES[name])
+    if picture is None:
+        raise UserError(f"the photograph of {name} is not installed; drop your own")
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    box = (EXAMPLE_SIDE, EXAMPLE_SIDE)
+    return np.asarray(square.resize(box, Image.Resampling.BICUBIC))
+
+
+# ---- layout ----
+
+
+def build(tab: CompleteTab, session: gr.State, blocks: gr.Blocks) -> None:
+    """Lay out the tab and connect its events."""
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            parts = canvas(tab.limits)
+        with gr.Column(scale=2, min_width=300):
+            parts |= controls()
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            parts |= results()
+        with gr.Column(scale=2, min_width=300):
+            parts |= common.comparisons("complete")
+    connect(tab, session, blocks, parts)
+
+
+def canvas(limits: Limits) -> Parts:
+    """The editor and what fills it."""
+    editor = make_editor(
+        limits, label="Picture and hole", height=460, elem_id="editor", show_label=False
+    )
+    with gr.Row():
+        shown = gr.Dropdown(
+            [*EXAMPLES], value=None, label="Example", min_width=120, elem_id="example"
+        )
+        named = gr.Dropdown(
+            [*masks.NAMES],
+            value=None,
+            label="Named mask",
+            min_width=120,
+            elem_id="named",
+        )
+    with gr.Accordion("Outpainting, rectangle, mask file", open=False):
+        with gr.Row():
+            names = ("left", "top", "right", "bottom")
+            sides = [common.number(name, 0) for name in names]
+            extend = gr.Button("Extend by these pixels", min_width=120)
+        with gr.Row():
+            names = ("x", "y", "width", "height")
+            box = [common.number(name, 0) for name in names]
+            rectangle = gr.Button("Add rectangle", min_width=120)
+        with gr.Row():
+            inverted = gr.Checkbox(False, label="black = hole", min_width=120)
+            file = gr.UploadButton("Mask file (white = hole)", type="binary")
+            invert = gr.Button("Invert the hole")
+    return {
+        "editor": editor,
+        "example": shown,
+        "named": named,
+        "sides": sides,
+        "extend": extend,
+        "box": box,
+        "rectangle": rectangle,
+        "inverted": inverted,
+        "file": file,
+        "invert": invert,
+    }
+
+
+def controls() -> Parts:
+    """Which run, how it draws, and the buttons."""
+    parts = common.run_controls("complete")
+    sampler = gr.Dropdown(
+        [""], label="Sampler", visible=False, allow_custom_value=True, elem_id="sampler"
+    )
+    best_of = gr.Slider(0, MAX_NUM, 0, step=1, label="Best of (0: all that are drawn)")
+    parts |= {"sampler": sampler, "best_of": best_of}
+    return parts | common.buttons("complete", "Complete")
+
+
+def results() -> Parts:
+    """The completions and what can be done with one or all."""
+    parts = common.gallery("complete", "Completions: click one to choose it")
+    with gr.Row():
+        proceed = gr.Button(
+            "Go on with the chosen one", min_width=220, elem_id="proceed"
+        )
+        undo = gr.Button("Undo", min_width=80, elem_id="undo")
+    return parts | {"proceed": proceed, "undo": undo} | common.download("complete")
+
+
+def connect(
+    tab: CompleteTab, session: gr.State, blocks: gr.Blocks, parts: Parts
+) -> None:
+    """Which event calls which function."""
+    p = parts
+    editor, run, status = p["editor"], p["run"], p["status"]
+    blocks.load(**call(tab.list_runs, [], [run, status]))
+    run.change(**call(tab.choose_run, [run], [p["sampler"]]))
+    p["example"].input(**call(tab.take_example, [p["example"]], [editor]))
+    inputs = [editor, p["named"], run, p["seed"]]
+    p["named"].input(**call(tab.name_mask, inputs, [editor]))
+    p["extend"].click(**call(tab.extend, [editor, *p["sides"]], [editor]))
+    p["rectangle"].click(**call(tab.add_rectangle, [editor, *p["box"]], [editor]))
+    p["invert"].click(**call(tab.invert, [editor], [editor]))
+    inputs = [editor, p["file"], p["inverted"]]
+    p["file"].upload(**call(tab.load_mask, inputs, [editor, status]))
+    choices = [p[name] for name in ("num", "seed", "fixed", "sampler", "best_of")]
+    common.connect_results(tab, session, p, [editor, run, *choices])
+    names = ("editor", "status", "gallery")
+    p["proceed"].click(**call_by_name(tab.proceed, [session], names, p))
+    p["undo"].click(**call_by_name(tab.undo, [session], names, p))
