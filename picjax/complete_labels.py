@@ -26,8 +26,7 @@ from picjax.synthesis import (
     Layout,
     Reference,
     check_has_maps,
-    encode,
-    matching_styles,
+    lent_styles,
     read_layout,
     synthesise,
 )
@@ -231,12 +230,4 @@ def read_styles(
         read_map(Path(args.style_labels)),
         read_map(Path(args.style_instances)) if args.style_instances else None,
     )
-    if not args.style_of:
-        return matching_styles(layout, reference, encode(model, reference)[0])
-    styles = {}
-    for pair in args.style_of:
-        target, _, source = pair.partition(":")
-        if not (target.isdigit() and source.isdigit()):
-            raise UserError(f"--style-of '{pair}' is no ID:ID; write 3:5")
-        styles[int(target)] = (reference, int(source))
-    return styles
+    return lent_styles(model, layout, reference, args.style_of or ())

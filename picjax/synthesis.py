@@ -10,7 +10,7 @@ Maps hold indices, as arrays or Pillow images. They are resized to the model's s
 nearest neighbour, and the images back to the label map's.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from picjax.completion import check_finite
 from picjax.data import maps
 from picjax.data.maps import Map, MapLike
 from picjax.images import Picture, as_picture, fit, paste, to_float
-from picjax.model import Model
+from picjax.model import Model, check_completions
 from picjax.system import Config
 
 
@@ -101,6 +101,7 @@ def synthesise(
     else:
         picture = image if isinstance(image, Picture) else as_picture(image)
         full_mask, _ = masks.resolve(mask, picture.pixels, seed, model.size)
+    check_completions(n, full_mask.shape)
     layout = read_layout(model.config, label_map, instances, "the layout", full_mask)
     small, small_mask = fit(picture.srgb, full_mask, model.size)
     batch = {
@@ -249,6 +250,31 @@ def encode(model: Model, reference: Reference) -> tuple[Layout, np.ndarray]:
     system: Any = model.system
     encoder = jax.jit(lambda v, b: system.encode_styles(v, to_float(b)))
     return layout, np.asarray(encoder(model.variables, batch)[0])
+
+
+def lent_styles(
+    model: Model, layout: Layout, reference: Reference, pairs: Sequence[str]
+) -> dict[int, tuple[Reference, int]]:
+    """`styles` of pairs `ID:ID`, an instance of the layout and one of the reference.
+
+    Args:
+      model: of a run with label maps.
+      layout: whose instances take the styles.
+      reference: whose instances lend them.
+      pairs: none: as `matching_styles`.
+
+    Raises:
+      UserError: if a pair is not written so, or the reference does not fit the run.
+    """
+    if not pairs:
+        return matching_styles(layout, reference, encode(model, reference)[0])
+    styles = {}
+    for pair in pairs:
+        target, _, source = pair.partition(":")
+        if not (target.isdecimal() and source.isdecimal()):
+            raise UserError(f"the style '{pair}' is no ID:ID; write 3:5")
+        styles[int(target)] = (reference, int(source))
+    return styles
 
 
 def matching_styles(

@@ -2,53 +2,24 @@
 
 import os
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config
 from helpers.fake_system import make_model
+from helpers.layouts import LAYOUT_SIZE as SIZE
+from helpers.layouts import layout, make_layout_model
 from PIL import Image
 
 import picjax
 from picjax import complete
 from picjax.cli import UserError
 from picjax.data import export
-from picjax.methods.inade import encoder
-from picjax.methods.inade import system as inade
-from picjax.model import Model
-
-SIZE = (40, 60)
-
-
-def paint(net, variables, *inputs):
-    """In place of the networks: each pixel shows its instance's noise."""
-    if isinstance(net, encoder.InstanceEncoder):
-        image, instance = inputs
-        mean = encoder.instance_mean(image, instance, net.instances)
-        mu = jnp.pad(mean, ((0, 0), (0, 0), (0, net.channels - 3)))
-        low = jnp.full_like(mu, -50.0)
-        return encoder.StyleStatistics(mu, low, mu, low)
-    layout, _, style, _ = inputs
-    rows = jax.vmap(lambda table, ids: table[ids])(style[:, :, 0, :3], layout.instance)
-    return jnp.clip(rows, -1, 1)
 
 
 @pytest.fixture(scope="module")
 def model():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inade, "infer", paint)
-        config = load_config("inade", "tiny")
-        yield Model(config, inade.INADE.from_config(config), {}, 0)
-
-
-def layout(size=SIZE):
-    """Class 1 in the two upper quarters, instances 1 and 4, on class 0, instance 0."""
-    h, w = size
-    instance = np.zeros(size, np.uint16)
-    instance[: h // 2, : w // 2] = 1
-    instance[: h // 2, w // 2 :] = 4
-    return (instance > 0).astype(np.uint8), instance
+        yield make_layout_model(patch)
 
 
 def colours(images, instance, identity):

@@ -2,6 +2,7 @@
 
 import base64
 import logging
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
@@ -12,18 +13,35 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from picjax.app.metrics import Metrics
-from picjax.app.requests import MAX_NUM, MAX_SEED, CompletionRequest
+from picjax.app.requests import (
+    MAX_NUM,
+    MAX_SEED,
+    CompletionRequest,
+    GenerationRequest,
+    SynthesisRequest,
+)
 from picjax.app.results import zip_bytes
 from picjax.app.runs import RunInfo, parse_sampler
-from picjax.app.uploads import Limits, read_mask, read_picture
+from picjax.app.uploads import (
+    INSTANCES,
+    LABELS,
+    Limits,
+    read_map,
+    read_mask,
+    read_picture,
+)
 from picjax.app.worker import Busy, Defect, Job, Worker
 from picjax.cli import UserError
 from picjax.images import png_bytes
+from picjax.synthesis import Reference
 
 LOG = logging.getLogger("picjax.app")
 POLL = 0.5  # seconds between looks at whether a client is still there
 
 Number = Annotated[int, Form(ge=1, le=MAX_NUM)]
+Seed = Annotated[int, Form(ge=0, le=MAX_SEED)]
+RunName = Annotated[str, Form(description="default: the first one")]
+Format = Literal["json", "zip"]
 
 
 class RunAnswer(BaseModel):
@@ -34,10 +52,11 @@ class RunAnswer(BaseModel):
     size: tuple[int, int]
     completes: bool
     samplers: list[str]
+    classes: list[str]  # of its label maps
 
 
-class CompleteAnswer(BaseModel):
-    """Completions and how to draw them again."""
+class Answer(BaseModel):
+    """What was drawn, and the command that draws it again."""
 
     run: str
     num: int
@@ -45,7 +64,18 @@ class CompleteAnswer(BaseModel):
     size: tuple[int, int]
     warnings: list[str]
     command: str
+
+
+class CompleteAnswer(Answer):
+    """Completions of an image."""
+
     completions: list[str]  # PNG files, base64
+
+
+class SynthesiseAnswer(Answer):
+    """Images of a label map."""
+
+    images: list[str]  # PNG files, base64
 
 
 class ErrorAnswer(BaseModel):
@@ -73,7 +103,7 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
       metrics: what /metrics shows.
       limits: of uploads.
     """
-    app = FastAPI(title="picjax", description="n completions of one masked image")
+    app = FastAPI(title="picjax", description="Many images of one input")
     metrics.observe(worker)
     add_errors(app)
 
@@ -99,6 +129,14 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
         """The runs by name, and what can be asked of each."""
         return [describe(*run) for run in worker.runs.infos().items()]
 
+    add_complete(app, worker, limits)
+    add_synthesise(app, worker, limits)
+    return app
+
+
+def add_complete(app: FastAPI, worker: Worker, limits: Limits) -> None:
+    """`/api/complete`."""
+
     @app.post("/api/complete", responses=ERRORS, response_model=CompleteAnswer)
     async def complete(
         request: Request,
@@ -106,27 +144,26 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
         mask: Annotated[UploadFile | None, File(description="white = hole")] = None,
         mask_name: Annotated[str, Form(description="instead, such as center")] = "",
         invert_mask: Annotated[bool, Form(description="black = hole")] = False,
-        run: Annotated[str, Form(description="default: the first one")] = "",
+        run: RunName = "",
         num: Number = 6,
-        seed: Annotated[int, Form(ge=0, le=MAX_SEED)] = 0,
+        seed: Seed = 0,
         sampler: Annotated[str, Form(description="fast; preset=fast,label=3")] = "",
         best_of: Annotated[int | None, Form(ge=1, le=MAX_NUM)] = None,
-        format: Literal["json", "zip"] = "json",
+        format: Format = "json",
     ) -> Any:
         """Draw completions of one image."""
         if (mask is None) == (not mask_name):
             raise UserError("mask and mask_name exclude each other; send one of them")
-        data = await image.read()
-        hole = None if mask is None else await mask.read()
+        files = await contents(image=image, mask=mask)
 
         def read() -> CompletionRequest:
-            picture = read_picture(data, limits)
+            picture = read_picture(files["image"], limits)
             size = picture.pixels.shape[:2]
             known, warnings = mask_name, ()
-            if hole is not None:
-                known, warnings = read_mask(hole, size, limits, invert_mask)
+            if mask is not None:
+                known, warnings = read_mask(files["mask"], size, limits, invert_mask)
             return CompletionRequest(
-                run=run or first_run(worker),
+                run=run or first_run(worker, lambda info: info.completes),
                 num=num,
                 seed=seed,
                 sampler=parse_sampler(sampler),
@@ -136,11 +173,84 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
                 best_of=best_of,
             )
 
-        job = worker.submit(await run_in_threadpool(read))
-        await finished(job, request)
-        return await run_in_threadpool(answer, worker, job, format)
+        return await serve(worker, request, read, format)
 
-    return app
+
+def add_synthesise(app: FastAPI, worker: Worker, limits: Limits) -> None:
+    """`/api/synthesise`."""
+    map_file = "indices, not colours"
+
+    @app.post("/api/synthesise", responses=ERRORS, response_model=SynthesiseAnswer)
+    async def synthesise(
+        request: Request,
+        labels: Annotated[UploadFile, File(description=f"class numbers: {map_file}")],
+        instances: Annotated[UploadFile | None, File(description=map_file)] = None,
+        redraw: Annotated[str, Form(description="ids, such as 3 4")] = "",
+        style: Annotated[UploadFile | None, File(description="a picture")] = None,
+        style_labels: Annotated[UploadFile | None, File(description=map_file)] = None,
+        style_instances: Annotated[
+            UploadFile | None, File(description=map_file)
+        ] = None,
+        style_of: Annotated[str, Form(description="pairs, such as 3:5 4:2")] = "",
+        run: RunName = "",
+        num: Number = 6,
+        seed: Seed = 0,
+        format: Format = "json",
+    ) -> Any:
+        """Draw images of one label map."""
+        if (style is None) != (style_labels is None):
+            raise UserError("style and style_labels go together; send both or neither")
+        files = await contents(
+            labels=labels,
+            instances=instances,
+            style=style,
+            style_labels=style_labels,
+            style_instances=style_instances,
+        )
+
+        def read_maps(prefix: str) -> list[Any]:
+            names = {f"{prefix}labels": LABELS, f"{prefix}instances": INSTANCES}
+            return [
+                read_map(files[name], name, largest, limits) if name in files else None
+                for name, largest in names.items()
+            ]
+
+        def read() -> SynthesisRequest:
+            reference = None
+            if style is not None:
+                picture = read_picture(files["style"], limits).srgb
+                reference = Reference(picture, *read_maps("style_"))
+            own_labels, own_instances = read_maps("")
+            return SynthesisRequest(
+                run=run or first_run(worker, lambda info: bool(info.classes)),
+                num=num,
+                seed=seed,
+                labels=own_labels,
+                instances=own_instances,
+                redraw=parse_ids(redraw),
+                reference=reference,
+                style_of=tuple(style_of.split()),
+            )
+
+        return await serve(worker, request, read, format)
+
+
+async def contents(**files: UploadFile | None) -> dict[str, bytes]:
+    """The contents of the files that were sent, by field."""
+    return {name: await file.read() for name, file in files.items() if file is not None}
+
+
+def parse_ids(text: str) -> tuple[int, ...]:
+    """Ids of instances between spaces.
+
+    Raises:
+      UserError: if one is no number.
+    """
+    words = text.split()
+    for word in words:
+        if not (word.isascii() and word.isdecimal() and len(word) <= 9):
+            raise UserError(f"redraw '{word[:20]}' is no id of an instance; write 3 4")
+    return tuple(map(int, words))
 
 
 def describe(name: str, info: RunInfo) -> RunAnswer:
@@ -151,19 +261,37 @@ def describe(name: str, info: RunInfo) -> RunAnswer:
         size=info.size,
         completes=info.completes,
         samplers=list(info.samplers),
+        classes=list(info.classes),
     )
 
 
-def first_run(worker: Worker) -> str:
+def first_run(worker: Worker, fits: Callable[[RunInfo], bool]) -> str:
     """The run of a request that names none.
 
     Raises:
-      UserError: if there are no runs.
+      UserError: if there is none that fits.
     """
     for name, info in worker.runs.infos().items():
-        if info.completes:
+        if fits(info):
             return name
-    raise UserError("there is no run that completes; train one by `make demo`")
+    raise UserError("there is no run that draws this; train one by `make demo`")
+
+
+async def serve(
+    worker: Worker,
+    client: Request,
+    read: Callable[[], GenerationRequest],
+    format: Format,
+) -> Any:
+    """Read a request, draw its images, and answer.
+
+    Raises:
+      UserError: of the request.
+      Defect: for any other error.
+    """
+    job = worker.submit(await run_in_threadpool(read))
+    await finished(job, client)
+    return await run_in_threadpool(answer, worker, job, format)
 
 
 async def finished(job: Job, request: Request) -> None:
@@ -179,7 +307,7 @@ async def finished(job: Job, request: Request) -> None:
             return
 
 
-def answer(worker: Worker, job: Job, format: str) -> Any:
+def answer(worker: Worker, job: Job, format: Format) -> Any:
     """What a client gets for a job that has ended."""
     request, command = job.request, worker.command_line(job)
     if format == "zip":
@@ -187,15 +315,18 @@ def answer(worker: Worker, job: Job, format: str) -> Any:
         headers = {"Content-Disposition": "attachment; filename=completions.zip"}
         return Response(content, media_type="application/zip", headers=headers)
     files = [png_bytes(sample, request.icc) for sample in job.samples]
-    return CompleteAnswer(
-        run=request.run,
-        num=request.num,
-        seed=request.seed,
-        size=request.size,
-        warnings=job.warnings,
-        command=command,
-        completions=[base64.b64encode(file).decode() for file in files],
-    )
+    encoded = [base64.b64encode(file).decode() for file in files]
+    common: Any = {
+        "run": request.run,
+        "num": request.num,
+        "seed": request.seed,
+        "size": request.size,
+        "warnings": job.warnings,
+        "command": command,
+    }
+    if isinstance(request, SynthesisRequest):
+        return SynthesiseAnswer(**common, images=encoded)
+    return CompleteAnswer(**common, completions=encoded)
 
 
 # ---- errors: one sentence for the client, one line in the log ----

@@ -8,8 +8,9 @@ from fastapi import FastAPI
 from gradio import themes
 
 from picjax.app.session import Session
-from picjax.app.tabs import complete
+from picjax.app.tabs import complete, labels
 from picjax.app.tabs.complete import CompleteTab
+from picjax.app.tabs.labels import Draft, LabelsTab
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 
@@ -31,12 +32,15 @@ def build(worker: Worker, limits: Limits, folder: Path) -> gr.Blocks:
         delete_cache=(CLEAN_EVERY, CLEAN_AGE),
     ) as blocks:
         gr.Markdown(
-            "# picjax\nPaint over what is to be completed, draw several completions, "
-            "choose one, go on.",
+            "# picjax\nMany images of one input: paint, draw several, choose one, go on.",
             elem_id="head",
         )
-        tab = CompleteTab(worker, limits, folder)
-        complete.build(tab, make_state(Session()), blocks)
+        given = (worker, limits, folder)
+        with gr.Tab("Complete", id="complete"):
+            complete.build(CompleteTab(*given), make_state(Session()), blocks)
+        with gr.Tab("Labels", id="labels"):
+            states = make_state(Session()), make_state(Draft())
+            labels.build(LabelsTab(*given), *states, blocks)
     blocks.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     return blocks
 

@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from picjax import masks
 from picjax.cli import UserError, check_choice
+from picjax.data.maps import Map, MapLike
 from picjax.images import Picture, png_bytes
 from picjax.model import Model
+from picjax.synthesis import (
+    Reference,
+    check_has_maps,
+    lent_styles,
+    read_layout,
+    synthesise,
+)
 
 MAX_NUM = 64  # images of one request
 MAX_SEED = 2**32 - 1
@@ -137,6 +145,88 @@ class CompletionRequest(GenerationRequest):
             yield from model.stream(self.picture, self.mask, self.num, self.seed)
         else:
             yield from draw_together([self], model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisRequest(GenerationRequest):
+    """A request for images of a label map (docs/inade.md).
+
+    Attributes:
+      labels: class of each pixel, 255 where it is unlabelled.
+      instances: id of each pixel's instance; None: one instance per class.
+      redraw: ids of the instances that differ from image to image; empty: all.
+      reference: a picture whose instances lend their styles.
+      style_of: pairs ID:ID, ours and the reference's; empty: by class.
+    """
+
+    stem: ClassVar[str] = "layout"
+
+    labels: Map
+    instances: Int32[np.ndarray, "y x"] | None = None
+    redraw: tuple[int, ...] = ()
+    reference: Reference | None = None
+    style_of: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style_of and self.reference is None:
+            raise UserError("style_of needs a reference picture; add its files")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the label map."""
+        height, width = self.labels.shape
+        return height, width
+
+    def arguments(self) -> list[str]:
+        """The maps, what is redrawn, and the reference."""
+        words = ["--labels=layout_label.png"]
+        if self.instances is not None:
+            words += ["--instances=layout_instance.png"]
+        if self.redraw:
+            words += ["--redraw", *map(str, self.redraw)]
+        if self.reference is not None:
+            words += ["--style=style.png", "--style-labels=style_label.png"]
+            if self.reference.instances is not None:
+                words += ["--style-instances=style_instance.png"]
+        return [*words, "--style-of", *self.style_of] if self.style_of else words
+
+    def files(self) -> dict[str, bytes]:
+        """The maps, and the reference with its maps."""
+        content = map_files("layout", self.labels, self.instances)
+        if self.reference is not None:
+            image, labels, instances = self.reference
+            content["style.png"] = png_bytes(np.asarray(image))
+            content |= map_files("style", labels, instances)
+        return content
+
+    def draw(self, model: Model) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
+        """Draw the images, all at once."""
+        check_has_maps(model.config)
+        styles = None
+        if self.reference is not None:
+            maps = model.config, self.labels, self.instances, "the layout"
+            layout = read_layout(*maps)
+            styles = lent_styles(model, layout, self.reference, self.style_of)
+        yield synthesise(
+            model,
+            self.labels,
+            self.instances,
+            self.num,
+            self.seed,
+            redraw=self.redraw or None,
+            styles=styles,
+        )
+
+
+def map_files(
+    stem: str, labels: MapLike, instances: MapLike | None
+) -> dict[str, bytes]:
+    """A layout as the files of `picjax.data.export`."""
+    files = {f"{stem}_label.png": png_bytes(np.asarray(labels, np.uint8))}
+    if instances is not None:
+        files[f"{stem}_instance.png"] = png_bytes(np.asarray(instances, np.uint16))
+    return files
 
 
 def draw_together(

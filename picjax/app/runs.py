@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from picjax import checkpoints
 from picjax.cli import UserError, check_choice
+from picjax.data.labelled import class_names
 from picjax.inputs import translates
 from picjax.model import Model, load
 from picjax.system import Config, image_shape
@@ -30,12 +31,18 @@ class RunInfo(NamedTuple):
       size: height and width at which it works.
       completes: whether it completes holes.
       samplers: presets of its sampler; none if it draws in one way.
+      data: name of the training data.
+      classes: of its label maps, by name; none if it has no label maps.
+      instances: how many a layout may have.
     """
 
     system: str
     size: tuple[int, int]
     completes: bool
     samplers: tuple[str, ...]
+    data: str
+    classes: tuple[str, ...]
+    instances: int
 
 
 class Runs:
@@ -169,11 +176,15 @@ def info_of(config: Config) -> RunInfo:
         from picjax.methods.painter.settings import POSTERIOR_PRESETS, PRESETS
 
         samplers = (*PRESETS, *POSTERIOR_PRESETS)
+    maps = config.data.get("maps")
     return RunInfo(
         system=config.system,
         size=image_shape(config),
-        completes=not config.data.get("maps") and not translates(config),
+        completes=not maps and not translates(config),
         samplers=samplers,
+        data=config.data.name,
+        classes=class_names(config.data) if maps else (),
+        instances=maps.instances if maps else 0,
     )
 
 

@@ -17,7 +17,10 @@ from picjax.data.decode import (
     open_image,
     to_rgb,
 )
+from picjax.data.maps import Map, as_map
 from picjax.images import Picture
+
+LABELS, INSTANCES = 2**8 - 1, 2**16 - 1  # largest indices of the two kinds of maps
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,33 @@ def read_mask(
             f"the mask cannot be used: {error}; send a PNG with white = hole"
         ) from None
     return mask, tuple(f"the mask: {warning}" for warning in warnings)
+
+
+def read_map(data: bytes, name: str, largest: int, limits: Limits) -> Map:
+    """Decode an uploaded label or instance map.
+
+    Args:
+      data: a file of indices.
+      name: for errors.
+      largest: index that a file of its kind can store.
+      limits: of the upload.
+
+    Raises:
+      UserError: if it cannot be used.
+    """
+    try:
+        with open_image(BytesIO(data), limits.pixels) as file:
+            values = np.asarray(file)
+    except BadImage as error:
+        raise UserError(
+            f"{name} cannot be used: {error}; send a PNG of indices"
+        ) from None
+    indices = as_map(values, name)
+    if indices.min() < 0 or indices.max() > largest:
+        raise UserError(
+            f"{name} holds {indices.min()} to {indices.max()}; give 0 to {largest}"
+        )
+    return indices
 
 
 def read_rgba(data: bytes, limits: Limits) -> Image.Image:

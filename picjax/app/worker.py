@@ -1,11 +1,12 @@
 """The thread that serves requests, one after the other, from a bounded queue."""
 
+import contextlib
 import logging
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -225,9 +226,7 @@ class Worker:
         model = self.runs.model(first.run, first.sampler)
         for job in jobs:
             job.step = model.step
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            warnings.simplefilter("ignore", masks.DoubtfulMask)  # it was painted
+        with own_warnings() as caught:
             if len(jobs) > 1:
                 requests = [job.request for job in jobs]
                 completions = [r for r in requests if isinstance(r, CompletionRequest)]
@@ -240,8 +239,27 @@ class Worker:
                     if jobs[0].cancelled:
                         break
         for job in jobs:
-            sentences = [*job.request.warnings, *(str(w.message) for w in caught)]
-            job.warnings = list(dict.fromkeys(sentences))
+            job.warnings = list(dict.fromkeys([*job.request.warnings, *caught]))
+
+
+@contextlib.contextmanager
+def own_warnings() -> Iterator[list[str]]:
+    """Collect the warnings of this thread; those of others are shown as before."""
+    collected: list[str] = []
+    thread = threading.get_ident()
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def collect(message: Warning | str, *args: Any, **kwargs: Any) -> None:
+            if threading.get_ident() == thread:
+                collected.append(str(message))
+            else:
+                show(message, *args, **kwargs)
+
+        warnings.showwarning = collect
+        warnings.simplefilter("always", UserWarning)
+        warnings.simplefilter("ignore", masks.DoubtfulMask)  # it was painted
+        yield collected
 
 
 def for_client(error: Exception) -> Exception:

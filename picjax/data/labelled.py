@@ -19,6 +19,21 @@ MapConfig = Any  # `config.data.maps`; configs/inade.py explains its keys
 CHECKED = 1000  # maps whose values are checked before training; the others when read
 
 
+def class_names(config: Any) -> tuple[str, ...]:
+    """What the classes of a run's label maps are, in words where they are known.
+
+    Args:
+      config: `config.data`.
+    """
+    maps_config = config.maps
+    if config.name == "scenes":
+        names = [one.name for one in instance_scenes.CLASSES][: maps_config.label_nc]
+    else:
+        kind = "cluster" if config.name == "photos" else "class"
+        names = [f"{kind} {i}" for i in range(maps_config.label_nc)]
+    return (*names, "unlabelled") if maps_config.dontcare else tuple(names)
+
+
 class InstanceScenes:
     """Procedural layouts whose instances have styles of a known distribution."""
 

@@ -57,9 +57,11 @@ def make_counting_model() -> Model:
     return Model(fake.config, CountingSystem(), fake.variables, 7)
 
 
-def make_runs(folder, monkeypatch, names=("one",)) -> runs.Runs:
+def make_runs(
+    folder, monkeypatch, names=("one",), make=make_counting_model
+) -> runs.Runs:
     """Runs whose files are empty and whose models are all the same."""
-    monkeypatch.setattr(runs, "load", lambda *_: make_counting_model())
+    monkeypatch.setattr(runs, "load", lambda *_: make())
     for name in names:
         (folder / f"{name}.safetensors").touch()
     return runs.Runs([f"{folder / name}.safetensors" for name in names])

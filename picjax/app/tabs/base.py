@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from picjax.app.layouts import enlarged
 from picjax.app.painting import Painting, with_hole_shown
 from picjax.app.requests import MAX_SEED, GenerationRequest
 from picjax.app.results import deviation_map, zip_bytes
@@ -113,7 +114,7 @@ class Tab:
         return {
             "status": "  \n".join([line, as_sentences(job.warnings)]),
             "gallery": list(samples),
-            "heat": gr.update(value=colours, label=label),
+            "heat": gr.update(value=enlarged(colours), label=label),
             "slider": self.comparison(session, 0),
             "command": command,
             "zip": gr.update(value=str(path), interactive=True),

@@ -62,7 +62,7 @@ def gallery(prefix: str, label: str) -> Parts:
 def download(prefix: str) -> Parts:
     """The ZIP, and the command that draws its images."""
     archive = gr.DownloadButton(
-        "ZIP of all", interactive=False, elem_id=f"{prefix}-zip"
+        "ZIP of all", size="sm", interactive=False, elem_id=f"{prefix}-zip"
     )
     command = gr.Textbox(
         label="The command that draws the files of the ZIP again",
@@ -130,7 +130,11 @@ def event(function: Callable[..., Any], inputs: Any, outputs: Any) -> dict[str, 
 
 
 def connect_results(
-    tab: Tab, session: gr.State, parts: Parts, inputs: Sequence[Any]
+    tab: Tab,
+    session: gr.State,
+    parts: Parts,
+    inputs: Sequence[Any],
+    outputs: Sequence[str] = (),
 ) -> None:
     """Start, stop and choose.
 
@@ -139,8 +143,9 @@ def connect_results(
       session: of the browser's tab.
       parts: of the tab.
       inputs: of `start` after the session.
+      outputs: names of parts that `start` changes besides RESULTS.
     """
-    fields = [session, *inputs]
-    parts["start"].click(**call_by_name(tab.start, fields, RESULTS, parts))
+    fields, names = [session, *inputs], (*RESULTS, *outputs)
+    parts["start"].click(**call_by_name(tab.start, fields, names, parts))
     parts["stop"].click(**call(tab.stop, [session], []))
     parts["gallery"].select(**event(tab.select, [session], [parts["slider"]]))
