@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 T = TypeVar("T")
 
@@ -23,7 +23,10 @@ def interleave(*batches: T) -> T:
     return jax.tree.map(join, *batches)
 
 
-def separate(x: Float[Array, "nb ..."], n: int) -> list[Float[Array, "b ..."]]:
-    """The n batches of which `interleave` made `x`."""
-    rows = x.reshape(-1, n, *x.shape[1:])
-    return [rows[:, k] for k in range(n)]
+def separate(batch: T, n: int) -> list[T]:
+    """The n batches, or trees of them, of which `interleave` made one."""
+
+    def take(k: int) -> T:
+        return jax.tree.map(lambda x: x.reshape(-1, n, *x.shape[1:])[:, k], batch)
+
+    return [take(k) for k in range(n)]

@@ -14,3 +14,6 @@ def test_rows_of_an_example_are_neighbours_and_come_apart_again():
     tree = interleave({"x": a, "none": None}, {"x": b, "none": None})
     np.testing.assert_array_equal(tree["x"], both)
     assert tree["none"] is None
+    for apart, x in zip(separate(tree, 2), (a, b), strict=True):
+        np.testing.assert_array_equal(apart["x"], x)
+        assert apart["none"] is None

@@ -98,8 +98,7 @@ class Networks(System):
         outputs, stats = apply(
             self.discriminator, params, stats, interleave(*pairs), True
         )
-        both = [[separate(x, 2) for x in features] for features in outputs]
-        on_fake, on_real = ([[x[k] for x in f] for f in both] for k in range(2))
+        on_fake, on_real = separate(outputs, 2)
         return on_fake, on_real, stats
 
     # ---- inputs ----

@@ -67,14 +67,13 @@ class Networks(VaeGan):
         (mu, log_std, features), stats = apply(
             self.encoder, params, stats, parts, power_iterations=1
         )
-        gaussians = zip(separate(mu, 2), separate(log_std, 2), strict=True)
-        q_m, q_c = (Gaussian(*gaussian) for gaussian in gaussians)
+        q_m, q_c = separate(Gaussian(mu, log_std), 2)
         z_m, z_c = (
             q.mu + noise * jnp.exp(q.log_std)
             for q, noise in zip((q_m, q_c), eps, strict=True)
         )
-        features = [separate(f, 2)[0] for f in features]
-        visible = self.visible_features(features, batch)
+        of_visible, _ = separate(features, 2)
+        visible = self.visible_features(of_visible, batch)
         return Latents(z_m, z_c, q_m, q_c), visible, stats
 
     def mix(

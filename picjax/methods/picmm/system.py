@@ -286,7 +286,7 @@ class PICMM(Networks):
 
         targets = reconstruction.pyramid(image, len(images))
         masks = reconstruction.pyramid(batch["mask"], len(images))
-        from_z_c, from_z_hat = zip(*(separate(x, 2) for x in images), strict=True)
+        from_z_c, from_z_hat = separate(images, 2)
         rec = reconstruction.multiscale_l1(from_z_c, targets).mean()
         rec += reconstruction.multiscale_l1(
             from_z_hat,

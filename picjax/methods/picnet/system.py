@@ -225,8 +225,8 @@ class PICNet(VaeGan):
             self.encoder, params, stats, *parts, power_iterations=1
         )
         p, q = (Latent(mu, std + self.least_std) for mu, std in (p, q))
-        features = [separate(f, 2)[0] for f in features]
-        return p, q, self.visible_features(features, batch), stats
+        of_visible, _ = separate(features, 2)
+        return p, q, self.visible_features(of_visible, batch), stats
 
     def update_discriminators(
         self, state: State, judged: Judged
@@ -261,7 +261,7 @@ class PICNet(VaeGan):
         prior are compared with the truth everywhere.
         """
         image, mask = batch["image"], batch["mask"]
-        rec, gen = zip(*(separate(x, 2) for x in out.images), strict=True)
+        rec, gen = separate(out.images, 2)
         params = state.params
         scores, stats = apply(
             self.discriminator, params, state.stats, gen[-1], power_iterations=1
