@@ -1,13 +1,14 @@
 """What each sampler of the painter takes beyond its calls of the network.
 
-    python -m bench.overhead [--samplers ddnm,pigdm] [--batch 2] [--json FILE]
+    python -m bench.overhead [--samplers ddnm,pigdm] [--variant photos] [--json FILE]
 
-A completion with the network of configs/painter.py:photos (64 px, random weights),
+A completion with the network of configs/painter.py:VARIANT (photos: 64 px; random weights),
 alternating with a loop of the same calls of the network and gradients through it, and
 nothing else. `overhead` is the sampler's seconds over the loop's, less 1.
 """
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -107,9 +108,10 @@ def main() -> None:
     args = parser.parse_args()
     config: Any = painter.get_config(args.variant)
     config.batch_size = args.batch
-    rows = [
-        measure_sampler(config, name, args.rounds) for name in args.samplers.split(",")
-    ]
+    rows = []
+    for name in args.samplers.split(","):
+        rows.append(measure_sampler(config, name, args.rounds))
+        print(rows[-1], file=sys.stderr, flush=True)
     title = f"{config.image_size} px, {args.batch} at a time"
     table.report({title: rows}, table.machine(), args.json)
 

@@ -1,11 +1,12 @@
-"""How close each variant of a method comes to the true posterior of `scenes`.
+"""How close each method comes to the true posterior of `scenes`.
 
-    python -m bench.scenes --variants scenes,scenes-paper --seeds 3 --out runs/scenes
+    python -m bench.scenes --configs picmm:scenes,picnet:scenes --seeds 3 --out runs/scenes
+    python -m bench.scenes --configs inade:scenes,inade:scenes-spade --metric styles
 
-Trains every variant with every seed by the commands that users run, evaluates it on
-held-out scenes and prints one row per variant: share of modes found, total variation from
-the true probabilities, share of valid completions (docs/scenes.md). Finished runs are only
-read, so a table can be extended.
+Trains every config with every seed by the commands that users run, evaluates it on
+held-out scenes and prints one row per config: share of modes (or styles) found, total
+variation from the true probabilities, share of valid completions (docs/scenes.md;
+docs/inade.md of styles). Finished runs are only read, so a table can be extended.
 """
 
 import argparse
@@ -20,14 +21,25 @@ from queue import Queue
 
 from bench import table
 
-METRICS = (
-    "modes_found",
-    "total_variation",
-    "total_variation_floor",
-    "image_total_variation",
-    "image_total_variation_floor",
-    "valid",
-)
+# Metric of picjax.eval -> its columns.
+COLUMNS = {
+    "posterior": (
+        "modes_found",
+        "total_variation",
+        "total_variation_floor",
+        "image_total_variation",
+        "image_total_variation_floor",
+        "valid",
+    ),
+    "styles": (
+        "styles_found",
+        "total_variation",
+        "total_variation_floor",
+        "mutual_information",
+        "mutual_information_floor",
+        "valid",
+    ),
+}
 
 
 def command(module: str, *flags: str, core: int | None) -> None:
@@ -48,30 +60,30 @@ def command(module: str, *flags: str, core: int | None) -> None:
 
 
 def run(
-    config: str, variant: str, seed: int, out: Path, extra: list[str], core: int | None
+    config: str, seed: int, args: argparse.Namespace, core: int | None
 ) -> dict[str, float]:
     """Metrics of one run, which is trained and evaluated if it does not exist yet."""
-    workdir = out / f"{Path(config).stem}-{variant}-{seed}"
+    workdir = Path(args.out) / f"{config.replace(':', '-')}-{seed}"
     found = workdir / "eval" / "metrics.json"
     if not found.exists():
         command(
             "picjax.train",
-            f"--config={config}:{variant}",
+            f"--config={config}",
             f"--config.seed={seed}",
             f"--workdir={workdir}",
-            *extra,
+            *[flag for flag in args.extra if flag != "--"],
             core=core,
         )
         command(
             "picjax.eval",
             f"--workdir={workdir}",
-            "--num=50",
-            "--images=192",
-            "--metrics=posterior",
+            f"--num={args.num}",
+            f"--images={args.images}",
+            f"--metrics={args.metric}",
             core=core,
         )
     results = json.loads(found.read_text())["results"]
-    numbers = {name: results[f"posterior/{name}"] for name in METRICS}
+    numbers = {name: results[f"{args.metric}/{name}"] for name in COLUMNS[args.metric]}
     last = (workdir / "metrics.jsonl").read_text().splitlines()[-1]
     values = {name: _only(_only(tree))["value"] for name, tree in numbers.items()}
     return values | {"minutes": json.loads(last)["seconds"] / 60}
@@ -83,29 +95,28 @@ def _only(tree: dict) -> dict:
     return value
 
 
-def row(variant: str, runs: list[dict[str, float]]) -> table.Row:
+def row(config: str, runs: list[dict[str, float]]) -> table.Row:
     """Mean, least and greatest value over the seeds."""
-    columns: table.Row = {"variant": variant, "seeds": len(runs)}
+    columns: table.Row = {"config": config, "seeds": len(runs)}
     for name in runs[0]:
         values = [r[name] for r in runs]
-        mean = statistics.fmean(values)
-        columns[name] = (
-            f"{mean:.3f} ({min(values):.3f}..{max(values):.3f})"
-            if name in ("modes_found", "total_variation", "valid")
-            else round(mean, 3)
-        )
+        columns[name] = f"{statistics.fmean(values):.3f}"
+        if len(runs) > 1 and not name.endswith("_floor"):
+            columns[name] += f" ({min(values):.3f}..{max(values):.3f})"
     return columns
 
 
 def main() -> None:
     """The command; see the module's docstring."""
     parser = table.parser(__doc__)
-    parser.add_argument("--config", default="configs/picmm.py")
     parser.add_argument(
-        "--variants",
-        default="scenes,scenes-paper,scenes-elbo,scenes-official,scenes-published",
+        "--configs",
+        default="picmm:scenes,picnet:scenes,pix2pix:scenes,pixelcnn:scenes,painter:scenes",
     )
+    parser.add_argument("--metric", choices=COLUMNS, default="posterior")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--num", type=int, default=50, help="completions of each")
     parser.add_argument("--out", default="runs/scenes", help="folder of the runs")
     parser.add_argument(
         "--pin", action="store_true", help="one run per core, in parallel"
@@ -114,7 +125,6 @@ def main() -> None:
         "extra", nargs=argparse.REMAINDER, help="-- further flags of picjax.train"
     )
     args = parser.parse_args()
-    extra = [flag for flag in args.extra if flag != "--"]
     cores: Queue[int | None] = Queue()
     for core in sorted(os.sched_getaffinity(0)) if args.pin else [None]:
         cores.put(core)
@@ -122,16 +132,16 @@ def main() -> None:
     def work(job: tuple[str, int]) -> dict[str, float]:
         core = cores.get()
         try:
-            return run(args.config, *job, Path(args.out), extra, core)
+            return run(*job, args, core)
         finally:
             cores.put(core)
 
-    variants = args.variants.split(",")
-    jobs = [(variant, seed) for seed in range(args.seeds) for variant in variants]
+    configs = args.configs.split(",")
+    jobs = [(config, seed) for seed in range(args.seeds) for config in configs]
     with ThreadPoolExecutor(cores.qsize()) as pool:
         done = dict(zip(jobs, pool.map(work, jobs), strict=True))
-    rows = [row(v, [done[v, s] for s in range(args.seeds)]) for v in variants]
-    title = f"scenes, held out: 192 images, 50 completions each, {args.config}"
+    rows = [row(c, [done[c, s] for s in range(args.seeds)]) for c in configs]
+    title = f"scenes, held out: {args.images} images, {args.num} completions each"
     table.report({title: rows}, table.machine(), args.json)
 
 
