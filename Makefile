@@ -37,7 +37,7 @@ docs: .venv/docs-installed  ## builds the site into site/; a broken link fails
 pictures: .venv/installed  ## draws the README's pictures from the runs in runs/
 	$(BIN)/python docs/make_pictures.py
 
-demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 13 min)
+demo: .venv/installed  ## trains SYSTEM on photographs, completes, evaluates (4 to 30 min)
 	$(BIN)/python -m picjax.train --config=configs/$(SYSTEM).py:demo --workdir=$(RUN)
 	$(BIN)/python -m picjax.data.export --workdir=$(RUN) --num=8
 	$(BIN)/python -m picjax.complete --workdir=$(RUN) $(INPUTS) --num=6
