@@ -35,7 +35,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config = published()
     config.image_size = VARIANTS[name]
     changes = {
-        "photos": small,
+        "photos": photos,
         "demo": demo,
         "tiny": tiny,
         "scenes": scenes,
@@ -75,6 +75,7 @@ def published() -> ConfigDict:
         "dropout_at_test": True,  # otherwise all completions of an image are the same
         "norm_at_test": "image",  # batch norm by each image's statistics, or running
         "mask_channel": False,  # the mask as an input; otherwise a hole is grey
+        "fill": False,  # ours: the output is added to a smooth fill of the hole
         "init": "normal",  # normal, xavier, kaiming or orthogonal
         "init_gain": 0.02,
         "dtype": "float32",  # of computation; bfloat16 for speed
@@ -125,7 +126,7 @@ def half32_pixel(config: Any) -> None:
 
 
 def small(config: Any) -> None:
-    """Photographs from the installed packages; minutes on a laptop."""
+    """Completion of embedded images on a CPU."""
     config.steps = 4_000
     config.batch_size = 16
     config.log_every = 20
@@ -138,9 +139,15 @@ def small(config: Any) -> None:
     config.model.update(mask_channel=True, bias=True)
 
 
+def photos(config: Any) -> None:
+    """Photographs from the installed packages; minutes on a laptop."""
+    small(config)
+    config.model.fill = True
+
+
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
-    small(config)
+    photos(config)
     config.steps = 4_000
     config.batch_size = 8
     config.log_every = 100

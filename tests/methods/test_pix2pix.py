@@ -12,6 +12,7 @@ from helpers.states import first_state
 from helpers.trees import differs
 
 from picjax.cli import UserError
+from picjax.layers.fill import smooth_fill
 from picjax.losses import adversarial
 from picjax.methods import make
 from picjax.methods.pix2pix import official
@@ -35,7 +36,7 @@ class Run:
     """A method at its first state, with a batch."""
 
     def __init__(self, b=2, **changes):
-        self.system = make(make_config(**changes))
+        self.system: Any = make(make_config(**changes))
         self.batch = make_batch(32, b)
         self.state = first_state(self.system, self.batch)
         self.variables = inference_variables(self.state)
@@ -55,6 +56,27 @@ def test_completions_do_not_depend_on_the_batch_with_either_norm_at_test():
         np.testing.assert_allclose(images[option][0], others[0], atol=1e-5)
         assert differs(images[option][1], others[1])
     assert differs(images["image"], images["running"])
+
+
+def test_with_fill_the_generator_draws_in_the_hole_alone():
+    run = Run(model__fill=True)
+    mask = np.asarray(run.batch["mask"])
+    image = run.system.generate(run.variables, run.system.condition(run.batch), keep=[])
+    filled = smooth_fill(run.batch["image"], run.batch["mask"])
+    np.testing.assert_array_equal(image * mask, run.batch["image"] * mask)
+    assert 0 < np.abs(image - filled).max() < 0.5  # a network not yet trained
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"model__mask_channel": False}, "needs the mask"),
+        ({"data__name": "aligned"}, "no hole"),
+    ],
+)
+def test_fill_without_a_hole_to_see_is_refused(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        make(make_config(model__fill=True, **change))
 
 
 def test_dropout_is_the_only_noise():

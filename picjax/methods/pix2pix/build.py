@@ -31,6 +31,24 @@ CHOICES = {
 }
 
 
+def check_fill(config: Config) -> None:
+    """Refuse `model.fill` where the generator has no hole, or does not see it.
+
+    Raises:
+      UserError: with what to change.
+    """
+    if config.model.fill and config.data.name == "aligned":
+        raise UserError(
+            "config.model.fill=True is for completion; pairs of pictures have no hole "
+            "to fill, so set it to False"
+        )
+    if config.model.fill and not config.model.mask_channel:
+        raise UserError(
+            "config.model.fill=True needs the mask as an input; also set "
+            "config.model.mask_channel=True"
+        )
+
+
 def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
     """Both networks of a config's `model`, by name.
 
@@ -52,7 +70,7 @@ def networks(model: Config, image_size: tuple[int, int]) -> dict[str, Any]:
 
 def _generator(model: Config, image_size: tuple[int, int], shared: Any) -> Generator:
     shared = shared | {"name": "generator"}
-    shared |= {"width": model.ngf, "dropout": model.dropout}
+    shared |= {"width": model.ngf, "dropout": model.dropout, "fill": model.fill}
     if model.generator == "unet":
         return UnetGenerator(levels=_unet_levels(model.levels, image_size), **shared)
     if image_size[0] % 4 or image_size[1] % 4:

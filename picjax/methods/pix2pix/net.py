@@ -109,21 +109,42 @@ def _drop(x: Array, keep: Array) -> Array:
     return 2 * x * keep.astype(x.dtype)
 
 
-class UnetGenerator(_Net):
+class _Generator(_Net):
+    """What the two generators share.
+
+    Attributes:
+      out: channels of the image.
+      fill: the condition is an image without a hole and its mask; the output is added to
+        that image in the hole. Ours, not in the paper (docs/pix2pix.md).
+    """
+
+    out: int = 3
+    fill: bool = False
+
+    def _image(
+        self, condition: Float[Array, "b h w c"], x: Float[Array, "b h w d"]
+    ) -> Float[Array, "b h w d"]:
+        """The image of the last layer's output."""
+        image = jnp.tanh(x.astype(jnp.float32))
+        if not self.fill:
+            return image
+        filled, mask = condition[..., :-1], condition[..., -1:]
+        return jnp.clip(filled + (1 - mask) * image, -1, 1)
+
+
+class UnetGenerator(_Generator):
     """Halves the image `levels` times and doubles it again, with a skip at each size.
 
     The innermost level has no norm before its activation.
 
     Attributes:
       levels: number of halvings.
-      out: channels of the image.
       dropout: which decoder levels have dropout. `official`: those of the PyTorch code,
         the levels of full width except the innermost (none with 5 levels, three with
         8). `paper`: the three innermost, as in the Lua code of the paper.
     """
 
     levels: int = 8
-    out: int = 3
     dropout: Dropout = "official"
 
     def widths(self) -> list[int]:
@@ -150,7 +171,7 @@ class UnetGenerator(_Net):
     def __call__(
         self, x: Float[Array, "b h w c"], keep: Keep, train: bool
     ) -> Float[Array, "b h w d"]:
-        last, widths, skips = self.levels - 1, self.widths(), []
+        condition, last, widths, skips = x, self.levels - 1, self.widths(), []
         for i, features in enumerate(widths):
             normed = 0 < i < last
             x = nn.leaky_relu(x, 0.2) if i else x
@@ -165,22 +186,19 @@ class UnetGenerator(_Net):
             x = self._norm(x, f"up{i}_norm", train)
             x = _drop(x, masks[i]) if i in masks else x
             x = jnp.concatenate([skips.pop(), x], -1)
-        x = self._up(nn.relu(x), "up0", self.out, 4, True)
-        return jnp.tanh(x.astype(jnp.float32))
+        return self._image(condition, self._up(nn.relu(x), "up0", self.out, 4, True))
 
 
-class ResnetGenerator(_Net):
+class ResnetGenerator(_Generator):
     """Two halvings, residual blocks and two doublings, without long skips.
 
     Attributes:
       blocks: number of residual blocks.
-      out: channels of the image.
       dropout: every value except `none` puts dropout into each block.
       padding: of the blocks; both 7 x 7 convolutions always use reflection.
     """
 
     blocks: int = 9
-    out: int = 3
     dropout: Dropout = "official"
     padding: Padding = "reflect"
 
@@ -193,7 +211,7 @@ class ResnetGenerator(_Net):
     def __call__(
         self, x: Float[Array, "b h w c"], keep: Keep, train: bool
     ) -> Float[Array, "b h w d"]:
-        use_bias, width = self._has_bias(True), self.width
+        condition, use_bias, width = x, self._has_bias(True), self.width
         x = self._conv(_pad(x, 3, "reflect"), "first", width, (7, 1, 0), use_bias)
         x = nn.relu(self._norm(x, "first_norm", train))
         for i in (1, 2):
@@ -206,7 +224,7 @@ class ResnetGenerator(_Net):
             x = self._up(x, f"up{i}", width << (i - 1), 3, use_bias)
             x = nn.relu(self._norm(x, f"up{i}_norm", train))
         x = self._conv(_pad(x, 3, "reflect"), "last", self.out, (7, 1, 0), True)
-        return jnp.tanh(x.astype(jnp.float32))
+        return self._image(condition, x)
 
     def _block(self, x: Array, name: str, keep: Array | None, train: bool) -> Array:
         features, use_bias = x.shape[-1], self._has_bias(True)

@@ -73,6 +73,7 @@ def tables(config: Config) -> dict[str, Table]:
     Raises:
       UserError: for networks that the original does not have.
     """
+    check_original(config, {"model.fill": False})
     if config.model.norm != "instance":  # which has a bias everywhere
         check_original(config, {"model.bias": False})
     nets = networks(config.model, image_shape(config))

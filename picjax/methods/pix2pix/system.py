@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from picjax.layers.fill import smooth_fill
 from picjax.losses import adversarial
 from picjax.losses.reconstruction import l1, multiscale_l1
-from picjax.methods.pix2pix.build import CHOICES, networks
+from picjax.methods.pix2pix.build import CHOICES, check_fill, networks
 from picjax.methods.pix2pix.net import Discriminator, Generator
 from picjax.methods.pix2pix.pool import empty_pool, exchange
 from picjax.optim import adam
@@ -99,6 +100,7 @@ class Pix2Pix(System):
           UserError: for an unknown option, or an image size that does not fit.
         """
         check_choices(config, CHOICES)
+        check_fill(config)
         model, loss = config.model, config.loss
         nets = networks(model, image_shape(config))
         tx = adam(config)
@@ -134,11 +136,15 @@ class Pix2Pix(System):
         """The generator's input: the other picture of a pair, or the visible part.
 
         The hole is 0, mid grey, which is a legal colour: the mask may follow as a
-        channel.
+        channel. With `fill`, the hole continues what is around it.
         """
         mask = batch["mask"]
-        paired = "condition" in batch
-        condition = batch["condition"] if paired else batch["image"] * mask
+        if "condition" in batch:
+            condition = batch["condition"]
+        elif self.generator.fill:
+            condition = smooth_fill(batch["image"], mask)
+        else:
+            condition = batch["image"] * mask
         return (
             jnp.concatenate([condition, mask], -1) if self.mask_channel else condition
         )
