@@ -65,6 +65,11 @@ kill-test: .venv/installed  ## KILLS kills of training, saving, completing, eval
 test-slurm: .venv/installed  ## launch/slurm.sh under Slurm, two nodes on this machine (root)
 	$(BIN)/python -m pytest -rs -n 0 tests/launch/real_slurm.py
 
+.PHONY: test-buckets
+test-buckets: .venv/installed  ## runs, data and outputs in gs://, against an emulator
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[gcs]' gcp-storage-emulator
+	$(BIN)/python -m pytest -rs -n 0 tests/in_buckets.py
+
 .PHONY: test-app
 test-app: .venv/installed  ## the app in a browser (needs Debian's chromium, and playwright)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright

@@ -7,7 +7,7 @@
 #   launch/tpu.sh delete NAME ZONE
 # `run` copies the last commit, starts the command in the background and attaches to it. It
 # starts it again after exit 75, and on a new slice after a preemption, at most RESTARTS
-# (20) times. DIR lies on a file system that all workers mount. With --dry-run first,
+# (20) times. DIR is a bucket (gs://) or a folder that all workers mount. With --dry-run first,
 # everything is printed and nothing is run.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,7 +42,7 @@ copy() { # the last commit, in an environment of Python 3.12
   rm -r "$folder"
   workers all 'mkdir -p picjax && tar xzf picjax.tar.gz -C picjax && cd picjax &&
     python3 -m pip install -q --user uv && ~/.local/bin/uv venv -q --allow-existing -p 3.12 &&
-    ~/.local/bin/uv pip install -q -e ".[tpu]"'
+    ~/.local/bin/uv pip install -q -e ".[tpu,gcs]"'
 }
 
 start() { # detached: a lost connection does not end it

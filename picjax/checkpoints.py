@@ -14,7 +14,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,8 @@ from etils import epath
 from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
-from picjax import checksums, methods, settings
+from picjax import buckets, checksums, files, methods, settings
+from picjax.buckets import is_remote
 from picjax.checksums import Damaged
 from picjax.cli import UserError, check_choice, say
 from picjax.evaluation.metrics.results import BETTER
@@ -40,6 +40,7 @@ PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 STEP_NAME = re.compile(r"0|[1-9]\d*")
+COMMITTED = "commit_success.txt"  # in a bucket, the last file of a checkpoint
 
 
 def write_config(workdir: epath.PathLike, config: Config) -> None:
@@ -54,13 +55,14 @@ def write_config(workdir: epath.PathLike, config: Config) -> None:
     )
 
 
-def read_config(workdir: Path) -> Config:
+def read_config(workdir: epath.PathLike) -> Config:
     """Read the config of a workdir.
 
     Raises:
       UserError: if the folder is no workdir, or a value is invalid.
     """
-    path = workdir / "config.json"
+    buckets.check(workdir, "--workdir")
+    path = epath.Path(workdir) / "config.json"
     try:
         config = ConfigDict(read_json(path)["config"])
     except (FileNotFoundError, NotADirectoryError):
@@ -104,7 +106,7 @@ def differing_keys(ours: Config, theirs: Config, untrained: bool = False) -> lis
     ]
 
 
-def check_same_config(config: Config, workdir: Path) -> None:
+def check_same_config(config: Config, workdir: epath.PathLike) -> None:
     """Refuse to resume a run with another config, except for settings that may change.
 
     An imported run that is not yet trained may have any config of its networks.
@@ -121,7 +123,7 @@ def check_same_config(config: Config, workdir: Path) -> None:
         )
 
 
-def is_untrained(workdir: Path) -> bool:
+def is_untrained(workdir: epath.PathLike) -> bool:
     """Whether a run was imported and not trained: step 0 is its only checkpoint."""
     return saved_steps(workdir) == [0]
 
@@ -130,11 +132,14 @@ def saved_steps(workdir: epath.PathLike) -> list[int]:
     """The steps of a workdir's checkpoints, damaged ones included, ascending."""
     folder = epath.Path(workdir) / "checkpoints"
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if STEP_NAME.fullmatch(name))
+    names = [name for name in names if STEP_NAME.fullmatch(name)]
+    if is_remote(folder):  # where an unfinished one has its final name
+        names = [name for name in names if (folder / name / COMMITTED).exists()]
+    return sorted(map(int, names))
 
 
 def restore_variables(
-    workdir: Path | str, checkpoint: int | str = "newest"
+    workdir: epath.PathLike, checkpoint: int | str = "newest"
 ) -> tuple[Config, Tree, int]:
     """Restore what completion needs: config, inference variables, and their step.
 
@@ -147,7 +152,7 @@ def restore_variables(
     Raises:
       UserError: if the folder is no workdir or holds no such checkpoint that is whole.
     """
-    config = read_config(Path(workdir))
+    config = read_config(workdir)
     if not saved_steps(workdir):
         raise UserError(
             f"'{workdir}' holds no checkpoint yet; train until the first save "
@@ -241,7 +246,7 @@ def load_step(
       Damaged: if it has no checksums and cannot be read.
       UserError: if its arrays do not match `abstract`.
     """
-    path = path.resolve()  # orbax reads nothing at a relative path
+    path = files.absolute(path)  # orbax reads nothing at a relative path
     try:
         stored: Any = ocp.metadata(path).metadata
         check_match(path, stored, abstract, ignored)
@@ -263,7 +268,8 @@ def describe_damage(path: epath.Path, error: Damaged) -> str:
 
 def removal(path: epath.Path) -> str:
     """How to remove a folder, as a part of a sentence."""
-    return f"remove it with rm -r {shlex.quote(str(path))}"
+    command = "gcloud storage rm -r" if is_remote(path) else "rm -r"
+    return f"remove it with {command} {shlex.quote(str(path))}"
 
 
 def without_checksums(path: epath.Path) -> str:

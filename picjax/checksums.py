@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import xxhash
 from etils import epath
 
+from picjax import buckets
 from picjax.files import write_text
 
 FILE = "checksums.json"
@@ -77,6 +78,8 @@ def verify(folder: epath.Path, largest: int | None = None) -> bool:
 
 
 def _files(folder: epath.Path) -> list[str]:
+    if buckets.is_remote(folder):
+        return list(buckets.find(folder))
     return sorted(
         (top / name).relative_to(folder).as_posix()
         for top, _, names in folder.walk()

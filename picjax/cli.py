@@ -7,6 +7,7 @@ import importlib
 import io
 import operator
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Collection
@@ -30,6 +31,9 @@ ADVICE = {
     errno.EMFILE: "allow more open files (ulimit -n)",
     errno.EPIPE: "read all of the output",
 }
+
+
+IN_BUCKET = re.compile(r"(gs|s3|az)://")
 
 
 class UserError(Exception):
@@ -163,7 +167,28 @@ def check_integer(what: str, value: Any, low: int | None = None) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, like all errors of a user."""
+    """An argument parser whose errors are one line, like all errors of a user.
+
+    Args:
+      buckets: the options whose folder may lie in a bucket, gs://NAME/FOLDER.
+      settings: of argparse.
+    """
+
+    def __init__(self, *, buckets: Collection[str] = (), **settings: Any):
+        super().__init__(**settings)
+        self.buckets = buckets
+
+    def parse_known_args(self, *args: Any, **settings: Any) -> Any:
+        """Parse, and refuse buckets where they cannot be used."""
+        parsed, rest = super().parse_known_args(*args, **settings)
+        for name, value in vars(parsed).items():
+            for word in value if isinstance(value, list) else [value]:
+                if name not in self.buckets and IN_BUCKET.match(str(word)):
+                    raise UserError(
+                        f"--{name.replace('_', '-')} '{word}' is in a bucket, which this "
+                        "option cannot read or write; copy it to a disk, or use one"
+                    )
+        return parsed, rest
 
     def error(self, message: str) -> NoReturn:
         """Raise a UserError instead of printing the usage."""

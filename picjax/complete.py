@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 from rich.console import Console
 
 from picjax import checkpoints, complete_labels, files, images, masks, sharding
+from picjax.buckets import AnyPath
 from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
 from picjax.data.listing import list_images
@@ -55,12 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     complete_labels.check(args)
     sharding.join_cluster()
-    out = Path(args.out) if args.out else Path(args.workdir) / "completions"
+    out = epath.Path(args.out or epath.Path(args.workdir) / "completions")
     if args.labels:
         synthesise_all(args, out)
         return
     jobs = find_jobs(args)
-    if args.image and out.resolve() == jobs[0].image.parent.resolve():
+    if args.image and Path(out).resolve() == jobs[0].image.parent.resolve():
         raise UserError(
             f"--out '{out}' is the folder of the images; choose another, so that a "
             "second run does not complete the first one's outputs"
@@ -98,7 +100,7 @@ def find_jobs(args: argparse.Namespace) -> list[Job]:
             raise UserError("a scene has its own mask; leave --mask out")
         return find_scenes(args.compose)
     if args.mask is None:
-        config = checkpoints.read_config(Path(args.workdir))
+        config = checkpoints.read_config(args.workdir)
         check_mask_given(translates(config), None)
     paths = list_images(args.image, "--image", deep=False)
     stems = [path.stem for path in paths]
@@ -156,7 +158,7 @@ def read_job(
 
 
 def complete_all(
-    model: Model, jobs: Sequence[Job], args: argparse.Namespace, out: Path
+    model: Model, jobs: Sequence[Job], args: argparse.Namespace, out: epath.Path
 ) -> None:
     """Complete every image that can be read; each warning is printed once.
 
@@ -195,7 +197,7 @@ def complete_all(
         )
 
 
-def synthesise_all(args: argparse.Namespace, out: Path) -> None:
+def synthesise_all(args: argparse.Namespace, out: epath.Path) -> None:
     """Draw images of every label map of a command line."""
     jobs = complete_labels.find_jobs(args)
     files.check_writable(out, "--out")
@@ -212,7 +214,7 @@ def synthesise_all(args: argparse.Namespace, out: Path) -> None:
 
 
 def write(
-    out: Path,
+    out: AnyPath,
     stem: str,
     picture: Picture,
     mask: UInt8[np.ndarray, "h w"] | None,
@@ -238,7 +240,7 @@ def write(
 
 
 def write_files(
-    out: Path,
+    out: AnyPath,
     stem: str,
     contents: Mapping[str, np.ndarray],
     samples: UInt8[np.ndarray, "n h w 3"],
@@ -282,6 +284,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         epilog="example: "
         "python -m picjax.complete --workdir=RUN --image=a.jpg --mask=center",
         allow_abbrev=False,
+        buckets=("workdir", "out"),
     )
     add = parser.add_argument
     add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")

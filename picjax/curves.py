@@ -1,9 +1,9 @@
 """Training curves: the metrics of a run's `metrics.jsonl` over its steps."""
 
 import json
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from picjax.cli import UserError
 
@@ -12,13 +12,13 @@ TIMINGS = ("seconds", "images_per_second", "data_wait")
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # metric -> steps, values
 
 
-def read_curves(workdir: Path) -> Curves:
+def read_curves(workdir: epath.PathLike) -> Curves:
     """The curves of a run, in the order in which metrics first appear.
 
     Raises:
       UserError: if the folder has no `metrics.jsonl`, or it is damaged.
     """
-    path = workdir / "metrics.jsonl"
+    path = epath.Path(workdir) / "metrics.jsonl"
     if not path.is_file():
         raise UserError(
             f"'{workdir}' has no metrics.jsonl; point to a folder that picjax.train wrote"

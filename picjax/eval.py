@@ -17,13 +17,16 @@ docs/evaluation.md.
 import argparse
 import json
 import shutil
+import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from picjax import files, sharding, signals
+from picjax.buckets import is_remote
 from picjax.cli import Parser, run, say
 from picjax.evaluation import compare, protocols
 from picjax.evaluation.metrics import fid, results
@@ -45,6 +48,7 @@ def parse(argv: Sequence[str] | None) -> Options:
         epilog="example: python -m picjax.eval --workdir=runs/demo-picmm --num=10",
         allow_abbrev=False,
         formatter_class=partial(argparse.HelpFormatter, max_help_position=28),
+        buckets=("workdir", "out"),
     )
     add = parser.add_argument
     add("--workdir", action="append", metavar="DIR", help="a run; several: compared")
@@ -91,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         files.check_writable(out, "--out")
     if options.workdir and options.real and len(sources) > 1:
         options.own_size |= work_at_different_sizes(sources)
-    options.baseline_folder = Path(options.out or outs[0]) / "baselines"
+    options.baseline_folder = baseline_folder(epath.Path(options.out or outs[0]))
     create = folder_task if options.fake else run_task
     for source, label, out in zip(sources, labels, outs, strict=True):
         task = create(options, source, label, out)
@@ -108,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(sources) > 1:
         print(compare.write(outs, labels, outs[0].parent), end="")
         print(f"all of it: {outs[0].parent}/report.html")
+
+
+def baseline_folder(out: epath.Path) -> Path:
+    """Where the fills of baselines are kept until the end; it is on a disk."""
+    if is_remote(out):
+        return Path(tempfile.mkdtemp(prefix="picjax-"))
+    return Path(out) / "baselines"
 
 
 def evaluate_together(options: Options, task: EvalTask) -> None:
@@ -130,11 +141,11 @@ def evaluate_together(options: Options, task: EvalTask) -> None:
 
 def out_folders(
     options: Options, sources: Sequence[str], labels: Sequence[str]
-) -> list[Path]:
+) -> list[epath.Path]:
     """Output folder of each source."""
     if len(sources) == 1:
-        return [Path(options.out or Path(sources[0]) / "eval")]
-    top = Path(options.out or Path(sources[0]).parent / "comparison")
+        return [epath.Path(options.out or epath.Path(sources[0]) / "eval")]
+    top = epath.Path(options.out or epath.Path(sources[0]).parent / "comparison")
     return [top / label for label in labels]
 
 

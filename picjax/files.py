@@ -1,4 +1,7 @@
-"""Atomic writes: files and folders get their final names when they are complete."""
+"""Atomic writes: files and folders get their final names when they are complete.
+
+In a bucket (`picjax.buckets`) an object has its final name at once, and appears whole.
+"""
 
 import contextlib
 import io
@@ -11,7 +14,8 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from etils import epath
 
-from picjax import signals
+from picjax import buckets, signals
+from picjax.buckets import AnyPath, as_os_error, is_remote
 from picjax.cli import UserError
 
 
@@ -26,16 +30,18 @@ def check_writable(path: epath.PathLike, option: str) -> None:
       UserError: if not.
     """
     path = epath.Path(path)
+    if is_remote(path):
+        buckets.check_writable(path, option)
+        return
     present, reason = path, ""
     try:
-        if not is_remote(path):
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                os.stat(path)  # `exists` is silent about names that are too long
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.stat(path)  # `exists` is silent about names that are too long
         while not present.exists() and present != present.parent:
             present = present.parent
         if not present.is_dir():
             reason = f"'{present}' is a file"
-        elif not is_remote(path) and not os.access(present, os.W_OK | os.X_OK):
+        elif not os.access(present, os.W_OK | os.X_OK):
             reason = f"'{present}' is not writable"
     except OSError as error:
         reason = error.strerror or str(error)
@@ -45,9 +51,18 @@ def check_writable(path: epath.PathLike, option: str) -> None:
         )
 
 
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether a path lies in a bucket, such as gs://name/runs."""
-    return "://" in str(path)
+def absolute(path: epath.PathLike) -> epath.Path:
+    """A path that does not depend on the working directory."""
+    return epath.Path(path) if is_remote(path) else epath.Path(path).absolute()
+
+
+def modified(path: epath.PathLike) -> int:
+    """When a file or folder was last written to, in nanoseconds; 0 if it is absent."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        if is_remote(path):
+            return max(buckets.find(path).values(), default=0)
+        return os.stat(path).st_mtime_ns
+    return 0
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
@@ -63,7 +78,9 @@ def read_json(path: epath.PathLike) -> Any:
       OSError: if it cannot be read.
     """
     try:
-        return json.loads(epath.Path(path).read_text())
+        with as_os_error(path):
+            text = epath.Path(path).read_text()
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
@@ -102,6 +119,12 @@ def open_atomic(path: epath.PathLike) -> Iterator[BinaryIO]:
     Creates the folder. If the block raises, `path` remains as it was.
     """
     path = epath.Path(path)
+    if is_remote(path):
+        buffer = io.BytesIO()
+        yield buffer
+        with as_os_error(path):
+            path.write_bytes(buffer.getvalue())
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{own_token()}.tmp")
     try:
@@ -162,12 +185,17 @@ def new_folder(path: epath.PathLike, token: str = "") -> Iterator[epath.Path]:
 
 
 @contextlib.contextmanager
-def together(folder: epath.PathLike) -> Iterator[epath.Path]:
+def together(folder: epath.PathLike) -> Iterator[AnyPath]:
     """Yield a temporary folder whose files move into `folder` when the block ends.
 
     A first signal does not separate them. If the block raises, none of them appears.
     """
     folder = epath.Path(folder)
+    if is_remote(folder):
+        with signals.deferred(), contextlib.closing(buckets.Mirror(folder)) as mirror:
+            yield mirror.path
+            mirror.copy()
+        return
     partial = folder / f".partial-{own_token()}"
     with signals.deferred():
         partial.mkdir(parents=True, exist_ok=True)

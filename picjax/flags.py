@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
+from etils import epath
 from ml_collections import config_flags
 
 from picjax import configs
@@ -21,7 +22,7 @@ SETTING = re.compile(r"--config\.([\w.]+)=(.*)")
 RECTANGLE = re.compile(r"--config\.image_size=\(?\s*(\d+)\s*,\s*(\d+)\s*\)?")
 
 
-def parse(words: Sequence[str]) -> tuple[Config, Path]:
+def parse(words: Sequence[str]) -> tuple[Config, epath.Path]:
     """Parse a command line of `--config`, `--workdir` and `--config.KEY=VALUE`.
 
     `--config=NAME[:VARIANT]` without a path names an installed config.
@@ -58,7 +59,7 @@ def parse(words: Sequence[str]) -> tuple[Config, Path]:
     split_tuples(config.value, load(argument), changed)
     for word in settings:
         set_rectangle(config.value, word)
-    return config.value, Path(workdir.value or default)
+    return config.value, epath.Path(workdir.value or default)
 
 
 def set_rectangle(config: Config, word: str) -> bool:

@@ -20,8 +20,9 @@ from typing import Any
 import psutil
 from etils import epath
 
+from picjax.buckets import as_os_error, is_remote
 from picjax.cli import UserError, say
-from picjax.files import is_remote, write_text
+from picjax.files import write_text
 
 FILE = "train.lock"
 BEAT = 5.0  # seconds between increments of the counter
@@ -94,7 +95,8 @@ class Lock:
         """Give the lock back if it is still held."""
         with contextlib.suppress(OSError, UserError):
             self.check()
-            self.path.unlink()
+            with as_os_error(self.path):
+                self.path.unlink()
 
 
 @contextlib.contextmanager
@@ -155,7 +157,8 @@ def describe(workdir: epath.Path, holder: dict[str, Any]) -> str:
 def read(path: epath.Path) -> dict[str, Any] | None:
     """The content of a lock file; None if there is none, or it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        with as_os_error(path):
+            content = json.loads(path.read_bytes())
         return content if content.keys() >= KEYS else None
     except (FileNotFoundError, ValueError, AttributeError):
         return None

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from rich.console import Console
 from rich.live import Live
 from rich.progress import (
@@ -25,6 +26,7 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from picjax import cli, images
+from picjax.buckets import Mirror, is_remote
 from picjax.cli import say
 from picjax.files import write_text
 from picjax.system import Config
@@ -36,6 +38,8 @@ MEANINGS = {  # of what every run logs besides its method's metrics
     "data_wait": "share of the time that training waited for data",
 }
 LINE_SECONDS = 60.0  # longest time between two lines about progress off a terminal
+COPY_SECONDS = 60.0  # between two copies of the log to a bucket
+LINES = "metrics.jsonl"
 
 
 class Log:
@@ -52,22 +56,27 @@ class Log:
 
     def __init__(
         self,
-        workdir: Path,
+        workdir: epath.PathLike,
         start: int,
         config: Config,
         meanings: Mapping[str, str] = MappingProxyType({}),
     ):
-        self.workdir = workdir
+        self.workdir = epath.Path(workdir)
         self.total = config.steps
         self.batch_size = config.batch_size
         self.meanings = {**MEANINGS, **meanings}
-        workdir.mkdir(parents=True, exist_ok=True)
-        earlier = drop_later_lines(workdir / "metrics.jsonl", start)
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        self.mirror = Mirror(self.workdir) if is_remote(workdir) else None
+        folder = self.mirror.path if self.mirror else Path(workdir)
+        if self.mirror:
+            self.mirror.fetch(LINES)
+        earlier = drop_later_lines(folder / LINES, start)
         self.began = time.perf_counter() - earlier
         self.last = (start, time.perf_counter())
-        self.lines = open(workdir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
-        self.board = SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1)
-        self.wandb = WandbLog(workdir, config) if config.log.wandb else None
+        self.copied = self.last[1]
+        self.lines = open(folder / LINES, "a", buffering=1)  # noqa: SIM115
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self.wandb = WandbLog(self.workdir, config) if config.log.wandb else None
         # Start of the timed steps; what is left out shifts it.
         self.first = self.last
         self.line, self.next_line = "", 0.0
@@ -96,6 +105,9 @@ class Log:
             self.board.close()
             if self.wandb:
                 self.wandb.close()
+            if self.mirror:
+                self.mirror.copy()
+                self.mirror.close()
 
     def say(self, text: str) -> None:
         """Print a line on the console."""
@@ -118,6 +130,22 @@ class Log:
             measured = "as picjax.eval measures it" if name.startswith("eval/") else ""
             meaning = self.meanings.get(name, measured)
             self.board.add_scalar(name, value, step, summary_description=meaning)
+
+        if now - self.copied > COPY_SECONDS:
+            self.copy()
+
+    def copy(self) -> None:
+        """In a bucket, bring `metrics.jsonl` and `tensorboard/` up to date.
+
+        Before a checkpoint, so that it never has more steps than the log.
+
+        Raises:
+          OSError: if it cannot be written to.
+        """
+        if self.mirror:
+            self.board.flush()
+            self.mirror.copy()
+            self.copied = time.perf_counter()
 
     def progress(self, step: int, values: Mapping[str, float], logged: bool) -> None:
         """Show a finished step: on a terminal always, elsewhere if a line is due.

@@ -114,6 +114,8 @@ def save(
     """
     values = meter.read(evaluated)
     check_finite_state(step, state, meter.last_saved)
+    if run.log:
+        run.log.copy()
     run.checkpoints.save(state, values)
     meter.last_saved = step
 

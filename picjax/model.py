@@ -17,10 +17,12 @@ from typing import Any, SupportsIndex, overload
 
 import jax
 import numpy as np
+from etils import epath
 from jaxtyping import Array, UInt8
 from ml_collections import ConfigDict
 
-from picjax import cache, checkpoints, methods
+from picjax import buckets, cache, checkpoints, methods
+from picjax.buckets import AnyPath
 from picjax.cli import UserError, check_integer
 from picjax.completion import CONDITIONS, Completions, check_finite
 from picjax.data.maps import MapLike
@@ -315,15 +317,15 @@ class Model:
 
 
 def load(
-    workdir: str | Path,
+    workdir: epath.PathLike,
     sampler: str | Mapping[str, Any] = "",
     checkpoint: int | str = "newest",
 ) -> Model:
     """Load the model of a workdir, or an exported one.
 
     Args:
-      workdir: a run's folder; a .safetensors file of `picjax.export`; or
-        `hf://user/name`, a repository that `picjax.push` wrote.
+      workdir: a run's folder, perhaps in a bucket (gs://); a .safetensors file of
+        `picjax.export`; or `hf://user/name`, a repository that `picjax.push` wrote.
       sampler: a preset of the method's sampler, such as "fast" of painter, or values
         for keys of `config.sampler`, such as {"preset": "fast", "label": 3}, to use
         instead of the run's.
@@ -346,20 +348,21 @@ def load(
     return model.with_sampler(sampler) if sampler else model
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: epath.PathLike) -> AnyPath:
     """The workdir or file of what `load` takes; `hf://user/name` is downloaded.
 
     Raises:
-      UserError: if a repository cannot be read.
+      UserError: if a repository cannot be read, or a bucket is of an unknown kind.
     """
     if not str(source).startswith("hf://"):
-        return Path(source)
+        buckets.check(source, "--workdir")
+        return epath.Path(source) if buckets.is_remote(source) else Path(source)
     from picjax.hub import download
 
     return download(str(source))
 
 
-def read(path: Path, checkpoint: int | str = "newest") -> tuple[Config, Tree, int]:
+def read(path: AnyPath, checkpoint: int | str = "newest") -> tuple[Config, Tree, int]:
     """Config, inference variables and step of a workdir or a .safetensors file.
 
     Raises:
@@ -371,7 +374,7 @@ def read(path: Path, checkpoint: int | str = "newest") -> tuple[Config, Tree, in
         raise UserError(f"'{path}' holds one checkpoint; do not choose another")
     from picjax.export import read_weights
 
-    return read_weights(path)
+    return read_weights(Path(path))
 
 
 def check_completions(count: int, size: tuple[int, ...]) -> None:

@@ -14,8 +14,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from picjax import checksums, lock
+from picjax import checksums, files, lock
+from picjax.buckets import as_os_error
 from picjax.checkpoints import (
+    COMMITTED,
     badness,
     describe_damage,
     load_step,
@@ -29,7 +31,7 @@ from picjax.cli import UserError, say
 from picjax.system import State
 
 # Files that Orbax writes when it commits a checkpoint, after all others.
-COMMIT_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+COMMIT_FILES = ("_CHECKPOINT_METADATA", COMMITTED)
 SAVE_ERRORS = (OSError, ValueError, RuntimeError)  # of files, tensorstore, and JAX
 SMALL = 2**20  # bytes of a file that is read even if only sizes are compared
 
@@ -63,7 +65,7 @@ class Checkpoints:
         context: ocp.Context | None = None,
     ):
         self.workdir = epath.Path(workdir)
-        self.folder = (self.workdir / "checkpoints").absolute()
+        self.folder = files.absolute(self.workdir / "checkpoints")
         self._lock: lock.Lock | None = None
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
@@ -165,9 +167,10 @@ class Checkpoints:
         step = int(state.step)
         try:
             self._step = step
-            response = self._orbax.save_checkpointables_async(
-                step, {"state": state}, force=True, metrics=dict(metrics)
-            )
+            with as_os_error(self.folder):
+                response = self._orbax.save_checkpointables_async(
+                    step, {"state": state}, force=True, metrics=dict(metrics)
+                )
         except SAVE_ERRORS as error:
             raise self._failed(step, error) from error
         self._saving = (step, response)
@@ -193,9 +196,10 @@ class Checkpoints:
             return
         (step, response), self._saving = self._saving, None
         try:
-            response.result()
-            if jax.process_index() == 0:
-                checksums.add(self.folder / str(step), COMMIT_FILES)
+            with as_os_error(self.folder):
+                response.result()
+                if jax.process_index() == 0:
+                    checksums.add(self.folder / str(step), COMMIT_FILES)
         except SAVE_ERRORS as error:
             raise self._failed(step, error) from error
         self.latest = step

@@ -16,11 +16,11 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from picjax import (
@@ -55,7 +55,7 @@ from picjax.system import (
 )
 
 
-def train(config: Config, workdir: Path, init_from: str = "") -> State:
+def train(config: Config, workdir: epath.PathLike, init_from: str = "") -> State:
     """Train `config.system` in `workdir` up to `config.steps` and return the state.
 
     Args:

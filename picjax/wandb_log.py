@@ -2,11 +2,13 @@
 
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from picjax import files
+from picjax.buckets import is_remote
 from picjax.cli import require
 from picjax.system import Config
 
@@ -22,14 +24,14 @@ class WandbLog:
       UserError: if wandb is not installed.
     """
 
-    def __init__(self, workdir: Path, config: Config):
+    def __init__(self, workdir: epath.Path, config: Config):
         self.wandb: Any = require("wandb", "wandb")
         self.run = self.wandb.init(
             project=config.log.wandb,
             name=workdir.name,
-            id=f"{zlib.crc32(str(workdir.absolute()).encode()):08x}",
+            id=f"{zlib.crc32(str(files.absolute(workdir)).encode()):08x}",
             resume="allow",
-            dir=workdir,
+            dir=None if is_remote(workdir) else workdir,
             config=config.to_dict(),
         )
 

@@ -3,18 +3,26 @@
 import errno
 import io
 import os
+import re
 import sys
+from functools import partial
 
 import pytest
 from helpers.fake_system import make_model
 from helpers.pictures import picture
 from PIL import Image
 
-from picjax import cli, complete, files, memory
+from picjax import cli, complete, files, memory, train
 from picjax import eval as evaluation
 from picjax.cli import UserError
+from picjax.data.listing import list_data
+from picjax.data.pack import open_shards
 from picjax.evaluation.report.tables import escape
 from picjax.log import progress_bar
+from picjax.model import load
+
+TINY = "--config=pix2pix:tiny"
+COMPLETE = ("--workdir=x", "--image=a.png", "--mask=center")
 
 
 def exit_of(error: BaseException, capsys) -> str:
@@ -48,6 +56,32 @@ def test_other_errors_of_the_user(capsys):
     assert "memory" in exit_of(MemoryError(), capsys)
     assert "memory" in exit_of(JaxRuntimeError("RESOURCE_EXHAUSTED: 9 GB"), capsys)
     assert "UTF-8" in exit_of(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), capsys)
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("call", "line"),
+    [
+        (partial(train.main, [TINY, "--workdir=s3://b/x"]), "--workdir 's3://b/x' is"),
+        (partial(train.main, [TINY, "--workdir=gs://b/x"]), "'picjax[gcs]'"),
+        (partial(complete.main, [*COMPLETE, "--out=s3://b/x"]), "--out 's3://b/x' is"),
+        (
+            partial(complete.main, ["--image=gs://b/x", "--workdir=x"]),
+            "--image 'gs://b/x' is in a bucket, which this option cannot read",
+        ),
+        (partial(load, "s3://b/x"), "'s3://b/x' is neither a path nor in a bucket"),
+        (partial(list_data, "s3://b/x", "config.data.path"), "config.data.path 's3:"),
+        (partial(open_shards, "gs://b/x", "config.data.path"), "'picjax[gcs]'"),
+    ],
+)
+def test_buckets_that_cannot_be_used_are_refused(call, line, tmp_path, monkeypatch):
+    """Instead of becoming local folders."""
+    Image.fromarray(picture(0)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(UserError, match=re.escape(line)):
+        call()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_defects_keep_their_traceback():

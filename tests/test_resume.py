@@ -1,6 +1,5 @@
 """Runs in processes of their own, killed at any moment, end like an undisturbed run."""
 
-import json
 import random
 import shutil
 import signal
@@ -11,21 +10,25 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from etils import epath
 from helpers.pictures import picture
 from helpers.processes import finish, start_worker
+from helpers.runs import (
+    NO_SAMPLES,
+    cache_settings,
+    start,
+    trace,
+    wait_for_steps,
+    whole_state,
+)
 from PIL import Image
 
-from picjax import checkpoints, checksums
+from picjax import checkpoints
 from picjax.evaluation import monitor
 from picjax.evaluation.examples import Sampling, model_examples
 from picjax.evaluation.metrics import backbones, catalog, layers, weights
 from picjax.evaluation.metrics.networks import Networks, Settings
 from picjax.model import load
 from picjax.official import digests
-
-# The method that compiles fastest; a rate that does not depend on the number of steps.
-TINY = ("--config=configs/pix2pix.py:tiny", "--config.opt.decay=0")
 
 
 @pytest.fixture(scope="session")
@@ -34,46 +37,6 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("xla")
 
 
-def cache_settings(cache):
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-    }
-
-
-def start(cache, workdir, *flags, devices=1, env=None):
-    words = (str(devices), *TINY, f"--workdir={workdir}", *flags)
-    return start_worker("train_worker", *words, env=cache_settings(cache) | (env or {}))
-
-
-def trace(workdir):
-    """The metrics of every logged step, without timings."""
-    timings = {"seconds", "images_per_second", "data_wait"}
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if k not in timings}
-        for line in lines
-    ]
-
-
-def whole_state(workdir):
-    """Everything that the newest checkpoint holds: step, parameters, optimisers."""
-    step = checkpoints.saved_steps(workdir)[-1]
-    path = epath.Path(workdir) / "checkpoints" / str(step)
-    assert checksums.verify(path)
-    config = checkpoints.read_config(workdir)
-    state = checkpoints.load_step(path, checkpoints.abstract_state(config))
-    return jax.tree.map(np.asarray, state)
-
-
-def wait_for_steps(process, count):
-    """Read the run's console until it has logged `count` more steps, or ends."""
-    logged = 0
-    while logged < count and (line := process.stderr.readline()):
-        logged += "images/s" in line
-
-
-NO_SAMPLES = ("--config.sample_every=0",)
 STEPS = ("--config.steps=12", "--config.save_every=3", *NO_SAMPLES)
 
 

@@ -10,12 +10,13 @@ import stat
 from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from picjax.buckets import AnyPath, as_os_error, is_remote
 from picjax.data import colour
 from picjax.data.colour import Profile
 
@@ -45,17 +46,20 @@ def formats() -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def open_image(
-    file: str | Path | BytesIO, max_pixels: int | None = None
+    file: str | AnyPath | BytesIO, max_pixels: int | None = None
 ) -> Iterator[Image.Image]:
     """Open an image file, within limits that are checked before anything is decoded.
 
     Args:
-      file: its path, or its bytes.
+      file: its path, perhaps in a bucket, or its bytes.
       max_pixels: the largest picture, width times height; None: MAX_PIXELS.
 
     Raises:
       BadImage: for every exception of the block: Pillow's decoders raise many types.
+      OSError: if a bucket cannot be read.
     """
+    if is_remote(str(file)):  # a bucket out of reach is no bad image
+        file = fetch(str(file))
     with bad_image():
         if not isinstance(file, BytesIO):
             check_file(file)
@@ -80,7 +84,21 @@ def bad_image() -> Iterator[None]:
         raise BadImage(" ".join(reason.split()) or type(error).__name__) from error
 
 
-def check_file(path: str | Path) -> None:
+def fetch(path: str) -> BytesIO:
+    """The bytes of an image in a bucket.
+
+    Raises:
+      BadImage: if there are none, or too many.
+      OSError: if it cannot be read.
+    """
+    with as_os_error(path):
+        size = epath.Path(path).stat().length
+    check_bytes(size)
+    with as_os_error(path):
+        return BytesIO(epath.Path(path).read_bytes())
+
+
+def check_file(path: str | AnyPath) -> None:
     """Refuse what is no file to be decoded.
 
     Raises:
@@ -90,10 +108,19 @@ def check_file(path: str | Path) -> None:
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
         raise BadImage("it is no file")
-    if status.st_size == 0:
+    check_bytes(status.st_size)
+
+
+def check_bytes(size: int) -> None:
+    """Refuse a file by its size.
+
+    Raises:
+      BadImage: if it is empty or too large.
+    """
+    if size == 0:
         raise BadImage("it is empty")
-    if status.st_size > MAX_BYTES:
-        raise BadImage(f"{status.st_size:,} bytes are more than {MAX_BYTES:,}")
+    if size > MAX_BYTES:
+        raise BadImage(f"{size:,} bytes are more than {MAX_BYTES:,}")
 
 
 def check_size(
@@ -123,7 +150,7 @@ def check_picture(picture: Image.Image) -> None:
     check_size(picture.size)
 
 
-def decode(path: str | Path, target: int = 0) -> Image.Image:
+def decode(path: str | AnyPath, target: int = 0) -> Image.Image:
     """Decode an image file.
 
     CMYK, palette, grey, 16-bit and transparent files become RGB; the first frame of an

@@ -1,11 +1,15 @@
 """The image files of a folder, a directory tree or a text list."""
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from etils import epath
 from PIL import Image
 
+from picjax import buckets
+from picjax.buckets import AnyPath
 from picjax.cli import UserError, say
 from picjax.data.decode import formats
 
@@ -43,6 +47,35 @@ def list_images(path: str | Path, key: str, deep: bool = True) -> list[Path]:
         files = _read_list(root, key) if is_list else [root]
     if not files:
         raise UserError(f"{key} '{path}' holds no image file; point it to {kinds}")
+    return files
+
+
+def list_data(path: str, key: str) -> Sequence[AnyPath]:
+    """`list_images` of a config, whose directory may also lie in a bucket.
+
+    Args:
+      path: a directory, a .txt file, or one image.
+      key: name of the setting for errors.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if not buckets.is_remote(path):
+        return list_images(path, key)
+    buckets.check(path, key)
+    with buckets.as_os_error(path):
+        names = [name.split("/") for name in buckets.find(path)]
+    root = epath.Path(path)
+    files = [
+        root.joinpath(*parts)
+        for parts in names
+        if os.path.splitext(parts[-1])[1].lower() in extensions()
+        and not any(part.startswith(".") for part in parts)
+    ]
+    if not files:
+        raise UserError(
+            f"{key} '{path}' holds no image; point it to a folder of images"
+        )
     return files
 
 

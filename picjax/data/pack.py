@@ -31,7 +31,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from picjax import sharding
+from picjax import buckets, sharding
 from picjax.cli import Parser, UserError, run, say
 from picjax.data.decode import BadImage, core_count, decode
 from picjax.data.labelled import TREES, Files, find, read_files
@@ -98,7 +98,10 @@ def open_shards(path: str, key: str) -> Any:
     Raises:
       UserError: if there are none, or their records have another format.
     """
-    shards = sorted(Path(path).glob(f"*{SUFFIX}")) if path else []
+    buckets.check(path, key)
+    folder = epath.Path(path)
+    inside = folder.iterdir() if path and folder.is_dir() else []
+    shards = sorted(file for file in inside if file.name.endswith(SUFFIX))
     advice = "create them with python -m picjax.data.pack DIR --out=DIR"
     if not shards:
         raise UserError(f"{key} '{path}' holds no {SUFFIX} file; {advice}")

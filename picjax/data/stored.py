@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
+from picjax import buckets
+from picjax.buckets import AnyPath
 from picjax.cli import UserError
 from picjax.data.decode import BadImage, decode
-from picjax.data.listing import list_images
+from picjax.data.listing import list_data
 from picjax.data.transforms import Augment, Pixels, Size, augment, resample
 
 Element = dict[str, Any]
@@ -71,7 +74,7 @@ def folder(
     Raises:
       UserError: if there is no image, or the number of classes differs.
     """
-    paths = list_images(path, key)
+    paths = list_data(path, key)
     names, relative = file_names(path, paths), relative_paths(path, paths)
     target = max(how.load_size if how else size)
     extra: list[Element] = [{"name": name} for name in names]
@@ -92,13 +95,13 @@ def folder(
     return Pictures(load, names, size, how)
 
 
-def relative_paths(path: str, files: Sequence[Path]) -> list[str]:
+def relative_paths(path: str, files: Sequence[AnyPath]) -> list[str]:
     """The paths of files relative to the folder or list that they belong to."""
-    base = path if os.path.isdir(path) else os.path.dirname(path) or "."
+    base = path if epath.Path(path).is_dir() else os.path.dirname(path) or "."
     return [os.path.relpath(file, base) for file in files]
 
 
-def file_names(path: str, files: Sequence[Path]) -> list[str]:
+def file_names(path: str, files: Sequence[AnyPath]) -> list[str]:
     """Names of images: the stems of their files if unique, else with their folders."""
     names = [file.stem for file in files]
     if len(set(names)) == len(names):
@@ -176,6 +179,7 @@ def tfds(
     """
     import tensorflow_datasets
 
+    buckets.check(path, key)
     try:
         builder: Any = tensorflow_datasets.builder_from_directory(path)
         source = builder.as_data_source(split)

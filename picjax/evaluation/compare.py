@@ -16,6 +16,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from picjax import files
+from picjax.buckets import AnyPath
 from picjax.cli import UserError, printable
 from picjax.evaluation.metrics.results import (
     BETTER,
@@ -75,7 +76,7 @@ def labels(sources: Sequence[str]) -> list[str]:
     return [f"{i}-{parts[-1]}" for i, parts in enumerate(paths)]
 
 
-def read(folder: Path, label: str) -> Entry:
+def read(folder: AnyPath, label: str) -> Entry:
     """An evaluation from its files.
 
     Raises:
@@ -105,7 +106,7 @@ def by_key(tree: dict[str, Any]) -> dict[Key, Result]:
     return {(r.metric, r.region, r.samples): r for r in from_json(tree)}
 
 
-def image_values(table: Path, keys: Mapping[Key, Result]) -> dict[Key, np.ndarray]:
+def image_values(table: AnyPath, keys: Mapping[Key, Result]) -> dict[Key, np.ndarray]:
     """One value per image of every key whose metric has a column in the table."""
     columns = read_samples(table)
     shape = -1, int(columns["sample"].max()) + 1  # image, sample
@@ -246,7 +247,7 @@ def _difference_text(numbers: tuple[float, float, float], better: str | None) ->
     return f"\n{mean:+.3g}, of a single image" if np.isfinite(mean) else ""
 
 
-def write(folders: Sequence[Path], names: Sequence[str], out: Path) -> str:
+def write(folders: Sequence[AnyPath], names: Sequence[str], out: AnyPath) -> str:
     """Writes metrics.json, report.md and report.html; returns the table.
 
     Args:

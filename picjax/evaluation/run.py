@@ -10,13 +10,13 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
 from picjax import files
+from picjax.buckets import AnyPath
 from picjax.cli import UserError, say
 from picjax.evaluation.baselines import Baseline
 from picjax.evaluation.examples import size_text
@@ -48,8 +48,8 @@ class EvalTask:
     total: int
     metrics: Mapping[str, Accumulator]
     protocol: dict[str, Any]
-    inputs: Sequence[Path]
-    out: Path
+    inputs: Sequence[AnyPath]
+    out: AnyPath
     expected: Sequence[dict[str, Any]] | None = None
     store: CompletionStore | None = None
     baselines: Sequence[Baseline] = ()
@@ -222,7 +222,7 @@ class Recorder:
             "mean_hole_share": sum(holes) / len(self.entries) if holes else None,
         }
 
-    def write(self, out: Path, protocol: dict[str, Any]) -> None:
+    def write(self, out: AnyPath, protocol: dict[str, Any]) -> None:
         """Writes `samples.csv` and `manifest.json`."""
         self.table.seek(0)
         with files.open_atomic(out / "samples.csv") as file:

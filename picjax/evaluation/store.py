@@ -1,16 +1,18 @@
 """Completions on disk, so that an interrupted evaluation does not draw them again."""
 
+import contextlib
 import json
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import UInt8
 
 from picjax import files
+from picjax.buckets import AnyPath, is_remote
 from picjax.cli import UserError, say
 
 FREE_SHARE = 0.5  # of the disk's free space that completions may take
@@ -36,12 +38,12 @@ class CompletionStore:
 
     def __init__(
         self,
-        folder: Path,
+        folder: epath.PathLike,
         task: Mapping[str, Any],
-        checkpoint: Path,
+        checkpoint: AnyPath,
         shape: tuple[int, ...],
     ):
-        self.folder, self.task = folder, task
+        self.folder, self.task = epath.Path(folder), task
         self.checkpoint, self.shape = checkpoint, shape
         self.enabled = False
         self.share: range | None = None
@@ -54,10 +56,12 @@ class CompletionStore:
         folder, path = self.folder, self.folder / "task.json"
         if folder.exists() and not is_current(path, self.task, [self.checkpoint]):
             say(f"'{folder}' belongs to another evaluation; starting anew")
-            shutil.rmtree(folder)
+            folder.rmtree()
         make_folder(folder.parent)
         size = images * math.prod(self.shape)
-        self.enabled = size < FREE_SHARE * shutil.disk_usage(folder.parent).free
+        self.enabled = is_remote(folder) or (
+            size < FREE_SHARE * shutil.disk_usage(folder.parent).free
+        )
         if not self.enabled:
             say(
                 f"the completions need {size / 1e9:.0f} GB, too much for "
@@ -78,7 +82,7 @@ class CompletionStore:
             stacks.append(stack)
         return np.stack(stacks)
 
-    def _read(self, path: Path) -> UInt8[np.ndarray, "n h w 3"] | None:
+    def _read(self, path: epath.Path) -> UInt8[np.ndarray, "n h w 3"] | None:
         if not path.exists():
             return None
         try:
@@ -103,15 +107,18 @@ class CompletionStore:
 
     def remove(self) -> None:
         """Deletes everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmtree(missing_ok=True)
 
 
-def is_current(path: Path, task: Mapping[str, Any], inputs: Sequence[Path]) -> bool:
+def is_current(
+    path: AnyPath, task: Mapping[str, Any], inputs: Sequence[AnyPath]
+) -> bool:
     """Whether a JSON file has every entry of the task and is newer than its inputs."""
     try:
         content = files.read_json(path)
-        written = path.stat().st_mtime_ns
-        newest = max((p.stat().st_mtime_ns for p in inputs if p.exists()), default=0)
+        written = files.modified(path)
+        newest = max(map(files.modified, inputs), default=0)
     except (OSError, ValueError):
         return False
     entries = json.loads(json.dumps(task))
@@ -119,7 +126,7 @@ def is_current(path: Path, task: Mapping[str, Any], inputs: Sequence[Path]) -> b
     return same and newest <= written
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: AnyPath) -> None:
     """Creates a folder of outputs.
 
     Raises:

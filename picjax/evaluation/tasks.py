@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from ml_collections import ConfigDict
 
 from picjax import __version__, masks
+from picjax.buckets import AnyPath, is_remote
 from picjax.checkpoints import read_config
 from picjax.cli import UserError, check_choice
 from picjax.data.sources import count_same, evaluation_files, training_files
@@ -37,7 +39,7 @@ PACKAGES = ("jax", "flax", "numpy", "pillow")
 FEATURES = ("pipeline", "net", "version", "pairs", "luma")
 
 
-def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
+def run_task(options: Options, workdir: str, label: str, out: AnyPath) -> EvalTask:
     """A workdir's model on its held-out images."""
     model = load(workdir, options.sampler or "", options.checkpoint or "newest")
     training = training_files(model.config.data)
@@ -49,7 +51,7 @@ def run_task(options: Options, workdir: str, label: str, out: Path) -> EvalTask:
     no_hole = "the whole image is generated" if without_masks(model) else ""
     metrics, beside, protocol = measured(options, settings, reasons, no_hole)
     drawing = run_protocol(options, model, workdir)
-    checkpoint = Path(workdir) / "checkpoints" / str(model.step)
+    checkpoint = epath.Path(workdir) / "checkpoints" / str(model.step)
     height, width = model.size
     store = CompletionStore(
         out / "completions",
@@ -155,7 +157,7 @@ def work_at_different_sizes(workdirs: Sequence[str]) -> bool:
     Raises:
       UserError: if a folder is no workdir.
     """
-    configs = [read_config(Path(workdir)) for workdir in workdirs]
+    configs = [read_config(workdir) for workdir in workdirs]
     if any(translates(config) for config in configs):
         return False
     return len({image_shape(config) for config in configs}) > 1
@@ -186,7 +188,7 @@ def set_masks(config: ConfigDict, mask: str | Sequence[str]) -> None:
         config.update_from_flattened_dict(change)
 
 
-def folder_task(options: Options, fake: str, label: str, out: Path) -> EvalTask:
+def folder_task(options: Options, fake: str, label: str, out: AnyPath) -> EvalTask:
     """The completions in one folder against the images in another."""
     real = options.real or ""
     pairs = folders.find_pairs(real, fake, options.num, options.pattern)
@@ -345,10 +347,15 @@ def stats_files(options: Options) -> list[Path]:
     return [path, path / "m.npy", path / "s.npy"] if path else []
 
 
-def data_files(data: Config) -> list[Path]:
-    """The files of a config's held-out images and masks."""
+def data_files(data: Config) -> list[AnyPath]:
+    """The files of a config's held-out images and masks; in a bucket, their folder."""
     # TFDS: `eval_path` is the name of a split of the data set at `path`.
-    roots = [Path(p) for p in (data.eval_path, data.path) if p and Path(p).exists()][:1]
+    paths = [p for p in (data.eval_path, data.path) if p]
+    roots = [p for p in paths if is_remote(p) or Path(p).exists()][:1]
     if masks.FILES in data.masks:
-        roots.append(Path(data.mask_path))
-    return [path for root in roots for path in (root, *root.rglob("*"))]
+        roots.append(data.mask_path)
+    folders = [Path(root) for root in roots if not is_remote(root)]
+    return [
+        *(epath.Path(root) for root in roots),
+        *(path for folder in folders for path in folder.rglob("*")),
+    ]

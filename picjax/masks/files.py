@@ -1,11 +1,10 @@
 """Mask files: white = hole, or else transparent = hole."""
 
-from pathlib import Path
-
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
+from picjax.buckets import AnyPath
 from picjax.cli import UserError
 from picjax.data.decode import BadImage, open_image, to_grey
 from picjax.masks.strokes import Mask
@@ -14,7 +13,7 @@ Size = tuple[int, int]
 
 
 def load_mask(
-    path: str | Path, size: Size, invert: bool = False
+    path: str | AnyPath, size: Size, invert: bool = False
 ) -> tuple[Mask, list[str]]:
     """Read a mask file at a size; the warnings of `picture_mask` name the file.
 

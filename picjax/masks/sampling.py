@@ -1,13 +1,13 @@
 """The masks of a data config: one is drawn per image, in training and in evaluation."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from picjax.buckets import AnyPath
 from picjax.cli import UserError, say
-from picjax.data.listing import list_images
+from picjax.data.listing import list_data
 from picjax.masks import shapes
 from picjax.masks.files import load_mask
 from picjax.masks.matching import NAMES_OF_MASKS
@@ -73,9 +73,9 @@ class FileMasks:
 
     def __init__(self, path: str, size: Size):
         self.size = size
-        self.paths = list_images(path, "config.data.mask_path")
+        self.paths = list_data(path, "config.data.mask_path")
         self.index_of = {path.stem: i for i, path in enumerate(self.paths)}
-        self.reported: set[Path] = set()
+        self.reported: set[AnyPath] = set()
         self.path, self.by_order = path, False
         self.load(0)
 

@@ -6,13 +6,14 @@ is better, in `BETTER`.
 """
 
 import csv
+import io
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+from etils import epath
 from jaxtyping import Float, Float64, UInt8
 
 SAMPLES = {  # values of Result.samples, in the order of a table's columns
@@ -255,10 +256,11 @@ def regions(example: Example) -> Iterator[tuple[str, np.ndarray | None]]:
         yield "hole", example.mask
 
 
-def read_samples(table: Path) -> dict[str, Float64[np.ndarray, " n"]]:
+def read_samples(table: epath.PathLike) -> dict[str, Float64[np.ndarray, " n"]]:
     """The columns of a samples.csv but the images' names, one value per sample."""
     columns: dict[str, array[float]] = {}
-    with open(table, encoding="utf-8", newline="") as file:
+    # Newlines of its cells stay as they are.
+    with io.TextIOWrapper(epath.Path(table).open("rb"), "utf-8", newline="") as file:
         for row in csv.DictReader(file):
             del row["image"]
             for name, text in row.items():

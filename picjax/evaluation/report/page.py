@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from picjax import files, images
+from picjax.buckets import AnyPath
 from picjax.evaluation.metrics.results import (
     RANDOM,
     SAMPLES,
@@ -63,7 +64,7 @@ def render(**context: Any) -> str:
 
 
 def write(
-    out: Path,
+    out: AnyPath,
     protocol: dict[str, Any],
     by_method: Mapping[str, Sequence[Result]],
     gallery: Gallery,
@@ -101,7 +102,7 @@ def write(
     )
 
 
-def write_pages(out: Path, tail: str = "", **context: Any) -> None:
+def write_pages(out: AnyPath, tail: str = "", **context: Any) -> None:
     """Writes report.html, and report.md with `tail`; `context` is that of `render`."""
     table = markdown_table([escape(x) for x in context["header"]], context["rows"])
     text = f"# {escape(context['title'])}\n\n{escape(context['lead'])}\n\n"
@@ -206,7 +207,7 @@ class Histogram(NamedTuple):
         )
 
 
-def histograms(table: Path) -> list[Histogram]:
+def histograms(table: AnyPath) -> list[Histogram]:
     """The distribution of every column of a table of samples, without NaN."""
     found = []
     for column, values in read_samples(table).items():

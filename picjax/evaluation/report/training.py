@@ -1,7 +1,6 @@
 """Training curves on a report, as lines of SVG."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,7 @@ def training_curves(protocol: Mapping[str, Any]) -> list[Curve]:
     if "workdir" not in protocol:
         return []
     try:
-        curves = read_curves(Path(protocol["workdir"]))
+        curves = read_curves(protocol["workdir"])
     except UserError:  # a run may be evaluated without its log
         return []
     return [
