@@ -148,14 +148,13 @@ def photos(config: Any) -> None:
 def demo(config: Any) -> None:
     """`make demo`: some minutes of training on two cores."""
     photos(config)
-    config.steps = 4_000
+    config.steps = 1_600
     config.batch_size = 8
     config.log_every = 100
-    config.save_every = 1_000
-    config.sample_every = 1_000
+    config.save_every = 800
+    config.sample_every = 800
     config.data.masks = ("center",)
     config.model.update(ngf=16, ndf=16)
-    config.opt.lr = 1e-3
 
 
 def tiny(config: Any) -> None:
