@@ -5,9 +5,8 @@ import os
 import subprocess
 
 import pytest
+from helpers import hlo
 from helpers.processes import ROOT, start_worker
-
-from picjax import hlo
 
 # Method, axis `fsdp` and settings: as few layers as a method can have.
 STEPS = {
@@ -19,6 +18,7 @@ STEPS = {
     "painter": "painter:1:",
     "pixelcnn": "pixelcnn:1:",
 }
+FSDP = "pix2pix:2:"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def counted():
     """Step -> ({kind: [count, bytes]}, bytes of parameters), of one process."""
     env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     process = start_worker(
-        "count_collectives", *STEPS.values(), env=env, stdout=subprocess.PIPE
+        "count_collectives", *STEPS.values(), FSDP, env=env, stdout=subprocess.PIPE
     )
     out, error = process.communicate()
     assert process.returncode == 0, error
@@ -40,6 +40,17 @@ def test_steps_sum_gradients_over_devices_and_exchange_nothing_else(name, counte
     # Every gradient once (a few of pixelcnn's parameters have none); batch statistics and
     # metrics are small.
     assert 0.9 * params <= found["all-reduce"][1] < 2 * params
+
+
+def test_with_fsdp_steps_gather_parameters_and_exchange_the_smallest_maps_only(counted):
+    """XLA's choice where a layer's maps of the whole batch are smaller than its kernel:
+    it moves the maps, and no device has to sum the kernel's gradient with others.
+    """
+    found, params = counted[FSDP]
+    assert found.keys() <= {"all-reduce", "all-gather", "all-to-all"}
+    assert found["all-reduce"][1] < 2 * params
+    assert 0.5 * params < found["all-gather"][1] < 2 * params
+    assert found.get("all-to-all", [0, 0])[1] < 0.01 * params
 
 
 def test_collectives_are_read_from_a_program():
