@@ -77,9 +77,18 @@ def read_json(path: epath.PathLike) -> Any:
       ValueError: if it is no JSON in UTF-8.
       OSError: if it cannot be read.
     """
+    with as_os_error(path):
+        text = epath.Path(path).read_text()
+    return parse_json(text)
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON.
+
+    Raises:
+      ValueError: if it is none.
+    """
     try:
-        with as_os_error(path):
-            text = epath.Path(path).read_text()
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -22,6 +22,7 @@ from picjax.app.requests import (
 )
 from picjax.app.results import zip_bytes
 from picjax.app.runs import RunInfo, parse_sampler
+from picjax.app.scenes import base, make_request, parse
 from picjax.app.uploads import (
     INSTANCES,
     LABELS,
@@ -41,6 +42,8 @@ POLL = 0.5  # seconds between looks at whether a client is still there
 Number = Annotated[int, Form(ge=1, le=MAX_NUM)]
 Seed = Annotated[int, Form(ge=0, le=MAX_SEED)]
 RunName = Annotated[str, Form(description="default: the first one")]
+Sampler = Annotated[str, Form(description="fast; preset=fast,label=3")]
+BestOf = Annotated[int | None, Form(ge=1, le=MAX_NUM)]
 Format = Literal["json", "zip"]
 
 
@@ -130,6 +133,7 @@ def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
         return [describe(*run) for run in worker.runs.infos().items()]
 
     add_complete(app, worker, limits)
+    add_compose(app, worker, limits)
     add_synthesise(app, worker, limits)
     return app
 
@@ -147,8 +151,8 @@ def add_complete(app: FastAPI, worker: Worker, limits: Limits) -> None:
         run: RunName = "",
         num: Number = 6,
         seed: Seed = 0,
-        sampler: Annotated[str, Form(description="fast; preset=fast,label=3")] = "",
-        best_of: Annotated[int | None, Form(ge=1, le=MAX_NUM)] = None,
+        sampler: Sampler = "",
+        best_of: BestOf = None,
         format: Format = "json",
     ) -> Any:
         """Draw completions of one image."""
@@ -170,6 +174,40 @@ def add_complete(app: FastAPI, worker: Worker, limits: Limits) -> None:
                 warnings=warnings,
                 picture=picture,
                 mask=known,
+                best_of=best_of,
+            )
+
+        return await serve(worker, request, read, format)
+
+
+def add_compose(app: FastAPI, worker: Worker, limits: Limits) -> None:
+    """`/api/compose`."""
+
+    @app.post("/api/compose", responses=ERRORS, response_model=CompleteAnswer)
+    async def compose(
+        request: Request,
+        scene: Annotated[UploadFile, File(description="JSON")],
+        files: Annotated[list[UploadFile], File(description="its cut-outs")],
+        run: RunName = "",
+        num: Number = 6,
+        seed: Seed = 0,
+        sampler: Sampler = "",
+        best_of: BestOf = None,
+        format: Format = "json",
+    ) -> Any:
+        """Draw completions of a scene of cut-outs."""
+        text = (await scene.read()).decode("utf-8", "replace")
+        cutouts = {base(file.filename or ""): await file.read() for file in files}
+
+        def read() -> CompletionRequest:
+            return make_request(
+                parse(text),
+                cutouts,
+                limits,
+                run=run or first_run(worker, lambda info: info.completes),
+                num=num,
+                seed=seed,
+                sampler=parse_sampler(sampler),
                 best_of=best_of,
             )
 

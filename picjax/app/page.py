@@ -8,9 +8,10 @@ from fastapi import FastAPI
 from gradio import themes
 
 from picjax.app.session import Session
-from picjax.app.tabs import complete, labels
+from picjax.app.tabs import complete, compose, labels
 from picjax.app.tabs.complete import CompleteTab
-from picjax.app.tabs.labels import Draft, LabelsTab
+from picjax.app.tabs.compose import ComposeTab
+from picjax.app.tabs.labels import LabelsTab
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 
@@ -39,8 +40,11 @@ def build(worker: Worker, limits: Limits, folder: Path) -> gr.Blocks:
         with gr.Tab("Complete", id="complete"):
             complete.build(CompleteTab(*given), make_state(Session()), blocks)
         with gr.Tab("Labels", id="labels"):
-            states = make_state(Session()), make_state(Draft())
+            states = make_state(Session()), make_state(labels.Draft())
             labels.build(LabelsTab(*given), *states, blocks)
+        with gr.Tab("Compose", id="compose"):
+            states = make_state(Session()), make_state(compose.Draft())
+            compose.build(ComposeTab(*given), *states, blocks)
     blocks.queue(default_concurrency_limit=16, max_size=64, api_open=False)
     return blocks
 

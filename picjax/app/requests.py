@@ -23,6 +23,7 @@ from picjax.synthesis import (
 
 MAX_NUM = 64  # images of one request
 MAX_SEED = 2**32 - 1
+SCENE = "scene.json"  # name of a scene's file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +146,30 @@ class CompletionRequest(GenerationRequest):
             yield from model.stream(self.picture, self.mask, self.num, self.seed)
         else:
             yield from draw_together([self], model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositionRequest(CompletionRequest):
+    """A request for completions of a scene of cut-outs (docs/composition.md).
+
+    Attributes:
+      picture: the canvas.
+      mask: 1 where the canvas is opaque.
+      scene: SCENE and the cut-outs that it names, as files.
+    """
+
+    stem: ClassVar[str] = "scene"
+
+    mask: UInt8[np.ndarray, "h w"]
+    scene: Mapping[str, bytes]
+
+    def arguments(self) -> list[str]:
+        """The scene, best-of and sampler."""
+        return [f"--compose={SCENE}", *self.settings()]
+
+    def files(self) -> dict[str, bytes]:
+        """The scene and its cut-outs."""
+        return dict(self.scene)
 
 
 @dataclass(frozen=True, kw_only=True)

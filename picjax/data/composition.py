@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -53,31 +54,45 @@ def _read(path: Path) -> Scene:
         ) from error
     except ValueError as error:
         raise UserError(f"it is not JSON ({error}); correct it there") from error
-    return parse(content, path.parent)
+    return parse(content, lambda file, name: open_picture(path.parent / file, name))
 
 
-def parse(content: Any, folder: Path) -> Scene:
-    """A scene from parsed JSON, with picture paths relative to a folder.
+def parse(content: Any, find: Callable[[str, str], Image.Image]) -> Scene:
+    """A scene from parsed JSON.
+
+    Args:
+      content: the JSON.
+      find: returns the picture of a file, of mode RGBA; its second argument names the
+        file in errors.
 
     Raises:
       UserError: naming the invalid key, with the nearest valid one.
     """
-    values = check(content, "", ("width", "height", "objects"), ("background", "erode"))
+    check_scene(content)
     cutouts = []
-    for i, entry in enumerate(values["objects"]):
-        required, optional = ("file", "position"), ("scale", "rotation", "flip", "z")
-        options = check(entry, f"objects[{i}]", required, optional)
-        file = options.pop("file")
+    for i, entry in enumerate(content["objects"]):
+        options = dict(entry)
+        file, position = options.pop("file"), tuple(options.pop("position"))
         name = f"objects[{i}] ('{file}')"
-        x, y = options.pop("position")
-        picture = open_picture(folder / file, name)
-        cutouts.append(Cutout(picture, (x, y), name=name, **options))
+        cutouts.append(Cutout(find(file, name), position, name=name, **options))
     background = None
-    if "background" in values:
-        file = values["background"]
-        background = open_picture(folder / file, f"background ('{file}')")
-    size = values["height"], values["width"]
-    return Scene(size, tuple(cutouts), background, values.get("erode", 0))
+    if "background" in content:
+        file = content["background"]
+        background = find(file, f"background ('{file}')")
+    size = content["height"], content["width"]
+    return Scene(size, tuple(cutouts), background, content.get("erode", 0))
+
+
+def check_scene(content: Any) -> None:
+    """Refuse parsed JSON with invalid keys or values, before any file is opened.
+
+    Raises:
+      UserError: naming the invalid key, with the nearest valid one.
+    """
+    check(content, "", ("width", "height", "objects"), ("background", "erode"))
+    for i, entry in enumerate(content["objects"]):
+        required, optional = ("file", "position"), ("scale", "rotation", "flip", "z")
+        check(entry, f"objects[{i}]", required, optional)
 
 
 def _is_number(x: Any) -> bool:
@@ -113,8 +128,8 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check(
     entry: Any, where: str, required: Sequence[str], optional: Sequence[str]
-) -> dict[str, Any]:
-    """A copy of the entry, if it is an object with valid keys and values.
+) -> None:
+    """Refuse what is no object with valid keys and values.
 
     Raises:
       UserError: naming `where` the entry is, and the key.
@@ -139,7 +154,6 @@ def check(
     for key in required:
         if key not in entry:
             raise UserError(f"{prefix}'{key}' is missing; give {KEYS[key][1]}")
-    return dict(entry)
 
 
 def open_picture(path: Path, name: str) -> Image.Image:
@@ -156,8 +170,24 @@ def open_picture(path: Path, name: str) -> Image.Image:
         raise UserError(
             f"{name} does not exist; paths are relative to the scene's file"
         )
+    return decode_cutout(path, name)
+
+
+def decode_cutout(
+    file: Path | BytesIO, name: str, max_pixels: int | None = None
+) -> Image.Image:
+    """As `open_picture`, of a file or of its bytes.
+
+    Args:
+      file: a path that exists, or the content.
+      name: in error messages.
+      max_pixels: the largest picture, width times height; None: as `open_image`.
+
+    Raises:
+      UserError: if it is unreadable, without alpha or wholly transparent.
+    """
     try:
-        with open_image(path) as picture:
+        with open_image(file, max_pixels) as picture:
             has_alpha = picture.has_transparency_data
             rgba = ImageOps.exif_transpose(picture).convert("RGBA")
             alpha = rgba.getchannel("A")

@@ -1,6 +1,8 @@
 """The app as a person uses it, in Debian's Chromium: make test-app."""
 
+import base64
 import io
+import json
 import shlex
 import subprocess
 import sys
@@ -29,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.filterwarnings("default"),
 ]
-SLOW = 120_000  # milliseconds: the first completion compiles
+SLOW = 300_000  # milliseconds: the first images compile
 SIZE = (72, 96)
 
 
@@ -37,9 +39,10 @@ SIZE = (72, 96)
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
     write_run(folder / "runs" / "walk", "painter")
+    write_run(folder / "runs" / "layouts", "inade")
     write_run(folder / "runs" / "tiny", "pix2pix")
     Image.fromarray(picture(5, *SIZE)).save(folder / "photo.png")
-    with serving(folder, "--max-pixels=100000") as (address, process):
+    with serving(folder, "--max-pixels=400000") as (address, process):
         yield address, process, folder
 
 
@@ -53,11 +56,18 @@ def chromium():
         browser.close()
 
 
-def opened(chromium, server):
-    """A new browser's page with the photograph on its canvas, and the run `tiny`."""
+def visit(chromium, server, tab="Complete"):
+    """A tab in a new browser."""
     page = chromium.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     page.set_default_timeout(SLOW)
     page.goto(server[0])
+    page.get_by_role("tab", name=tab).click()
+    return page
+
+
+def opened(chromium, server):
+    """A new browser's page with the photograph on its canvas, and the run `tiny`."""
+    page = visit(chromium, server)
     page.wait_for_selector("#editor canvas")
     page.wait_for_function("document.querySelector('#complete-run input').value")
     choose(page, "complete-run", "tiny")
@@ -74,9 +84,9 @@ def choose(page, field: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def paint(page) -> None:
+def paint(page, editor="editor") -> None:
     """A stroke across the middle of the canvas."""
-    box = page.locator("#editor canvas").first.bounding_box()
+    box = page.locator(f"#{editor} canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 40, y)
     page.mouse.down()
@@ -94,21 +104,38 @@ class Drawn(NamedTuple):
         return np.asarray(Image.open(io.BytesIO(self.files[name])))
 
 
-def complete(page) -> Drawn:
-    """Press Complete and wait for the ZIP."""
-    page.locator("#complete-start").click()
+def complete(page, tab="complete") -> Drawn:
+    """Press the tab's button and wait for the ZIP."""
+    page.locator(f"#{tab}-start").click()
     page.wait_for_function(
-        "document.querySelector('#complete-status').innerText.includes('seed')"
-        " && !document.querySelector('#complete-zip').disabled"
-        " && document.querySelector('#complete-command textarea').value"
+        f"document.querySelector('#{tab}-status').innerText.includes('seed')"
+        f" && !document.querySelector('#{tab}-zip').disabled"
+        f" && document.querySelector('#{tab}-command textarea').value"
     )
     with page.expect_download() as download:
-        page.locator("#complete-zip").click()
+        page.locator(f"#{tab}-zip").click()
     with zipfile.ZipFile(download.value.path()) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     command = files.pop("command.txt").decode()
-    assert page.locator("#complete-command textarea").input_value() == command.strip()
+    assert page.locator(f"#{tab}-command textarea").input_value() == command.strip()
     return Drawn(files, command)
+
+
+def repeat(drawn: Drawn, server, folder) -> None:
+    """The printed command draws the same pixels from the files of the ZIP."""
+    for name, content in drawn.files.items():
+        (folder / name).write_bytes(content)
+    words = shlex.split(drawn.command)
+    run = next(word for word in words if word.startswith("--workdir="))
+    words[words.index(run)] = f"--workdir={server[2]}/{run.partition('=')[2]}"
+    done = subprocess.run(
+        [sys.executable, *words[1:]], cwd=folder, env=environment(), check=False
+    )
+    assert done.returncode == 0
+    for name in drawn.files:
+        if "_out_" in name:
+            repeated = np.asarray(Image.open(folder / "completions" / name))
+            np.testing.assert_array_equal(repeated, drawn[name])
 
 
 def check(drawn: Drawn, num: int) -> None:
@@ -131,28 +158,16 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
     check(drawn, 6)
     assert page.locator("#complete-gallery button img").count() >= 6
 
-    # The printed command draws the same pixels from the files of the ZIP.
-    for name, content in drawn.files.items():
-        (tmp_path / name).write_bytes(content)
-    words = shlex.split(drawn.command)
-    run = next(word for word in words if word.startswith("--workdir="))
-    words[words.index(run)] = f"--workdir={server[2]}/{run.partition('=')[2]}"
-    done = subprocess.run(
-        [sys.executable, *words[1:]], cwd=tmp_path, env=environment(), check=False
-    )
-    assert done.returncode == 0
-    for i in range(6):
-        repeated = np.asarray(Image.open(tmp_path / f"completions/image_out_{i}.png"))
-        np.testing.assert_array_equal(repeated, drawn[f"image_out_{i}.png"])
+    repeat(drawn, server, tmp_path)
 
     # Choose the third, go on painting on it, and undo.
     page.locator("#complete-gallery button img").nth(2).click()
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(3000)
     page.locator("#proceed").click()
     page.wait_for_function(
         "document.querySelector('#complete-status').innerText.includes('1 step(s) to undo')"
     )
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(3000)
     paint(page)
     further = complete(page)
     np.testing.assert_array_equal(further["image.png"], drawn["image_out_2.png"])
@@ -161,11 +176,60 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
     page.wait_for_function(
         "document.querySelector('#complete-status').innerText.includes('0 step(s) left')"
     )
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(3000)
     again = complete(page)
     np.testing.assert_array_equal(again["image.png"], drawn["image.png"])
     np.testing.assert_array_equal(again["mask.png"], drawn["mask.png"])
     np.testing.assert_array_equal(again["image_out_2.png"], drawn["image_out_2.png"])
+
+
+def test_paint_a_layout_and_redraw_one_of_its_instances(server, chromium, tmp_path):
+    page = visit(chromium, server, "Labels")
+    page.wait_for_selector("#labels-instances img")
+    choose(page, "labels-class", "square")
+    page.wait_for_timeout(2000)
+    page.locator("#labels-editor button[aria-label='Brush']").click()
+    paint(page, "labels-editor")
+    page.wait_for_timeout(3000)
+    page.locator("#labels-add").click()
+    page.wait_for_function(
+        "document.querySelector('#labels-instances img').naturalWidth"
+    )
+    page.wait_for_timeout(2000)
+    picture = page.locator("#labels-instances img")
+    box = picture.bounding_box()
+    middle = {"x": box["width"] / 2, "y": box["height"] / 2}
+    picture.click(position=middle)
+    page.get_by_text("1: square").first.wait_for()
+    drawn = complete(page, "labels")
+    label, instance = drawn["layout_label.png"], drawn["layout_instance.png"]
+    assert set(np.unique(label)) == {0, 2} and set(np.unique(instance)) == {0, 1}
+    assert 0.01 < (label == 2).mean() < 0.5
+    np.testing.assert_array_equal(label == 2, instance == 1)
+    assert "--redraw 1" in drawn.command
+    images = [drawn[f"layout_out_{i}.png"] for i in range(6)]
+    assert any((image != images[0]).any() for image in images[1:])
+    repeat(drawn, server, tmp_path)
+
+
+def test_compose_a_scene_and_paint_around_it(server, chromium, tmp_path):
+    page = visit(chromium, server, "Compose")
+    page.wait_for_function("document.querySelector('#compose-run input').value")
+    choose(page, "compose-run", "tiny")
+    choose(page, "compose-example", "table")
+    picture = page.locator("#compose-canvas img")
+    picture.wait_for()
+    page.get_by_label("2: cup.png").wait_for()
+    page.wait_for_timeout(2000)
+    box = picture.bounding_box()
+    picture.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.75})
+    page.wait_for_timeout(2000)
+    drawn = complete(page, "compose")
+    scene = json.loads(drawn.files["scene.json"])
+    assert [entry["file"] for entry in scene["objects"]] == ["cat.png", "cup.png"]
+    assert np.abs(np.subtract(scene["objects"][1]["position"], 192)).max() <= 2
+    assert drawn["scene_out_0.png"].shape == (256, 256, 3)
+    repeat(drawn, server, tmp_path)
 
 
 def test_two_browsers_and_named_masks(server, chromium):
@@ -201,7 +265,7 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
     choose(page, "complete-run", "walk")
     choose(page, "named", "center")
     page.wait_for_timeout(3000)
-    choose(page, "sampler", "repaint")
+    choose(page, "complete-sampler", "repaint")
     page.locator("#complete-start").click()
     page.wait_for_function(
         "document.querySelector('#complete-status').innerText.includes('left')"
@@ -226,6 +290,24 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
     assert httpx.get(f"{server[0]}/ready").status_code == 200
 
 
+def test_gradio_client_completes_files(server, tmp_path):
+    from gradio_client import Client, handle_file
+
+    files = request_files()
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    client = Client(server[0], verbose=False, download_files=str(tmp_path / "got"))
+    image, mask = (handle_file(str(tmp_path / name)) for name in ("image", "mask"))
+    drawn = client.predict(image, mask, "tiny", 2, 7, api_name="/complete")
+    data = {"run": "tiny", "num": "2", "seed": "7"}
+    answer = httpx.post(
+        f"{server[0]}/api/complete", files=files, data=data, timeout=120
+    )
+    for one, file in zip(drawn, answer.json()["completions"], strict=True):
+        expected = Image.open(io.BytesIO(base64.b64decode(file)))
+        np.testing.assert_array_equal(Image.open(one["image"]), expected)
+
+
 def test_malformed_requests_leave_the_server_whole(server):
     address, process, folder = server
     files = request_files()
@@ -243,8 +325,14 @@ def test_malformed_requests_leave_the_server_whole(server):
         }
         data = {"run": "tiny", "num": str(number), "seed": str(number)}
         data = data if len(statuses) % 2 else {"run": "tiny", "num": "2"}
+        endpoint = "complete"
+        if len(statuses) % 3 == 0:
+            sent = {"labels": sent["image"], "style": sent["mask"]}
+            sent |= {"style_labels": sent["labels"]} if len(statuses) % 2 else {}
+            data |= {"run": "layouts"}
+            endpoint = "synthesise"
         answer = httpx.post(
-            f"{address}/api/complete?format=zip", files=sent, data=data, timeout=120
+            f"{address}/api/{endpoint}?format=zip", files=sent, data=data, timeout=120
         )
         statuses.append(answer.status_code)
         assert answer.status_code in (200, 400)

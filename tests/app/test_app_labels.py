@@ -13,13 +13,12 @@ from helpers.layouts import LAYOUT_SIZE, layout, make_layout_model
 from PIL import Image
 
 from picjax import Reference, complete
-from picjax.app import layouts
+from picjax.app import examples, layouts
 from picjax.app.layouts import LabelMaps
 from picjax.app.metrics import Metrics
 from picjax.app.requests import SynthesisRequest
 from picjax.app.server import make_app
 from picjax.app.session import Session
-from picjax.app.tabs import labels as tab_of_labels
 from picjax.app.tabs.labels import Draft, LabelsTab
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
@@ -128,7 +127,7 @@ def test_a_run_has_an_empty_layout_its_classes_and_examples(tab):
 
 def test_clusters_make_layouts_of_photographs(tab):
     info = tab.info(RUN)._replace(data="photos", size=(32, 32), instances=6)
-    picture, found = tab_of_labels.read_example(info, "cat")
+    picture, found = examples.read_layout(info, "cat")
     assert picture.shape == (256, 256, 3) and found.label.shape == (32, 32)
     assert 1 < len(layouts.classes_of(found)) <= 6
 

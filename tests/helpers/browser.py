@@ -40,7 +40,10 @@ def write_run(workdir: Path, method: str) -> None:
     config = load_config(method, "tiny")
     height, width = image_shape(config)
     image = np.zeros((2, height, width, 3), np.uint8)
-    batch = to_float({"image": image, "mask": image[..., :1]})
+    batch = {"image": image, "mask": image[..., :1]}
+    if config.data.get("maps"):
+        batch |= dict.fromkeys(("label", "instance"), image[..., 0].astype(np.int32))
+    batch = to_float(batch)
     with numpy_draws():
         state = jax.jit(methods.make(config).init)(batch, jax.random.key(0))
     checkpoints.write_config(workdir, config)

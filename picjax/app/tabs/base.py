@@ -37,6 +37,7 @@ class Tab:
     """
 
     no_run = ""  # the sentence where no run is offered
+    preferred = ""  # the method whose runs are listed first
 
     def __init__(self, worker: Worker, limits: Limits, folder: Path):
         self.worker = worker
@@ -59,8 +60,14 @@ class Tab:
         """The list of runs and a sentence where there is none."""
         infos = self.worker.runs.infos()
         names = [name for name, info in infos.items() if self.offers(info)]
+        names.sort(key=lambda name: infos[name].system != self.preferred)
         chosen = names[0] if names else None
         return gr.update(choices=names, value=chosen), "" if names else self.no_run
+
+    def choose_sampler(self, run: str | None) -> Any:
+        """The samplers of a run."""
+        samplers = self.worker.runs.info(run).samplers if run else ()
+        return gr.update(choices=["", *samplers], value="", visible=bool(samplers))
 
     def generate(
         self,

@@ -4,9 +4,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from picjax import masks
+from picjax.app import examples
 from picjax.app.painting import (
     Painting,
     editor_value,
@@ -28,13 +28,9 @@ from picjax.app.tabs.base import (
     seed_of,
 )
 from picjax.app.tabs.parts import Parts, call, call_by_name
-from picjax.app.uploads import Limits, read_mask
+from picjax.app.uploads import Limits, read_mask, read_picture
 from picjax.cli import UserError
-from picjax.data.photos import photograph
 from picjax.images import Picture
-
-EXAMPLES = {"cat": "chelsea.png", "astronaut": "astronaut.png", "china": "china.jpg"}
-EXAMPLE_SIDE = 256  # pixels
 
 
 class CompleteTab(Tab):
@@ -48,16 +44,11 @@ class CompleteTab(Tab):
         """Runs that complete holes."""
         return info.completes
 
-    def choose_run(self, run: str | None) -> Any:
-        """The samplers of a run."""
-        samplers = self.worker.runs.info(run).samplers if run else ()
-        return gr.update(choices=["", *samplers], value="", visible=bool(samplers))
-
     # ---- the hole ----
 
     def take_example(self, name: str) -> Any:
         """A photograph to paint on."""
-        picture = example(name)
+        picture = examples.photo(name)
         return editor_value(Painting(picture, np.ones(picture.shape[:2], np.uint8)))
 
     def name_mask(self, value: Any, name: str, run: str | None, seed: Number) -> Any:
@@ -123,21 +114,26 @@ class CompleteTab(Tab):
         line = f"back; {len(session.history)} step(s) left to undo"
         return {"editor": editor_value(painting), "status": line}
 
+    # ---- programs ----
 
-def example(name: str) -> np.ndarray:
-    """The middle of an installed package's photograph, uint8 [h w 3].
-
-    Raises:
-      UserError: if the package has it no more.
-    """
-    picture = photograph(EXAMPLES[name])
-    if picture is None:
-        raise UserError(f"the photograph of {name} is not installed; drop your own")
-    side = min(picture.size)
-    left, top = (picture.width - side) // 2, (picture.height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    box = (EXAMPLE_SIDE, EXAMPLE_SIDE)
-    return np.asarray(square.resize(box, Image.Resampling.BICUBIC))
+    def complete_files(
+        self, image: bytes, mask: bytes, run: str, num: Number, seed: Number
+    ) -> list[np.ndarray]:
+        """Completions of files: the endpoint `/complete` of gradio_client."""
+        picture = read_picture(image or b"", self.limits)
+        size = picture.pixels.shape[:2]
+        known, warnings = read_mask(mask or b"", size, self.limits)
+        request = CompletionRequest(
+            run=run,
+            num=integer("num", num),
+            seed=integer("seed", seed),
+            warnings=warnings,
+            picture=picture,
+            mask=known,
+        )
+        job = self.worker.submit(request)
+        job.wait()
+        return job.samples
 
 
 # ---- layout ----
@@ -145,6 +141,7 @@ def example(name: str) -> np.ndarray:
 
 def build(tab: CompleteTab, session: gr.State, blocks: gr.Blocks) -> None:
     """Lay out the tab and connect its events."""
+    add_endpoint(tab)
     with gr.Row():
         with gr.Column(scale=3, min_width=320):
             parts = canvas(tab.limits)
@@ -158,6 +155,23 @@ def build(tab: CompleteTab, session: gr.State, blocks: gr.Blocks) -> None:
     connect(tab, session, blocks, parts)
 
 
+def add_endpoint(tab: CompleteTab) -> None:
+    """What programs call by name; nobody sees its components."""
+    with gr.Group(visible=False):
+        inputs = [
+            gr.File(type="binary", label="image"),
+            gr.File(type="binary", label="mask"),
+            gr.Textbox(label="run"),
+            gr.Number(6, precision=0, label="num"),
+            gr.Number(0, precision=0, label="seed"),
+        ]
+        images = gr.Gallery(format="png", label="completions")
+        button = gr.Button()
+    arguments = call(tab.complete_files, inputs, images)
+    arguments |= {"api_visibility": "public", "api_name": "complete"}
+    button.click(**arguments)
+
+
 def canvas(limits: Limits) -> Parts:
     """The editor and what fills it."""
     editor = make_editor(
@@ -165,7 +179,11 @@ def canvas(limits: Limits) -> Parts:
     )
     with gr.Row():
         shown = gr.Dropdown(
-            [*EXAMPLES], value=None, label="Example", min_width=120, elem_id="example"
+            [*examples.PHOTOS],
+            value=None,
+            label="Example",
+            min_width=120,
+            elem_id="example",
         )
         named = gr.Dropdown(
             [*masks.NAMES],
@@ -204,11 +222,9 @@ def canvas(limits: Limits) -> Parts:
 def controls() -> Parts:
     """Which run, how it draws, and the buttons."""
     parts = common.run_controls("complete")
-    sampler = gr.Dropdown(
-        [""], label="Sampler", visible=False, allow_custom_value=True, elem_id="sampler"
-    )
+    parts |= common.sampler("complete")
     best_of = gr.Slider(0, MAX_NUM, 0, step=1, label="Best of (0: all that are drawn)")
-    parts |= {"sampler": sampler, "best_of": best_of}
+    parts["best_of"] = best_of
     return parts | common.buttons("complete", "Complete")
 
 
@@ -230,7 +246,7 @@ def connect(
     p = parts
     editor, run, status = p["editor"], p["run"], p["status"]
     blocks.load(**call(tab.list_runs, [], [run, status]))
-    run.change(**call(tab.choose_run, [run], [p["sampler"]]))
+    run.change(**call(tab.choose_sampler, [run], [p["sampler"]]))
     p["example"].input(**call(tab.take_example, [p["example"]], [editor]))
     inputs = [editor, p["named"], run, p["seed"]]
     p["named"].input(**call(tab.name_mask, inputs, [editor]))

@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from picjax.app import layouts
+from picjax.app import examples, layouts
 from picjax.app.layouts import LabelMaps
 from picjax.app.painting import make_editor
 from picjax.app.requests import SynthesisRequest
@@ -16,14 +16,12 @@ from picjax.app.runs import RunInfo
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
 from picjax.app.tabs.base import Tab, Updates, integer, seed_of, sentences
-from picjax.app.tabs.complete import EXAMPLES, example
 from picjax.app.tabs.parts import Parts, call, call_by_name
 from picjax.app.uploads import INSTANCES, LABELS, Limits, read_map, read_picture
 from picjax.cli import UserError
-from picjax.data import clusters, instance_scenes, maps
+from picjax.data import maps
 from picjax.synthesis import Reference
 
-SCENES = tuple(f"scene {i}" for i in range(1, 7))  # examples of a run on scenes
 SHOWN = ("editor", "instances", "chosen")
 BRUSH = 40  # pixels of the canvas
 
@@ -72,7 +70,7 @@ class LabelsTab(Tab):
         info = self.info(run)
         draft.reference = draft.reference_layout = None
         classes = paintable(info)
-        names = examples(info)
+        names = examples.layout_names(info)
         updates = self.replace(draft, info, layouts.blank(info.size))
         updates["editor"]["brush"] = brush(info, classes[-1][1])
         return updates | {
@@ -102,7 +100,7 @@ class LabelsTab(Tab):
     def take_example(self, draft: Draft, run: str | None, name: str) -> dict[str, Any]:
         """The layout of a picture like those that the run was trained on."""
         info = self.info(run)
-        return self.replace(draft, info, read_example(info, name)[1])
+        return self.replace(draft, info, examples.read_layout(info, name)[1])
 
     def load_labels(self, draft: Draft, run: str | None, data: bytes) -> dict[str, Any]:
         """A label map, each class one instance."""
@@ -180,12 +178,14 @@ class LabelsTab(Tab):
         draft.reference = read_picture(data, self.limits).srgb
         draft.reference_layout = None
         if info.data == "photos":
-            draft.reference_layout = clustered(draft.reference, info)
+            draft.reference_layout = examples.clustered(draft.reference, info)
         return reference_picture(draft)
 
     def take_reference(self, draft: Draft, run: str | None, name: str) -> Any:
         """An example as the reference."""
-        draft.reference, draft.reference_layout = read_example(self.info(run), name)
+        draft.reference, draft.reference_layout = examples.read_layout(
+            self.info(run), name
+        )
         return reference_picture(draft)
 
     def load_reference_labels(self, draft: Draft, data: bytes) -> Any:
@@ -269,29 +269,6 @@ def brush(info: RunInfo, number: int) -> gr.Brush:
         color_mode="fixed",
         default_size=BRUSH,
     )
-
-
-def examples(info: RunInfo) -> tuple[str, ...]:
-    """Names of layouts that can be had without files."""
-    return {"photos": tuple(EXAMPLES), "scenes": SCENES}.get(info.data, ())
-
-
-def read_example(info: RunInfo, name: str) -> tuple[np.ndarray, LabelMaps]:
-    """A picture and its layout at the size of a run."""
-    if name in SCENES:
-        index = instance_scenes.EVAL[SCENES.index(name)]
-        scene = instance_scenes.sample(0, index, info.size)
-        return scene["image"], LabelMaps(scene["label"], scene["instance"])
-    picture = example(name)
-    return picture, clustered(picture, info)
-
-
-def clustered(picture: np.ndarray, info: RunInfo) -> LabelMaps:
-    """The layout of a photograph as in training, at the size of a run."""
-    height, width = info.size
-    box, filtering = (width, height), Image.Resampling.BICUBIC
-    small = np.asarray(Image.fromarray(picture).resize(box, filtering))
-    return LabelMaps(*clusters.segment(small, info.instances))
 
 
 def reference_picture(draft: Draft) -> Any:

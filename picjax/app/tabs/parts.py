@@ -32,6 +32,18 @@ def run_controls(prefix: str) -> Parts:
     return {"run": run, "num": num, "seed": seed, "fixed": fixed}
 
 
+def sampler(prefix: str) -> Parts:
+    """How a run draws that can draw in several ways."""
+    preset = gr.Dropdown(
+        [""],
+        label="Sampler",
+        visible=False,
+        allow_custom_value=True,
+        elem_id=f"{prefix}-sampler",
+    )
+    return {"sampler": preset}
+
+
 def buttons(prefix: str, name: str) -> Parts:
     """The button that draws, the one that stops, and the line below them."""
     with gr.Row():
