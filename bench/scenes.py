@@ -1,12 +1,11 @@
 """How close each method comes to the true posterior of `scenes`.
 
     python -m bench.scenes --configs picmm:scenes,picnet:scenes --seeds 3 --out runs/scenes
-    python -m bench.scenes --configs inade:scenes,inade:scenes-spade --metric styles
 
 Trains every config with every seed by the commands that users run, evaluates it on
-held-out scenes and prints one row per config: share of modes (or styles) found, total
-variation from the true probabilities, share of valid completions (docs/scenes.md;
-docs/inade.md of styles). Finished runs are only read, so a table can be extended.
+held-out scenes and prints one row per config: share of modes found, total variation from
+the true probabilities, share of valid completions (docs/scenes.md). Finished runs are only
+read, so a table can be extended. INADE's scenes are measured by `bench.styles`.
 """
 
 import argparse
@@ -21,25 +20,14 @@ from queue import Queue
 
 from bench import table
 
-# Metric of picjax.eval -> its columns.
-COLUMNS = {
-    "posterior": (
-        "modes_found",
-        "total_variation",
-        "total_variation_floor",
-        "image_total_variation",
-        "image_total_variation_floor",
-        "valid",
-    ),
-    "styles": (
-        "styles_found",
-        "total_variation",
-        "total_variation_floor",
-        "mutual_information",
-        "mutual_information_floor",
-        "valid",
-    ),
-}
+METRICS = (
+    "modes_found",
+    "total_variation",
+    "total_variation_floor",
+    "image_total_variation",
+    "image_total_variation_floor",
+    "valid",
+)
 
 
 def command(module: str, *flags: str, core: int | None) -> None:
@@ -79,11 +67,11 @@ def run(
             f"--workdir={workdir}",
             f"--num={args.num}",
             f"--images={args.images}",
-            f"--metrics={args.metric}",
+            "--metrics=posterior",
             core=core,
         )
     results = json.loads(found.read_text())["results"]
-    numbers = {name: results[f"{args.metric}/{name}"] for name in COLUMNS[args.metric]}
+    numbers = {name: results[f"posterior/{name}"] for name in METRICS}
     last = (workdir / "metrics.jsonl").read_text().splitlines()[-1]
     values = {name: _only(_only(tree))["value"] for name, tree in numbers.items()}
     return values | {"minutes": json.loads(last)["seconds"] / 60}
@@ -113,7 +101,6 @@ def main() -> None:
         "--configs",
         default="picmm:scenes,picnet:scenes,pix2pix:scenes,pixelcnn:scenes,painter:scenes",
     )
-    parser.add_argument("--metric", choices=COLUMNS, default="posterior")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=192)
     parser.add_argument("--num", type=int, default=50, help="completions of each")
