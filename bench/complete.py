@@ -4,9 +4,9 @@
     python -m bench.complete --batches 1,8 --dtypes float32,bfloat16 --num 50
 
 The encoder runs once: each further completion should cost one run of the decoder. Pix2Pix
-is a single network; its completions differ by dropout alone. bfloat16 in PyTorch is
-`torch.autocast`. Memory is XLA's count for the largest number of completions, without
-weights and results.
+is a single network; its completions differ by dropout alone. INADE's are images of one
+layout in styles of the prior. bfloat16 in PyTorch is `torch.autocast`. Memory is XLA's
+count for the largest number of completions, without weights and results.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,8 @@ def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
     def completing(n: int) -> Callable[[], object]:
         return lambda: jax.block_until_ready(compiled[n](variables, batch, key))
 
-    find = generator_alone if setting.system == "pix2pix" else halves_alone
+    alone = {"pix2pix": generator_alone, "inade": synthesis_alone}
+    find = alone.get(setting.system, halves_alone)
     memory: Any = compiled[max(numbers)].memory_analysis()
     return Runs(
         {n: completing(n) for n in numbers},
@@ -92,6 +93,26 @@ def generator_alone(
     return {
         "generator": lambda: jax.block_until_ready(run(variables, condition, keep)),
     }
+
+
+def synthesis_alone(
+    setting: Setting, config: Any, variables: Any, batch: Any
+) -> dict[str, Callable[[], object]]:
+    """A run of INADE's generator."""
+    import jax
+
+    from picjax.methods.inade.system import INADE
+    from picjax.system import infer
+
+    system = INADE.from_config(config)
+    draw = system.draw(jax.random.key(0), setting.batch)
+
+    @jax.jit
+    def run(variables: Any) -> jax.Array:
+        inputs = system.layout(batch), system.latent(draw.latent), draw.style, False
+        return infer(system.generator, variables, *inputs)
+
+    return {"generator": lambda: jax.block_until_ready(run(variables))}
 
 
 def halves(setting: Setting, config: Any) -> tuple[Any, Any]:

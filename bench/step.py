@@ -37,32 +37,59 @@ def settings(args: argparse.Namespace) -> list[Setting]:
     ]
 
 
-VARIANTS = {"picmm": "celeba_hq", "picnet": "celeba_hq_center", "pix2pix": "facades"}
+VARIANTS = {
+    "picmm": "celeba_hq",
+    "picnet": "celeba_hq_center",
+    "pix2pix": "facades",
+    "inade": "celeba",
+}
+CLASSES = 19  # of CelebAMask-HQ
+REGIONS = 8  # in each of INADE's maps
 
 
 def host_batch(setting: Setting) -> dict[str, np.ndarray]:
     """uint8 images of noise in the format of the input pipeline.
 
-    With centre masks, or for Pix2Pix with a condition of noise and no known pixels.
+    With centre masks; for Pix2Pix with a condition of noise, for INADE with maps, and for
+    both with no known pixels.
     """
     b, size = setting.batch, setting.size
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (b, size, size, 3), np.uint8)
+    mask = np.zeros((b, size, size, 1), np.uint8)
     if setting.system == "pix2pix":
         condition = rng.integers(0, 256, image.shape, np.uint8)
-        mask = np.zeros((b, size, size, 1), np.uint8)
         return {"image": image, "mask": mask, "condition": condition}
-    mask = np.ones((b, size, size, 1), np.uint8)
+    if setting.system == "inade":
+        return {"image": image, "mask": mask, **region_maps(rng, b, size)}
+    mask += 1
     mask[:, size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 0
     return {"image": image, "mask": mask}
 
 
+def region_maps(rng: np.random.Generator, b: int, size: int) -> dict[str, np.ndarray]:
+    """Label and instance maps of the regions nearest to random points.
+
+    Each region is an instance of a class of its own, as in CelebAMask-HQ.
+    """
+    points = rng.uniform(0, size, (b, 1, 1, REGIONS, 2))
+    pixels = np.indices((size, size)).transpose(1, 2, 0)[None, :, :, None]
+    instance = np.square(pixels - points).sum(-1).argmin(-1)
+    every = np.tile(np.arange(CLASSES), (b, 1))
+    classes = np.sort(rng.permuted(every, axis=1)[:, :REGIONS], 1)
+    label = np.take_along_axis(classes, instance.reshape(b, -1), 1)
+    label = label.reshape(instance.shape)
+    return {"label": label.astype(np.int32), "instance": instance.astype(np.int32)}
+
+
 def jax_config(setting: Setting) -> Any:
-    """The published config with this dtype, batch and size."""
+    """The published config with this dtype, batch and size; INADE's without VGG19."""
     module = importlib.import_module(f"configs.{setting.system}")
     config: Any = module.get_config(VARIANTS[setting.system])
     config.image_size, config.batch_size = setting.size, setting.batch
     config.model.dtype = setting.dtype
+    if setting.system == "inade":
+        config.loss.perceptual = 0.0
     return config
 
 
@@ -123,25 +150,31 @@ def jax_run(compiled: Compiled) -> Callable[[], object]:
     return run
 
 
-def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, Any]]:
+def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, ...]]:
     """The official method in PyTorch, and the inputs of its step, on its device.
 
-    Inputs are images and masks; for Pix2Pix conditions and images.
+    Inputs are images and masks; for Pix2Pix conditions and images; for INADE images,
+    label and instance maps.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    from bench import torch_picmm, torch_picnet, torch_pix2pix
+    from bench import torch_inade, torch_picmm, torch_picnet, torch_pix2pix
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cudnn.benchmark = True
+    batch = host_batch(setting)
+    maps = [torch.from_numpy(batch.pop(k)) for k in ("label", "instance") if k in batch]
     arrays = {
         name: torch.from_numpy(x).permute(0, 3, 1, 2).float().contiguous().to(device)
-        for name, x in host_batch(setting).items()
+        for name, x in batch.items()
     }
     image = arrays["image"] / 127.5 - 1
+    if setting.system == "inade":
+        peer: Any = torch_inade.Inade(setting.size, device=device)
+        return peer, (image, *(x[:, None].long().to(device) for x in maps))
     if setting.system == "pix2pix":
         halvings = (setting.size & -setting.size).bit_length() - 1
-        peer: Any = torch_pix2pix.Pix2pix(min(halvings, 8), device=device)
+        peer = torch_pix2pix.Pix2pix(min(halvings, 8), device=device)
         return peer, (arrays["condition"] / 127.5 - 1, image)
     if setting.system == "picmm":
         peer = torch_picmm.Picmm(size=setting.size, device=device)

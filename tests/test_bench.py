@@ -144,6 +144,16 @@ def test_the_peer_of_pix2pix_loses_what_we_lose():
         np.testing.assert_allclose(ours[name.lower()], loss, rtol=1e-4, err_msg=name)
 
 
+def test_inade_is_given_maps_of_regions():
+    batch = step.host_batch(step.Setting("float32", 2, 32, "inade"))
+    assert batch["label"].shape == batch["instance"].shape == (2, 32, 32)
+    assert not batch["mask"].any()
+    for label, instance in zip(batch["label"], batch["instance"], strict=True):
+        pairs = {(int(c), int(i)) for c, i in zip(label.flat, instance.flat)}
+        assert len(pairs) == len({i for _, i in pairs}) == len({c for c, _ in pairs})
+        assert {i for _, i in pairs} == set(range(8)) and label.max() < 19
+
+
 def nchw(x):
     return np.ascontiguousarray(np.asarray(x).transpose(0, 3, 1, 2))
 
