@@ -5,7 +5,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,15 @@ import pytest
 from etils import epath
 from helpers.configs import load_config
 from helpers.pictures import picture
-from helpers.processes import finish
-from helpers.runs import NO_SAMPLES, start, trace, wait_for_steps, whole_state
+from helpers.processes import cluster, finish, free_port
+from helpers.runs import (
+    NO_SAMPLES,
+    assert_close,
+    start,
+    trace,
+    wait_for_steps,
+    whole_state,
+)
 from PIL import Image
 
 from picjax import buckets, checkpoints, cli, complete, train
@@ -38,9 +44,7 @@ STEPS = ("--config.steps=6", "--config.save_every=2", *NO_SAMPLES)
 @pytest.fixture(scope="module", autouse=True)
 def emulator():
     """An empty bucket in a process of its own, which this one and its children use."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     address = f"http://localhost:{port}"
     os.environ |= {
         "STORAGE_EMULATOR_HOST": address,  # gcsfs
@@ -112,6 +116,17 @@ def test_a_killed_run_resumes_bit_for_bit(killed, undisturbed):
     assert events and all(path.stat().length > 0 for path in events)
     left = set(buckets.find(killed))
     assert not [name for name in left if "tmp" in name or "lock" in name]
+
+
+def test_two_processes_train_in_the_bucket_and_one_resumes(cache, undisturbed):
+    workdir = epath.Path(f"{BUCKET}/runs/two")
+    flags = ("--config.steps=2", "--config.save_every=2", *NO_SAMPLES)
+    processes = [start(cache, workdir, *flags, env=env) for env in cluster(2)]
+    for process in processes:
+        finish(process)
+    assert checkpoints.saved_steps(workdir) == [2]
+    finish(start(cache, workdir, *flags, "--config.steps=4"))
+    assert_close(trace(workdir), trace(undisturbed)[:4])
 
 
 def test_completions_of_a_run_in_the_bucket_are_written_there(

@@ -2,27 +2,18 @@
 
 import json
 import os
-import socket
 
 from helpers.pictures import picture
-from helpers.processes import ROOT, finish, start_worker
+from helpers.processes import ROOT, cluster, finish, start_worker
 from PIL import Image
 
 
 def run_together(folder, count):
     """The standard error of each of `count` processes of cluster_worker."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    if count > 1:
-        env |= {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}"}
-        env |= {"JAX_NUM_PROCESSES": str(count)}
+    path = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     workers = [
-        start_worker(
-            "cluster_worker", str(folder), env=env | {"JAX_PROCESS_ID": str(i)}
-        )
-        for i in range(count)
+        start_worker("cluster_worker", str(folder), env=path | env)
+        for env in cluster(count)
     ]
     return [finish(worker) for worker in workers]
 

@@ -3,7 +3,6 @@
 import random
 import shutil
 import signal
-import socket
 import time
 from typing import Any
 
@@ -11,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 from helpers.pictures import picture
-from helpers.processes import finish, start_worker
+from helpers.processes import cluster, finish, start_worker
 from helpers.runs import (
     NO_SAMPLES,
+    assert_close,
     cache_settings,
     start,
     trace,
@@ -153,15 +153,6 @@ def test_another_config_is_refused_with_the_differing_keys(cache, undisturbed):
     assert len(error.splitlines()) == 1 and "opt.lr (0.5, was 0.0002)" in error
 
 
-def assert_close(ours, theirs):
-    """Two traces are equal up to the order of sums."""
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        np.testing.assert_allclose(
-            list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5
-        )
-
-
 def test_eight_devices_give_the_numbers_of_one(cache, tmp_path):
     """Data parallel and FSDP together; a run on one device resumes on eight."""
     flags = ("--config.batch_size=8", "--config.save_every=2", *NO_SAMPLES)
@@ -191,21 +182,11 @@ def test_two_processes_give_the_numbers_of_one(
     }
     np.savez(tmp_path / "weights/alexnet-owt-7be5be79.npz", **kept)
     monkeypatch.setenv("PICJAX_WEIGHTS", str(tmp_path / "weights"))
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    cluster = {
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-        "JAX_NUM_PROCESSES": "2",
-    }
     flags = ("--config.steps=3", "--config.save_every=3", *NO_SAMPLES)
     metrics = ["l1", "lpips", "lpips_diversity"]
     evaluation = {"every": 3, "images": 3, "num": 2, "metrics": ",".join(metrics)}
     flags += tuple(f"--config.eval.{key}={value}" for key, value in evaluation.items())
-    processes = [
-        start(cache, tmp_path, *flags, env=cluster | {"JAX_PROCESS_ID": str(i)})
-        for i in range(2)
-    ]
+    processes = [start(cache, tmp_path, *flags, env=env) for env in cluster(2)]
     for process in processes:
         finish(process)
     lines = trace(tmp_path)

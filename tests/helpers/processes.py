@@ -1,6 +1,7 @@
 """Starts the programs of tests/workers in processes of their own."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,24 @@ def start_worker(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+def cluster(count: int) -> list[dict[str, str]]:
+    """The environment of each of `count` processes that work together."""
+    if count == 1:
+        return [{}]
+    common = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_NUM_PROCESSES": str(count),
+    }
+    return [common | {"JAX_PROCESS_ID": str(i)} for i in range(count)]
 
 
 def finish(process: subprocess.Popen[str], expected: int = 0) -> str:

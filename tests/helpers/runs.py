@@ -36,6 +36,15 @@ def trace(workdir):
     ]
 
 
+def assert_close(ours, theirs):
+    """Two traces are equal up to the order of sums."""
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        np.testing.assert_allclose(
+            list(one.values()), list(other.values()), rtol=1e-4, atol=1e-5
+        )
+
+
 def whole_state(workdir):
     """Everything that the newest checkpoint holds: step, parameters, optimisers."""
     step = checkpoints.saved_steps(workdir)[-1]
