@@ -1,9 +1,9 @@
 """A server of the app under load: errors, seconds and memory.
 
-    python -m bench.app [--requests 1000] [--clients 8] [--num 2] [--json FILE]
+    python -m bench.app [--workdir RUN] [--requests 1000] [--clients 8] [--num 2]
 
-Starts `python -m picjax.app` with a run of configs/pix2pix.py:tiny (one step) and sends it
-requests for completions of pictures of 64 pixels, each client its next one when the
+Starts `python -m picjax.app` with a run (of configs/pix2pix.py:tiny) and sends it requests
+for completions of pictures of 64 pixels, each client its next one when the
 answer is there. Every request has another seed. Seconds are those that a client waits.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from bench import table
-from picjax.cli import require, run
+from picjax.cli import UserError, require, run
 
 SIDE = 64  # pixels of the pictures
 EARLY = 100  # requests after which the memory is first read
@@ -87,7 +87,11 @@ def megabytes(address: str) -> float:
 
 
 def measure(address: str, requests: int, clients: int, num: int) -> table.Row:
-    """One row, once a first request has compiled the program."""
+    """One row, once a first request has compiled the program.
+
+    Raises:
+      UserError: if that request fails.
+    """
     import httpx
 
     files = pictures()
@@ -109,7 +113,8 @@ def measure(address: str, requests: int, clients: int, num: int) -> table.Row:
         whole = answer.status_code != 200 or len(answer.json()["completions"]) == num
         return Answer(answer.status_code if whole else 0, seconds)
 
-    send(requests)
+    if send(requests).status != 200:
+        raise UserError("the first request failed; give --workdir a run that completes")
     done = 0
     start = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
@@ -131,13 +136,16 @@ def measure(address: str, requests: int, clients: int, num: int) -> table.Row:
 def main() -> None:
     """The command; see the module's docstring."""
     parser = table.parser(__doc__)
+    parser.add_argument("--workdir", help="a run; by default one of one step is made")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--num", type=int, default=2)
     args = parser.parse_args()
     require("gradio", "app")
     about = table.machine()
-    with tempfile.TemporaryDirectory() as folder, serving(train(folder)) as address:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        address = stack.enter_context(serving(args.workdir or train(folder)))
         row = measure(address, args.requests, args.clients, args.num)
     title = f"{args.num} completions of {SIDE} px per request"
     table.report({title: [row]}, about, args.json)
