@@ -142,6 +142,7 @@ RULES: dict[str, Rule] = {
     "diffusion.steps": integer(2, 10**5),
     "sampler.jump_*": integer(1, 10**4),
     "sampler.temperature": number(0.0, 1e3),
+    "sampler.least_weight": number(0.0, 1.0),
     "sampler.*": ANY,
     "loss.pool": COUNT,
     "loss.vgg_path": PATH,

@@ -126,3 +126,13 @@ def test_weights_tend_to_the_frequencies(name):
     tiled = jnp.repeat(log_alpha[:, None], len(j), axis=1)
     mean = jax.vmap(lambda a: WEIGHT_LOSSES[name](a, j).mean())(tiled)
     assert share[mean.argmin()] == pytest.approx(0.7, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    "least, kept", [(0.0, [1, 1, 1]), (0.05, [1, 1, 0]), (1.0, [1, 0, 0])]
+)
+def test_light_components_are_left_out_but_never_the_heaviest(least, kept):
+    log_alpha = jnp.log(jnp.array([[0.5, 0.46, 0.04]]))
+    left = mixtures.without_light(log_alpha, least)
+    np.testing.assert_array_equal(jnp.isfinite(left), [kept])
+    np.testing.assert_array_equal(left[0, :1], log_alpha[0, :1])

@@ -106,6 +106,7 @@ def make_system(
         hole_weight=0.0,
         prior_weight=0.0,
         temperature=1.0,
+        least_weight=0.0,
         noise=noise_of(fixture, mixture.k),
         **CORRECTED,
     )

@@ -53,6 +53,16 @@ def clamp(gaussian: G, low: float, high: float) -> G:
     return gaussian._replace(log_std=jnp.clip(gaussian.log_std, low, high))
 
 
+def without_light(log_alpha: Float[Array, "b k"], least: float) -> Float[Array, "b k"]:
+    """Log weights without components lighter than `least`; the heaviest stays.
+
+    Not normalised.
+    """
+    heaviest = log_alpha.max(-1, keepdims=True)
+    kept = log_alpha >= jnp.minimum(jnp.log(least), heaviest)
+    return jnp.where(kept, log_alpha, -jnp.inf)
+
+
 def sample(mixture: Mixture, eps: Float[Array, "b k d"]) -> Float[Array, "b k d"]:
     """One draw of every component from standard normal `eps`."""
     return mixture.mu + eps * jnp.exp(mixture.log_std)

@@ -76,6 +76,7 @@ class PICMM(Networks):
       hole_weight: weight of the hole's pixels in the L1 of z_hat's image, from 0 to 1.
       prior_weight: weight with which the mixture's loss reaches the encoder.
       temperature: factor of a component's standard deviation in completion.
+      least_weight: completion draws from no component with less weight.
 
     References:
       Ren et al., NeurIPS 2022, arXiv 2205.09086.
@@ -110,6 +111,7 @@ class PICMM(Networks):
     hole_weight: float
     prior_weight: float
     temperature: float
+    least_weight: float
 
     @classmethod
     def from_config(cls, config: Config) -> "PICMM":
@@ -149,6 +151,7 @@ class PICMM(Networks):
             hole_weight=float(loss.hole),
             prior_weight=loss.prior,
             temperature=config.sampler.temperature,
+            least_weight=config.sampler.least_weight,
         )
 
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
@@ -321,11 +324,12 @@ class PICMM(Networks):
         """n images per example; the i-th does not depend on n."""
         keys = split_keys(key, "visible", "draws")
         visible = self.encode_visible(variables, batch, keys["visible"])
+        log_alpha = mixtures.without_light(visible.mixture.log_alpha, self.least_weight)
 
         def draw(i: Array) -> Array:
             own_key = jax.random.fold_in(keys["draws"], i)
             own = split_keys(own_key, "component", "normal")
-            j = jax.random.categorical(own["component"], visible.mixture.log_alpha)
+            j = jax.random.categorical(own["component"], log_alpha)
             chosen = mixtures.component(visible.mixture, j.astype(jnp.int32))
             eps = self.temperature * jax.random.normal(own["normal"], chosen.mu.shape)
             z_c = chosen.mu + eps * jnp.exp(chosen.log_std)
