@@ -11,11 +11,12 @@ nearest neighbour, and the images back to the label map's.
 """
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int32, UInt8
+from jaxtyping import Array, Bool, Float, Int32, UInt8
 from PIL import Image
 
 from picjax import masks
@@ -25,7 +26,7 @@ from picjax.data import maps
 from picjax.data.maps import Map, MapLike
 from picjax.images import Picture, as_picture, fit, paste, to_float
 from picjax.model import Model, check_completions
-from picjax.system import Config
+from picjax.system import Config, Tree
 
 
 class Reference(NamedTuple):
@@ -236,20 +237,31 @@ def borrowed_styles(
     return table
 
 
+def reference_layout(config: Config, reference: Reference) -> Layout:
+    """The maps of a reference.
+
+    Raises:
+      UserError: if they do not fit the run.
+    """
+    labels = maps.as_map(reference.labels, "the reference's label map")
+    return read_layout(config, labels, reference.instances, "the reference's layout")
+
+
 def encode(model: Model, reference: Reference) -> tuple[Layout, np.ndarray]:
     """A reference's layout and the styles of its instances [i 4 z]."""
     pixels = as_picture(reference.image).srgb
-    labels = maps.as_map(reference.labels, "the reference's label map")
-    layout = read_layout(
-        model.config, labels, reference.instances, "the reference's layout"
-    )
+    layout = reference_layout(model.config, reference)
     everything = np.ones(pixels.shape[:2], np.uint8)
     image, mask = fit(pixels, everything, model.size)
     batch = {"image": image[None], "mask": mask[None, ..., None]}
     batch |= small_maps(layout, model.size)
-    system: Any = model.system
-    encoder = jax.jit(lambda v, b: system.encode_styles(v, to_float(b)))
-    return layout, np.asarray(encoder(model.variables, batch)[0])
+    styles = _encode_styles(model.system, model.variables, batch)
+    return layout, np.asarray(styles[0])
+
+
+@partial(jax.jit, static_argnums=0)  # compiled once per model
+def _encode_styles(system: Any, variables: Tree, batch: Mapping[str, Array]) -> Array:
+    return system.encode_styles(variables, to_float(batch))
 
 
 def lent_styles(
@@ -267,7 +279,8 @@ def lent_styles(
       UserError: if a pair is not written so, or the reference does not fit the run.
     """
     if not pairs:
-        return matching_styles(layout, reference, encode(model, reference)[0])
+        theirs = reference_layout(model.config, reference)
+        return matching_styles(layout, reference, theirs)
     styles = {}
     for pair in pairs:
         target, _, source = pair.partition(":")

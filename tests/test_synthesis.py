@@ -2,6 +2,7 @@
 
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.configs import load_config
@@ -11,9 +12,10 @@ from helpers.layouts import layout, make_layout_model
 from PIL import Image
 
 import picjax
-from picjax import complete
+from picjax import complete, synthesis
 from picjax.cli import UserError
 from picjax.data import export
+from picjax.methods.inade.system import INADE
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,21 @@ def test_an_instance_takes_the_style_of_a_reference(model):
     np.testing.assert_array_equal(
         colours(images, instances, 1), colours(free, instances, 1)
     )
+
+
+def test_the_encoder_is_compiled_once_for_all_references(model, monkeypatch):
+    traced = []
+
+    def encode_styles(self, variables, batch):
+        traced.append(batch["image"].shape)
+        return jnp.zeros((1, 6, 4, 8))
+
+    monkeypatch.setattr(INADE, "encode_styles", encode_styles)
+    fresh = picjax.Model(model.config, INADE.from_config(model.config), {}, 0)
+    for level in (10, 20):
+        picture = np.full((*SIZE, 3), level, np.uint8)
+        synthesis.encode(fresh, picjax.Reference(picture, *layout()))
+    assert len(traced) == 1
 
 
 def test_known_pixels_are_kept_and_need_no_label(model):

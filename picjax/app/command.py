@@ -13,6 +13,12 @@ from picjax.cli import Parser, UserError, require
 
 LOG = logging.getLogger("picjax.app")
 LAST_ANSWERS = 3  # seconds in which answers are sent once the last request is served
+LIMITS = (
+    ("queue", 16, "requests that may wait"),
+    ("models", 2, "runs kept in memory"),
+    ("max-mb", 32, "megabytes of a request"),
+    ("max-pixels", 2**24, "of a picture"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,29 +133,19 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="a secret; also PICJAX_TOKEN",
     )
     add("--no-auth", action="store_true", help="let everyone in the network use it")
-    add(
-        "--queue", type=int, default=16, metavar="N", help="requests that may wait (16)"
-    )
-    add("--models", type=int, default=2, metavar="N", help="runs kept in memory (2)")
-    add(
-        "--max-mb",
-        type=int,
-        default=32,
-        metavar="N",
-        help="megabytes of a request (32)",
-    )
-    add(
-        "--max-pixels",
-        type=int,
-        default=2**24,
-        metavar="N",
-        help="of a picture (16,777,216)",
-    )
+    for name, default, what in LIMITS:
+        add(
+            f"--{name}",
+            type=int,
+            default=default,
+            metavar="N",
+            help=f"{what} ({default:,})",
+        )
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         parser.error(f"--port is {args.port}; give 0 (any free one) to 65535")
-    for name in ("queue", "models", "max_mb", "max_pixels"):
-        if getattr(args, name) < 1:
-            flag = f"--{name.replace('_', '-')}"
-            parser.error(f"{flag} is {getattr(args, name)}; give 1 or more")
+    for name, _, _ in LIMITS:
+        value = getattr(args, name.replace("-", "_"))
+        if value < 1:
+            parser.error(f"--{name} is {value}; give 1 or more")
     return args

@@ -1,17 +1,22 @@
 """Completions over HTTP as documented JSON endpoints (docs/app.md)."""
 
-import base64
-import logging
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from fastapi import FastAPI, File, Form, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from picjax.app.answers import (
+    ERRORS,
+    CompleteAnswer,
+    Format,
+    RunAnswer,
+    SynthesiseAnswer,
+    add_errors,
+    answer,
+    describe,
+)
 from picjax.app.metrics import Metrics
 from picjax.app.requests import (
     MAX_NUM,
@@ -20,7 +25,6 @@ from picjax.app.requests import (
     GenerationRequest,
     SynthesisRequest,
 )
-from picjax.app.results import zip_bytes
 from picjax.app.runs import RunInfo, parse_sampler
 from picjax.app.scenes import base, make_request, parse
 from picjax.app.uploads import (
@@ -31,12 +35,10 @@ from picjax.app.uploads import (
     read_mask,
     read_picture,
 )
-from picjax.app.worker import Busy, Defect, Job, Worker
+from picjax.app.worker import Job, Worker
 from picjax.cli import UserError
-from picjax.images import png_bytes
 from picjax.synthesis import Reference
 
-LOG = logging.getLogger("picjax.app")
 POLL = 0.5  # seconds between looks at whether a client is still there
 
 Number = Annotated[int, Form(ge=1, le=MAX_NUM)]
@@ -44,58 +46,6 @@ Seed = Annotated[int, Form(ge=0, le=MAX_SEED)]
 RunName = Annotated[str, Form(description="default: the first one")]
 Sampler = Annotated[str, Form(description="fast; preset=fast,label=3")]
 BestOf = Annotated[int | None, Form(ge=1, le=MAX_NUM)]
-Format = Literal["json", "zip"]
-
-
-class RunAnswer(BaseModel):
-    """One run of the list."""
-
-    name: str
-    system: str
-    size: tuple[int, int]
-    completes: bool
-    samplers: list[str]
-    classes: list[str]  # of its label maps
-
-
-class Answer(BaseModel):
-    """What was drawn, and the command that draws it again."""
-
-    run: str
-    num: int
-    seed: int
-    size: tuple[int, int]
-    warnings: list[str]
-    command: str
-
-
-class CompleteAnswer(Answer):
-    """Completions of an image."""
-
-    completions: list[str]  # PNG files, base64
-
-
-class SynthesiseAnswer(Answer):
-    """Images of a label map."""
-
-    images: list[str]  # PNG files, base64
-
-
-class ErrorAnswer(BaseModel):
-    """What was wrong, and how to mend it."""
-
-    error: str
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorAnswer, "description": why}
-    for status, why in [
-        (400, "A field or file cannot be used"),
-        (413, "The request is too large"),
-        (500, "A defect of the server"),
-        (503, "The queue is full, or the server is stopping"),
-    ]
-}
 
 
 def create(worker: Worker, metrics: Metrics, limits: Limits) -> FastAPI:
@@ -246,19 +196,12 @@ def add_synthesise(app: FastAPI, worker: Worker, limits: Limits) -> None:
             style_instances=style_instances,
         )
 
-        def read_maps(prefix: str) -> list[Any]:
-            names = {f"{prefix}labels": LABELS, f"{prefix}instances": INSTANCES}
-            return [
-                read_map(files[name], name, largest, limits) if name in files else None
-                for name, largest in names.items()
-            ]
-
         def read() -> SynthesisRequest:
             reference = None
             if style is not None:
                 picture = read_picture(files["style"], limits).srgb
-                reference = Reference(picture, *read_maps("style_"))
-            own_labels, own_instances = read_maps("")
+                reference = Reference(picture, *read_maps(files, "style_", limits))
+            own_labels, own_instances = read_maps(files, "", limits)
             return SynthesisRequest(
                 run=run or first_run(worker, lambda info: bool(info.classes)),
                 num=num,
@@ -278,6 +221,19 @@ async def contents(**files: UploadFile | None) -> dict[str, bytes]:
     return {name: await file.read() for name, file in files.items() if file is not None}
 
 
+def read_maps(files: Mapping[str, bytes], prefix: str, limits: Limits) -> list[Any]:
+    """A label and an instance map; None for one that was not sent.
+
+    Raises:
+      UserError: if one cannot be used.
+    """
+    names = {f"{prefix}labels": LABELS, f"{prefix}instances": INSTANCES}
+    return [
+        read_map(files[name], name, largest, limits) if name in files else None
+        for name, largest in names.items()
+    ]
+
+
 def parse_ids(text: str) -> tuple[int, ...]:
     """Ids of instances between spaces.
 
@@ -289,18 +245,6 @@ def parse_ids(text: str) -> tuple[int, ...]:
         if not (word.isascii() and word.isdecimal() and len(word) <= 9):
             raise UserError(f"redraw '{word[:20]}' is no id of an instance; write 3 4")
     return tuple(map(int, words))
-
-
-def describe(name: str, info: RunInfo) -> RunAnswer:
-    """A run of the list."""
-    return RunAnswer(
-        name=name,
-        system=info.system,
-        size=info.size,
-        completes=info.completes,
-        samplers=list(info.samplers),
-        classes=list(info.classes),
-    )
 
 
 def first_run(worker: Worker, fits: Callable[[RunInfo], bool]) -> str:
@@ -343,56 +287,3 @@ async def finished(job: Job, request: Request) -> None:
         if await request.is_disconnected():
             job.cancel()
             return
-
-
-def answer(worker: Worker, job: Job, format: Format) -> Any:
-    """What a client gets for a job that has ended."""
-    request, command = job.request, worker.command_line(job)
-    if format == "zip":
-        content = zip_bytes(request, job.samples, command)
-        headers = {"Content-Disposition": "attachment; filename=completions.zip"}
-        return Response(content, media_type="application/zip", headers=headers)
-    files = [png_bytes(sample, request.icc) for sample in job.samples]
-    encoded = [base64.b64encode(file).decode() for file in files]
-    common: Any = {
-        "run": request.run,
-        "num": request.num,
-        "seed": request.seed,
-        "size": request.size,
-        "warnings": job.warnings,
-        "command": command,
-    }
-    if isinstance(request, SynthesisRequest):
-        return SynthesiseAnswer(**common, images=encoded)
-    return CompleteAnswer(**common, completions=encoded)
-
-
-# ---- errors: one sentence for the client, one line in the log ----
-
-
-def add_errors(app: FastAPI) -> None:
-    """Answer every error with one sentence."""
-
-    def sentence(request: Request, status: int, text: str) -> JSONResponse:
-        LOG.info("%s %s: %d %s", request.method, request.url.path, status, text)
-        headers = {"Retry-After": "5"} if status == 503 else None
-        return JSONResponse({"error": text}, status, headers)
-
-    @app.exception_handler(UserError)
-    async def of_user(request: Request, error: UserError) -> JSONResponse:
-        status = 503 if isinstance(error, Busy) else 400
-        return sentence(request, status, str(error))
-
-    @app.exception_handler(Defect)
-    async def of_server(request: Request, error: Defect) -> JSONResponse:
-        return sentence(request, 500, str(error))
-
-    @app.exception_handler(RequestValidationError)
-    async def of_field(request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"][1:]) or "the request"
-        return sentence(request, 400, f"{place}: {first['msg']}; correct it")
-
-    @app.exception_handler(HTTPException)
-    async def of_route(request: Request, error: HTTPException) -> JSONResponse:
-        return sentence(request, error.status_code, str(error.detail))

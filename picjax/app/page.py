@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from gradio import themes
 
 from picjax.app.session import Session
-from picjax.app.tabs import complete, compose, labels
+from picjax.app.tabs import complete, compose, labels, styles
 from picjax.app.tabs.complete import CompleteTab
 from picjax.app.tabs.compose import ComposeTab
 from picjax.app.tabs.labels import LabelsTab
@@ -40,7 +40,8 @@ def build(worker: Worker, limits: Limits, folder: Path) -> gr.Blocks:
         with gr.Tab("Complete", id="complete"):
             complete.build(CompleteTab(*given), make_state(Session()), blocks)
         with gr.Tab("Labels", id="labels"):
-            states = make_state(Session()), make_state(labels.Draft())
+            drafts = make_state(labels.Draft()), make_state(styles.Lender())
+            states = make_state(Session()), *drafts
             labels.build(LabelsTab(*given), *states, blocks)
         with gr.Tab("Compose", id="compose"):
             states = make_state(Session()), make_state(compose.Draft())

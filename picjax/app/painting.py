@@ -1,6 +1,7 @@
 """A picture with a painted hole: what the editor sends, and what it is given."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,27 @@ def make_editor(limits: Limits, **options: Any) -> gr.ImageEditor:
         eraser=gr.Eraser(default_size=32),
         **options,
     )
-    pending, lock = editor.blob_storage, threading.Lock()
+
+    def decode(file: Any, flatten_on_white: bool = False) -> Image.Image | None:
+        """Decode one drawing."""
+        del flatten_on_white
+        if file is None:
+            return None
+        data = Path(file.path).read_bytes() if hasattr(file, "path") else bytes(file)
+        try:
+            return read_rgba(data, limits)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    accept = keeper(editor.blob_storage)
+    replaced = {"accept_blobs": accept, "convert_and_format_image": decode}
+    vars(editor).update(replaced)
+    return editor
+
+
+def keeper(pending: dict[str, EditorDataBlobs]) -> Callable[[Any], None]:
+    """A function of the editor that keeps drawings, so many of all clients together."""
+    lock = threading.Lock()
 
     @server
     def accept_blobs(data: Any) -> None:
@@ -77,20 +98,7 @@ def make_editor(limits: Limits, **options: Any) -> gr.ImageEditor:
             while len(pending) > MAX_PENDING:
                 del pending[next(iter(pending))]  # the oldest
 
-    def decode(file: Any, flatten_on_white: bool = False) -> Image.Image | None:
-        """Decode one drawing."""
-        del flatten_on_white
-        if file is None:
-            return None
-        data = Path(file.path).read_bytes() if hasattr(file, "path") else bytes(file)
-        try:
-            return read_rgba(data, limits)
-        except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-
-    replaced = {"accept_blobs": accept_blobs, "convert_and_format_image": decode}
-    vars(editor).update(replaced)
-    return editor
+    return accept_blobs
 
 
 def read_painting(value: dict[str, Any] | None) -> Painting:

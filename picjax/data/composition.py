@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from picjax.cli import UserError
 from picjax.data import canvas
 from picjax.data.canvas import LARGEST, Cutout, Scene
-from picjax.data.decode import BadImage, open_image, to_srgb
+from picjax.data.decode import BadImage, TooLarge, open_image, to_srgb
 from picjax.files import read_json
 
 
@@ -184,7 +184,7 @@ def decode_cutout(
       max_pixels: the largest picture, width times height; None: as `open_image`.
 
     Raises:
-      UserError: if it is unreadable, without alpha or wholly transparent.
+      UserError: if it is unreadable, too large, without alpha or wholly transparent.
     """
     try:
         with open_image(file, max_pixels) as picture:
@@ -194,7 +194,8 @@ def decode_cutout(
             rgba = to_srgb(rgba)
             rgba.putalpha(alpha)
     except BadImage as error:
-        raise UserError(f"{name} cannot be read ({error}); give a PNG") from error
+        advice = "make it smaller" if isinstance(error, TooLarge) else "give a PNG"
+        raise UserError(f"{name} cannot be read ({error}); {advice}") from error
     if not has_alpha:
         raise UserError(
             f"{name} has no alpha; give a cut-out, a PNG that is transparent around it"

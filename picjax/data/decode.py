@@ -34,6 +34,10 @@ class BadImage(Exception):
     """A file that cannot be used; the message is the reason, without the name."""
 
 
+class TooLarge(BadImage):
+    """A file of more bytes or pixels than are read."""
+
+
 # ---- opening ----
 
 
@@ -115,12 +119,13 @@ def check_bytes(size: int) -> None:
     """Refuse a file by its size.
 
     Raises:
-      BadImage: if it is empty or too large.
+      BadImage: if it is empty.
+      TooLarge: if it has too many bytes.
     """
     if size == 0:
         raise BadImage("it is empty")
     if size > MAX_BYTES:
-        raise BadImage(f"{size:,} bytes are more than {MAX_BYTES:,}")
+        raise TooLarge(f"{size:,} bytes are more than {MAX_BYTES:,}")
 
 
 def check_size(
@@ -129,14 +134,15 @@ def check_size(
     """Refuse a picture by its width and height.
 
     Raises:
-      BadImage: if a side is below `least`, or there are too many pixels.
+      BadImage: if a side is below `least`.
+      TooLarge: if there are too many pixels.
     """
     width, height = size
     if min(size) < least:
         raise BadImage(f"{width}x{height} pixels are too few")
     most = MAX_PIXELS if max_pixels is None else max_pixels
     if width * height > most:
-        raise BadImage(f"{width}x{height} pixels are more than {most:,}")
+        raise TooLarge(f"{width}x{height} pixels are more than {most:,}")
 
 
 def check_picture(picture: Image.Image) -> None:

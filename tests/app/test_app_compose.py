@@ -216,10 +216,15 @@ def test_a_wrong_scene_is_one_sentence(web, changes, word):
 
 
 def test_a_file_that_is_no_cutout_is_one_sentence(web):
-    for content in (
-        b"x",
-        png(np.zeros((9, 9, 3), np.uint8)),
-        png(np.zeros((900, 900), np.uint8)),
+    for content, advice in (
+        (b"x", "; give a PNG"),
+        (png(np.zeros((9, 9, 3), np.uint8)), "has no alpha"),
+        (
+            png(np.zeros((900, 900), np.uint8)),
+            "pixels are more than 295,904); make it smaller",
+        ),
     ):
         answer = send(web, files=FILES | {"disc.png": content})
-        assert answer.status_code == 400 and "disc.png" in answer.json()["error"]
+        sentence = answer.json()["error"]
+        assert answer.status_code == 400 and "disc.png" in sentence
+        assert advice in sentence

@@ -20,6 +20,7 @@ from picjax.app.requests import SynthesisRequest
 from picjax.app.server import make_app
 from picjax.app.session import Session
 from picjax.app.tabs.labels import Draft, LabelsTab
+from picjax.app.tabs.styles import Lender, Styles
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 from picjax.cli import UserError
@@ -45,6 +46,11 @@ def tab(tmp_path_factory, model):
         yield LabelsTab(Worker(runs), Limits(10**6, 100_000), folder)
 
 
+@pytest.fixture(scope="module")
+def styles(tab):
+    return Styles(tab.info, tab.limits)
+
+
 @pytest.fixture
 def web(tab):
     args = options("--max-pixels=100000")
@@ -60,10 +66,11 @@ def loaded(tab) -> Draft:
     return draft
 
 
-def drawn(tab, draft, *, editor=NOTHING, chosen=(), redraw=True, pairs=""):
+def drawn(tab, draft, lender=None, *, editor=NOTHING, chosen=(), redraw=True, pairs=""):
     """The tab's session and all updates of one click, merged."""
     session = Session()
-    fields = (draft, editor, RUN, 3, 1, True, list(chosen), redraw, pairs)
+    numbers = (RUN, 3, 1, True)
+    fields = (draft, lender or Lender(), editor, *numbers, list(chosen), redraw, pairs)
     updates = list(tab.start(session, *fields))
     return session, {name: x for update in updates for name, x in update.items()}
 
@@ -171,30 +178,32 @@ def test_strokes_on_the_editor_are_drawn_too(tab):
     assert ("5: square", 5) in results["chosen"]["choices"]
 
 
-def test_an_instance_takes_the_style_of_the_one_that_was_clicked(tab):
-    draft = loaded(tab)
+def test_an_instance_takes_the_style_of_the_one_that_was_clicked(tab, styles):
+    draft, lender = loaded(tab), Lender()
     style = np.full((*LAYOUT_SIZE, 3), 10, np.uint8)
     style[INSTANCES == 1] = (200, 100, 50)
-    tab.load_reference(draft, RUN, png(style))
+    styles.load(lender, RUN, png(style))
     with pytest.raises(UserError, match="needs a picture and its label map"):
-        drawn(tab, draft)
-    tab.load_reference_labels(draft, png(LABELS))
-    tab.load_reference_instances(draft, png(INSTANCES))
-    pairs = tab.lend(draft, [4], "0:0 4:0", click(20, 20))
+        drawn(tab, draft, lender)
+    with pytest.raises(UserError, match="has no label map yet"):
+        styles.load_instances(lender, png(INSTANCES))
+    styles.load_labels(lender, png(LABELS))
+    styles.load_instances(lender, png(INSTANCES))
+    pairs = styles.lend(lender, [4], "0:0 4:0", click(20, 20))
     assert pairs == "0:0 4:1"
-    _, results = drawn(tab, draft, pairs=pairs)
+    _, results = drawn(tab, draft, lender, pairs=pairs)
     colour = np.stack(results["gallery"])[:, 5, 45].astype(int)
     assert (np.abs(colour - (200, 100, 50)) <= 2).all()
-    tab.drop_reference(draft)
-    assert drawn(tab, draft)[1]["command"].count("--style") == 0
+    assert styles.choose_run(lender, RUN)["lender"]["choices"][0] == "scene 1"
+    assert drawn(tab, draft, lender)[1]["command"].count("--style") == 0
 
 
 def test_the_zip_and_its_command_draw_the_same_pixels(
-    tab, model, tmp_path, monkeypatch
+    tab, styles, model, tmp_path, monkeypatch
 ):
-    draft = loaded(tab)
-    tab.take_reference(draft, RUN, "scene 1")
-    _, results = drawn(tab, draft, chosen=[1, 4], pairs="1:1 4:2")
+    draft, lender = loaded(tab), Lender()
+    styles.take_example(lender, RUN, "scene 1")
+    _, results = drawn(tab, draft, lender, chosen=[1, 4], pairs="1:1 4:2")
     with zipfile.ZipFile(results["zip"]["value"]) as archive:
         archive.extractall(tmp_path)
     monkeypatch.setattr(complete, "load", lambda *_: model)

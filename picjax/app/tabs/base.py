@@ -15,7 +15,7 @@ from picjax.app.layouts import enlarged
 from picjax.app.painting import Painting, with_hole_shown
 from picjax.app.requests import MAX_SEED, GenerationRequest
 from picjax.app.results import deviation_map, zip_bytes
-from picjax.app.runs import RunInfo
+from picjax.app.runs import RunInfo, parse_sampler
 from picjax.app.session import Session, progress
 from picjax.app.uploads import Limits
 from picjax.app.worker import Defect, Worker
@@ -36,7 +36,10 @@ class Tab:
       folder: for ZIP files, which are removed after a while.
     """
 
-    no_run = ""  # the sentence where no run is offered
+    # The sentence where no run is offered.
+    no_run = (
+        "There is no run that completes yet: train one by `make demo`, then reload."
+    )
     preferred = ""  # the method whose runs are listed first
 
     def __init__(self, worker: Worker, limits: Limits, folder: Path):
@@ -45,8 +48,8 @@ class Tab:
         self.folder = folder
 
     def offers(self, info: RunInfo) -> bool:
-        """Whether the tab can use a run."""
-        raise NotImplementedError
+        """Whether the tab can use a run: one that completes holes."""
+        return info.completes
 
     def start(self, session: Session, *fields: Any) -> Updates:
         """Draw what the fields ask for.
@@ -157,6 +160,22 @@ def integer(name: str, value: Any) -> int:
         return int(value or 0)
     except (TypeError, ValueError, OverflowError):
         raise UserError(f"{name} is no whole number; correct it") from None
+
+
+def settings(
+    run: str | None, num: Any, seed: Any, fixed: bool, sampler: str | None = None
+) -> dict[str, Any]:
+    """The fields that every tab has, as those of a request.
+
+    Raises:
+      UserError: if one is no number, or the sampler has no such setting.
+    """
+    return {
+        "run": run or "",
+        "num": integer("images", num),
+        "seed": seed_of(seed, fixed),
+        "sampler": parse_sampler(sampler or ""),
+    }
 
 
 def seed_of(value: Any, fixed: bool) -> int:

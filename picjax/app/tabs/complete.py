@@ -1,5 +1,6 @@
 """The first tab: paint a hole into a picture, complete it, choose, go on."""
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,6 @@ from picjax.app.painting import (
     with_rectangle,
 )
 from picjax.app.requests import MAX_NUM, CompletionRequest
-from picjax.app.runs import RunInfo, parse_sampler
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
 from picjax.app.tabs.base import (
@@ -25,7 +25,7 @@ from picjax.app.tabs.base import (
     Updates,
     as_sentences,
     integer,
-    seed_of,
+    settings,
 )
 from picjax.app.tabs.parts import Parts, call, call_by_name
 from picjax.app.uploads import Limits, read_mask, read_picture
@@ -35,14 +35,6 @@ from picjax.images import Picture
 
 class CompleteTab(Tab):
     """Functions of the tab."""
-
-    no_run = (
-        "There is no run that completes yet: train one by `make demo`, then reload."
-    )
-
-    def offers(self, info: RunInfo) -> bool:
-        """Runs that complete holes."""
-        return info.completes
 
     # ---- the hole ----
 
@@ -91,10 +83,7 @@ class CompleteTab(Tab):
         if not painting.has_hole:
             raise UserError("there is no hole yet; paint one, or take a named mask")
         request = CompletionRequest(
-            run=run or "",
-            num=integer("completions", num),
-            seed=seed_of(seed, fixed),
-            sampler=parse_sampler(sampler or ""),
+            **settings(run, num, seed, fixed, sampler),
             picture=Picture(painting.picture),
             mask=painting.mask,
             best_of=integer("best of", best_of) or None,
@@ -142,17 +131,13 @@ class CompleteTab(Tab):
 def build(tab: CompleteTab, session: gr.State, blocks: gr.Blocks) -> None:
     """Lay out the tab and connect its events."""
     add_endpoint(tab)
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts = canvas(tab.limits)
-        with gr.Column(scale=2, min_width=300):
-            parts |= controls()
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts |= results()
-        with gr.Column(scale=2, min_width=300):
-            parts |= common.comparisons("complete")
-    connect(tab, session, blocks, parts)
+    parts = common.two_columns(
+        left=[partial(canvas, tab.limits), results],
+        right=[controls, partial(common.comparisons, "complete")],
+    )
+    common.connect_runs(tab, blocks, parts)
+    connect_canvas(tab, parts)
+    connect_results(tab, session, parts)
 
 
 def add_endpoint(tab: CompleteTab) -> None:
@@ -239,24 +224,24 @@ def results() -> Parts:
     return parts | {"proceed": proceed, "undo": undo} | common.download("complete")
 
 
-def connect(
-    tab: CompleteTab, session: gr.State, blocks: gr.Blocks, parts: Parts
-) -> None:
-    """Which event calls which function."""
-    p = parts
-    editor, run, status = p["editor"], p["run"], p["status"]
-    blocks.load(**call(tab.list_runs, [], [run, status]))
-    run.change(**call(tab.choose_sampler, [run], [p["sampler"]]))
+def connect_canvas(tab: CompleteTab, parts: Parts) -> None:
+    """Events that change the picture or its hole."""
+    p, editor = parts, parts["editor"]
     p["example"].input(**call(tab.take_example, [p["example"]], [editor]))
-    inputs = [editor, p["named"], run, p["seed"]]
+    inputs = [editor, p["named"], p["run"], p["seed"]]
     p["named"].input(**call(tab.name_mask, inputs, [editor]))
     p["extend"].click(**call(tab.extend, [editor, *p["sides"]], [editor]))
     p["rectangle"].click(**call(tab.add_rectangle, [editor, *p["box"]], [editor]))
     p["invert"].click(**call(tab.invert, [editor], [editor]))
     inputs = [editor, p["file"], p["inverted"]]
-    p["file"].upload(**call(tab.load_mask, inputs, [editor, status]))
-    choices = [p[name] for name in ("num", "seed", "fixed", "sampler", "best_of")]
-    common.connect_results(tab, session, p, [editor, run, *choices])
+    p["file"].upload(**call(tab.load_mask, inputs, [editor, p["status"]]))
+
+
+def connect_results(tab: CompleteTab, session: gr.State, parts: Parts) -> None:
+    """Events that draw completions, or go on with one."""
+    p = parts
+    fields = ("editor", "run", "num", "seed", "fixed", "sampler", "best_of")
+    common.connect_results(tab, session, p, [p[name] for name in fields])
     names = ("editor", "status", "gallery")
     p["proceed"].click(**call_by_name(tab.proceed, [session], names, p))
     p["undo"].click(**call_by_name(tab.undo, [session], names, p))

@@ -13,12 +13,11 @@ import gradio as gr
 from picjax.app import examples, scenes
 from picjax.app.layouts import SIDE
 from picjax.app.painting import Painting
-from picjax.app.runs import RunInfo, parse_sampler
 from picjax.app.scenes import Content
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
-from picjax.app.tabs.base import Number, Tab, Updates, integer, seed_of, sentences
-from picjax.app.tabs.parts import Parts, call, call_by_name
+from picjax.app.tabs.base import Number, Tab, Updates, integer, sentences, settings
+from picjax.app.tabs.parts import Parts, call_by_name
 from picjax.cli import UserError
 from picjax.data import composition, cutouts
 
@@ -54,14 +53,7 @@ class Draft:
 class ComposeTab(Tab):
     """Functions of the tab."""
 
-    no_run = (
-        "There is no run that completes yet: train one by `make demo`, then reload."
-    )
     preferred = "painter"
-
-    def offers(self, info: RunInfo) -> bool:
-        """Runs that complete holes."""
-        return info.completes
 
     # ---- the scene ----
 
@@ -210,10 +202,7 @@ class ComposeTab(Tab):
             draft.content,
             draft.files,
             self.limits,
-            run=run or "",
-            num=integer("images", num),
-            seed=seed_of(seed, fixed),
-            sampler=parse_sampler(sampler or ""),
+            **settings(run, num, seed, fixed, sampler),
         )
         painting = Painting(request.picture.pixels, request.mask)
         return self.generate(session, request, painting)
@@ -226,26 +215,14 @@ def build(
     tab: ComposeTab, session: gr.State, draft: gr.State, blocks: gr.Blocks
 ) -> None:
     """Lay out the tab and connect its events."""
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts = canvas()
-        with gr.Column(scale=2, min_width=300):
-            parts |= layers()
-            parts |= common.run_controls("compose")
-            parts |= common.sampler("compose")
-            parts |= common.buttons("compose", "Complete around")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts |= common.gallery("compose", "Completions of the scene")
-            parts |= common.download("compose")
-        with gr.Column(scale=2, min_width=300):
-            parts |= common.comparisons("compose")
+    parts = common.two_columns(
+        left=[canvas, results],
+        right=[controls, partial(common.comparisons, "compose")],
+    )
+    common.connect_runs(tab, blocks, parts)
     connect_scene(tab, draft, blocks, parts)
-    p, run = parts, parts["run"]
-    blocks.load(**call(tab.list_runs, [], [run, p["status"]]))
-    run.change(**call(tab.choose_sampler, [run], [p["sampler"]]))
-    choices = [p[name] for name in ("num", "seed", "fixed", "sampler")]
-    common.connect_results(tab, session, p, [draft, run, *choices])
+    fields = [parts[name] for name in ("run", "num", "seed", "fixed", "sampler")]
+    common.connect_results(tab, session, parts, [draft, *fields])
 
 
 def canvas() -> Parts:
@@ -308,6 +285,19 @@ def layers() -> Parts:
         "below": below,
         "remove": remove,
     }
+
+
+def controls() -> Parts:
+    """The cut-outs, which run, how it draws, and the buttons."""
+    parts = layers() | common.run_controls("compose")
+    parts |= common.sampler("compose")
+    return parts | common.buttons("compose", "Complete around")
+
+
+def results() -> Parts:
+    """The completions and their ZIP."""
+    parts = common.gallery("compose", "Completions of the scene")
+    return parts | common.download("compose")
 
 
 def connect_scene(

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 import numpy as np
-from PIL import Image
 
 from picjax.app import examples, layouts
 from picjax.app.layouts import LabelMaps
@@ -15,12 +15,13 @@ from picjax.app.requests import SynthesisRequest
 from picjax.app.runs import RunInfo
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
-from picjax.app.tabs.base import Tab, Updates, integer, seed_of, sentences
+from picjax.app.tabs import styles
+from picjax.app.tabs.base import Tab, Updates, sentences, settings
 from picjax.app.tabs.parts import Parts, call, call_by_name
-from picjax.app.uploads import INSTANCES, LABELS, Limits, read_map, read_picture
+from picjax.app.tabs.styles import Styles
+from picjax.app.uploads import LABELS, Limits, read_instances, read_map
 from picjax.cli import UserError
 from picjax.data import maps
-from picjax.synthesis import Reference
 
 SHOWN = ("editor", "instances", "chosen")
 BRUSH = 40  # pixels of the canvas
@@ -32,13 +33,9 @@ class Draft:
 
     Attributes:
       layout: without the strokes that are still on the editor.
-      reference: a picture whose instances lend their styles, uint8 [h w 3].
-      reference_layout: its maps.
     """
 
     layout: LabelMaps | None = None
-    reference: np.ndarray | None = None
-    reference_layout: LabelMaps | None = None
 
 
 class LabelsTab(Tab):
@@ -68,7 +65,6 @@ class LabelsTab(Tab):
     def choose_run(self, draft: Draft, run: str | None) -> dict[str, Any]:
         """An empty layout, with the classes of a run and examples of its data."""
         info = self.info(run)
-        draft.reference = draft.reference_layout = None
         classes = paintable(info)
         names = examples.layout_names(info)
         updates = self.replace(draft, info, layouts.blank(info.size))
@@ -76,9 +72,6 @@ class LabelsTab(Tab):
         return updates | {
             "class": gr.update(choices=classes, value=classes[-1][1]),
             "example": gr.update(choices=names, value=None, visible=bool(names)),
-            "lender": gr.update(choices=names, value=None, visible=bool(names)),
-            "reference": None,
-            "pairs": "",
         }
 
     def choose_class(self, run: str | None, number: int) -> Any:
@@ -114,8 +107,7 @@ class LabelsTab(Tab):
         """An instance map of the present layout."""
         info = self.info(run)
         label = self.painted(draft, value, info).label
-        ids = read_map(data, "the instance map", INSTANCES, self.limits)
-        maps.check_same_size(label.shape, ids.shape, "the layout")
+        ids = read_instances(data, label, "the layout", self.limits)
         return self.replace(draft, info, LabelMaps(label, ids))
 
     def painted(self, draft: Draft, value: Any, info: RunInfo) -> LabelMaps:
@@ -170,78 +162,21 @@ class LabelsTab(Tab):
             kept = [other for other in chosen if other != identity]
             return kept if identity in chosen else [*kept, identity]
 
-    # ---- styles of a reference ----
-
-    def load_reference(self, draft: Draft, run: str | None, data: bytes) -> Any:
-        """A reference picture; a run on clusters makes its maps."""
-        info = self.info(run)
-        draft.reference = read_picture(data, self.limits).srgb
-        draft.reference_layout = None
-        if info.data == "photos":
-            draft.reference_layout = examples.clustered(draft.reference, info)
-        return reference_picture(draft)
-
-    def take_reference(self, draft: Draft, run: str | None, name: str) -> Any:
-        """An example as the reference."""
-        draft.reference, draft.reference_layout = examples.read_layout(
-            self.info(run), name
-        )
-        return reference_picture(draft)
-
-    def load_reference_labels(self, draft: Draft, data: bytes) -> Any:
-        """The label map of the reference."""
-        labels = read_map(data, "the reference's label map", LABELS, self.limits)
-        draft.reference_layout = LabelMaps(labels, labels)
-        return reference_picture(draft)
-
-    def load_reference_instances(self, draft: Draft, data: bytes) -> Any:
-        """The instance map of the reference."""
-        if draft.reference_layout is None:
-            raise UserError("the reference has no label map yet; load it first")
-        label = draft.reference_layout.label
-        ids = read_map(data, "the reference's instance map", INSTANCES, self.limits)
-        maps.check_same_size(label.shape, ids.shape, "the reference")
-        draft.reference_layout = LabelMaps(label, ids)
-        return reference_picture(draft)
-
-    def drop_reference(self, draft: Draft) -> tuple[Any, str]:
-        """No reference: every style is drawn anew."""
-        draft.reference = draft.reference_layout = None
-        return None, ""
-
-    def lend(
-        self, draft: Draft, chosen: Sequence[int], pairs: str, event: gr.SelectData
-    ) -> str:
-        """A click on an instance of the reference lends its style to the chosen ones."""
-        with sentences():
-            if draft.reference_layout is None:
-                raise UserError("the reference has no label map yet; load it first")
-            if not chosen:
-                raise UserError("no instance is chosen; click on one of the layout")
-            x, y = event.index
-            source = layouts.instance_at(draft.reference_layout, int(x), int(y))
-            new = [f"{identity}:{source}" for identity in chosen]
-            replaced = tuple(f"{identity}:" for identity in chosen)
-            kept = [pair for pair in pairs.split() if not pair.startswith(replaced)]
-            return " ".join([*kept, *new])
-
     # ---- images ----
 
     def start(self, session: Session, *fields: Any) -> Updates:
         """Images as they are drawn."""
-        draft, value, run, num, seed, fixed, chosen, redraw, pairs = fields
+        draft, lender, value, run, num, seed, fixed, chosen, redraw, pairs = fields
         info = self.info(run)
         layout = self.painted(draft, value, info)
         if layout is not draft.layout:
             yield self.replace(draft, info, layout, chosen)
         request = SynthesisRequest(
-            run=run,
-            num=integer("images", num),
-            seed=seed_of(seed, fixed),
+            **settings(run, num, seed, fixed),
             labels=layout.label,
             instances=layout.instance,
             redraw=tuple(chosen) if redraw else (),
-            reference=reference_of(draft),
+            reference=lender.reference(),
             style_of=tuple(pairs.split()),
         )
         yield from self.generate(session, request)
@@ -271,53 +206,26 @@ def brush(info: RunInfo, number: int) -> gr.Brush:
     )
 
 
-def reference_picture(draft: Draft) -> Any:
-    """The reference, with outlined instances once it has maps."""
-    if draft.reference is None or draft.reference_layout is None:
-        return draft.reference
-    height, width = draft.reference_layout.label.shape
-    picture = Image.fromarray(draft.reference).resize((width, height))
-    return layouts.outlined(np.asarray(picture), draft.reference_layout, ())
-
-
-def reference_of(draft: Draft) -> Reference | None:
-    """The reference of a request.
-
-    Raises:
-      UserError: if it is not complete.
-    """
-    if draft.reference is None and draft.reference_layout is None:
-        return None
-    if draft.reference is None or draft.reference_layout is None:
-        raise UserError("the reference needs a picture and its label map; load both")
-    return Reference(draft.reference, *draft.reference_layout)
-
-
 # ---- layout of the tab ----
 
 
 def build(
-    tab: LabelsTab, session: gr.State, draft: gr.State, blocks: gr.Blocks
+    tab: LabelsTab,
+    session: gr.State,
+    draft: gr.State,
+    lender: gr.State,
+    blocks: gr.Blocks,
 ) -> None:
     """Lay out the tab and connect its events."""
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts = canvas(tab.limits)
-        with gr.Column(scale=2, min_width=300):
-            parts |= common.run_controls("labels")
-            parts |= choice()
-            parts |= common.buttons("labels", "Draw")
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            parts |= common.gallery("labels", "Images of the layout")
-            parts |= common.download("labels")
-        with gr.Column(scale=2, min_width=300):
-            parts |= styles()
-            parts |= common.comparisons("labels", slider=False)
-    connect_layout(tab, draft, blocks, parts)
-    connect_styles(tab, draft, parts)
-    names = ("num", "seed", "fixed", "chosen", "redraw", "pairs")
-    inputs = [draft, parts["editor"], parts["run"], *(parts[name] for name in names)]
+    parts = common.two_columns(
+        left=[partial(canvas, tab.limits), results],
+        right=[controls, partial(common.comparisons, "labels", slider=False)],
+    )
+    common.connect_runs(tab, blocks, parts)
+    connect_layout(tab, draft, parts)
+    styles.connect(Styles(tab.info, tab.limits), lender, parts)
+    names = ("editor", "run", "num", "seed", "fixed", "chosen", "redraw", "pairs")
+    inputs = [draft, lender, *(parts[name] for name in names)]
     common.connect_results(tab, session, parts, inputs, SHOWN)
 
 
@@ -355,6 +263,18 @@ def canvas(limits: Limits) -> Parts:
     }
 
 
+def controls() -> Parts:
+    """Which run, the instances to be chosen, their styles, and the buttons."""
+    parts = common.run_controls("labels") | choice() | styles.accordion()
+    return parts | common.buttons("labels", "Draw")
+
+
+def results() -> Parts:
+    """The images and their ZIP."""
+    parts = common.gallery("labels", "Images of the layout")
+    return parts | common.download("labels")
+
+
 def choice() -> Parts:
     """The instances, to be chosen."""
     instances = gr.Image(
@@ -372,46 +292,11 @@ def choice() -> Parts:
     return {"instances": instances, "chosen": chosen, "redraw": redraw}
 
 
-def styles() -> Parts:
-    """The reference picture."""
-    with gr.Accordion("Styles of a reference picture", open=False):
-        lender = gr.Dropdown([], label="Example", elem_id="labels-lender")
-        with gr.Row():
-            small: Any = {"type": "binary", "size": "sm", "min_width": 80}
-            picture = gr.UploadButton("Picture", **small)
-            labels = gr.UploadButton("Its label map", **small)
-            instances = gr.UploadButton("Its instances", **small)
-        reference = gr.Image(
-            label="Click on an instance: the chosen ones take its style",
-            format="png",
-            interactive=False,
-            height=300,
-            buttons=[],
-            elem_id="labels-reference",
-        )
-        pairs = gr.Textbox(
-            label="Styles, ours:theirs (none: by class)", elem_id="labels-pairs"
-        )
-        drop = gr.Button("Without a reference", size="sm")
-    return {
-        "lender": lender,
-        "reference_file": picture,
-        "reference_labels": labels,
-        "reference_instances": instances,
-        "reference": reference,
-        "pairs": pairs,
-        "drop": drop,
-    }
-
-
-def connect_layout(
-    tab: LabelsTab, draft: gr.State, blocks: gr.Blocks, parts: Parts
-) -> None:
+def connect_layout(tab: LabelsTab, draft: gr.State, parts: Parts) -> None:
     """Events that change the layout, or choose among its instances."""
     p = parts
     editor, run, chosen = p["editor"], p["run"], p["chosen"]
-    blocks.load(**call(tab.list_runs, [], [run, p["status"]]))
-    names = (*SHOWN, "class", "example", "lender", "reference", "pairs")
+    names = (*SHOWN, "class", "example")
     run.change(**call_by_name(tab.choose_run, [draft, run], names, p))
     p["class"].input(**call(tab.choose_class, [run, p["class"]], [editor]))
 
@@ -427,18 +312,3 @@ def connect_layout(
     file.upload(**layout_of(tab.load_instances, editor, run, file))
     p["instances"].select(**common.event(tab.toggle, [draft, chosen], [chosen]))
     chosen.change(**call(tab.choose, [draft, run, chosen], [p["instances"]]))
-
-
-def connect_styles(tab: LabelsTab, draft: gr.State, parts: Parts) -> None:
-    """Events that change the reference."""
-    p, run, shown = parts, parts["run"], [parts["reference"]]
-    file = p["reference_file"]
-    file.upload(**call(tab.load_reference, [draft, run, file], shown))
-    p["lender"].input(**call(tab.take_reference, [draft, run, p["lender"]], shown))
-    file = p["reference_labels"]
-    file.upload(**call(tab.load_reference_labels, [draft, file], shown))
-    file = p["reference_instances"]
-    file.upload(**call(tab.load_reference_instances, [draft, file], shown))
-    inputs = [draft, p["chosen"], p["pairs"]]
-    p["reference"].select(**common.event(tab.lend, inputs, [p["pairs"]]))
-    p["drop"].click(**call(tab.drop_reference, [draft], [*shown, p["pairs"]]))

@@ -8,7 +8,20 @@ import gradio as gr
 from picjax.app.tabs.base import Tab, sentences
 
 Parts = dict[str, Any]  # name -> component
+Makers = Sequence[Callable[[], Parts]]
 RESULTS = ("gallery", "status", "seed", "command", "zip", "heat", "slider")
+
+
+def two_columns(left: Makers, right: Makers) -> Parts:
+    """Blocks of parts in two columns; in a narrow window, the first of both come first."""
+    parts: Parts = {}
+    with gr.Row(elem_classes="columns"):
+        for scale, makers in ((3, left), (2, right)):
+            with gr.Column(scale=scale, min_width=320):
+                for i, make in enumerate(makers):
+                    with gr.Column(elem_classes=f"place-{i}"):
+                        parts |= make()
+    return parts
 
 
 def number(label: str, value: int) -> gr.Number:
@@ -139,6 +152,14 @@ def event(function: Callable[..., Any], inputs: Any, outputs: Any) -> dict[str, 
         "show_progress": "hidden",
         "api_visibility": "private",
     }
+
+
+def connect_runs(tab: Tab, blocks: gr.Blocks, parts: Parts) -> None:
+    """The list of runs when the page is opened, and the samplers of the chosen one."""
+    run = parts["run"]
+    blocks.load(**call(tab.list_runs, [], [run, parts["status"]]))
+    if "sampler" in parts:
+        run.change(**call(tab.choose_sampler, [run], [parts["sampler"]]))
 
 
 def connect_results(

@@ -55,7 +55,7 @@ def none() -> None:
     """No network of a perceptual loss."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class INADE(Networks):
     """INADE, SPADE or CLADE; configs/inade.py documents the settings.
 
