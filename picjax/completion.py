@@ -41,10 +41,12 @@ class Completions(NamedTuple):
     Attributes:
       pixels: uint8 [b n h w 3].
       finite: bool [b], False if a value of the example was NaN or infinite.
+      walk: of a draw that is cut into calls, the images as the method goes on with them.
     """
 
     pixels: UInt8[Array, "b n h w 3"]
     finite: Bool[Array, " b"]
+    walk: Float[Array, "b n h w 3"] | None = None
 
 
 def visible_part(batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -84,7 +86,8 @@ def make_draw(system: System) -> Callable[..., Completions]:
 
     If the batch has a `count` (int32 [2]), a system that counts its draws makes those of
     the n completions from the first number up to the second, and leaves the others at
-    any value.
+    any value. With `walk` and `calls` it makes some calls of the n completions from the
+    first number on (`System.walk_calls`).
     """
 
     def draw(
@@ -96,24 +99,25 @@ def make_draw(system: System) -> Callable[..., Completions]:
         num_candidates: int,
         composite: bool = True,
     ) -> Completions:
-        def draw_one(example: dict[str, Array], checksum: Array) -> Array:
+        def draw_one(example: dict[str, Array], checksum: Array) -> tuple[Array, Any]:
             alone = {name: x[None] for name, x in example.items()} | shared
             own_key = jax.random.fold_in(key, checksum)
             samples = system.sample(variables, alone, own_key, num_candidates)
             composited = composite_all(alone, samples)[0]
             images = composited if composite else samples[0]
             if n == num_candidates:
-                return images
+                return images, samples[0] if "walk" in alone else None
             # Scored composited in both cases, so that both return the same draws.
-            return images[best(system, variables, composited, n)]
+            return images[best(system, variables, composited, n)], None
 
         floats = to_float(batch)
         checksum = floats.pop("checksum")
-        shared = {"count": floats.pop("count")} if "count" in floats else {}
+        shared = {x: floats.pop(x) for x in ("count", "calls") if x in floats}
         # Grey in the hole: its pixels never reach the method.
         floats["image"] = floats["image"] * floats["mask"]
-        images = jax.vmap(draw_one)(floats, checksum)
-        return Completions(to_uint8(images), jnp.isfinite(images).all((1, 2, 3, 4)))
+        images, walk = jax.vmap(draw_one)(floats, checksum)
+        finite = jnp.isfinite(images).all((1, 2, 3, 4))
+        return Completions(to_uint8(images), finite, walk)
 
     return draw
 

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import jax
 import numpy as np
@@ -43,6 +43,19 @@ from picjax.settings import set_sampler
 from picjax.system import Config, System, Tree, image_shape
 
 BATCH = 8  # images of a list that are completed at once, at most
+
+
+class Part(NamedTuple):
+    """Some of the completions of `Model.stream`.
+
+    Attributes:
+      samples: completions at the picture's size, or as they are on their way, at the
+        model's.
+      progress: share of the way that is behind them; 1: they are finished.
+    """
+
+    samples: UInt8[np.ndarray, "k h w 3"]
+    progress: float = 1.0
 
 
 class Model:
@@ -222,10 +235,10 @@ class Model:
 
     def stream(
         self, image: ImageLike, mask: MaskLike | None = None, n: int = 10, seed: int = 0
-    ) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
+    ) -> Iterator[Part]:
         """Draw what `complete` draws of one image, a few completions at a time.
 
-        On a CPU a long walk is so shown, or stopped, between its completions; an
+        On a CPU a long walk is so shown, or stopped, every few calls of the network; an
         accelerator draws all at once.
 
         Args:
@@ -235,7 +248,7 @@ class Model:
           seed: another seed gives other completions.
 
         Yields:
-          uint8 [k h w 3]: the next k completions.
+          The next completions, perhaps on their way first.
 
         Raises:
           UserError: as `complete`.
@@ -244,10 +257,12 @@ class Model:
         for remark in x.remarks:
             warnings.warn(remark, stacklevel=2)
         batch = {name: array[None] for name, array in x.arrays.items()}
-        for drawn in self._programs.draw_in_parts(batch, Request(n), seed):
-            check_finite(drawn, [x.name])
+        for drawn, progress in self._programs.draw_in_parts(batch, Request(n), seed):
             samples = x.picture.in_own_colours(np.asarray(drawn.pixels[0]))
-            yield paste(x.picture.pixels, x.mask, samples)
+            if progress == 1:
+                check_finite(drawn, [x.name])
+                samples = paste(x.picture.pixels, x.mask, samples)
+            yield Part(samples, progress)
 
     def with_sampler(self, sampler: str | Mapping[str, Any]) -> "Model":
         """The same networks with another sampler, as `load` takes it.

@@ -15,6 +15,7 @@ from picjax.completion import Completions, make_draw, visible_part
 from picjax.system import System, Tree, side_by_side
 
 ROOM = 16  # completions that a program for any number has room for, at least
+CALLS = 10  # of a walk that is shown, in one program
 
 
 class Request(NamedTuple):
@@ -30,6 +31,18 @@ class Request(NamedTuple):
     n: int
     num_candidates: int | None = None
     composite: bool = True
+
+
+class Stage(NamedTuple):
+    """Completions of consecutive numbers on their way.
+
+    Attributes:
+      completions: finished, or as they are now.
+      progress: share of the way that is behind them; 1: finished.
+    """
+
+    completions: Completions
+    progress: float = 1.0
 
 
 class Programs:
@@ -48,6 +61,7 @@ class Programs:
         self.compiled: dict[str, jax.stages.Compiled] = {}
         self._lock = threading.Lock()
         self._counts_draws = system.counts_draws
+        self._walk_calls = system.walk_calls
         self._mesh = sharding.local_mesh()
         self.variables = self._replicated(variables)
         self._draw = jax.jit(
@@ -73,37 +87,60 @@ class Programs:
 
     def draw_in_parts(
         self, batch: Mapping[str, Any], request: Request, seed: int
-    ) -> Iterator[Completions]:
+    ) -> Iterator[Stage]:
         """Draw what `draw` does, as many completions at a time as are made side by side.
 
-        All at once where a program draws a fixed number.
+        Walks are shown every CALLS calls. All at once where a program draws a fixed
+        number.
         """
-        program, visible = self.prepare(batch, request)
+        visible, room = self._inputs(batch, request)
         if "count" not in visible:
-            yield self.draw(batch, request, seed)
+            yield Stage(self.draw(batch, request, seed))
             return
         key = self._replicated(jax.random.key(seed % 2**32))
         each = side_by_side(ROOM)
         for first in range(0, request.n, each):
             stop = min(first + each, request.n)
             visible["count"] = self._counted(first, stop)
-            drawn = program(self.variables, visible, key)
-            yield drawn._replace(pixels=drawn.pixels[:, first:stop])
+            if self._walk_calls:
+                yield from self._walk(visible, stop - first, key)
+            else:
+                program = self._program(visible, request._replace(n=room))
+                drawn = program(self.variables, visible, key)
+                yield Stage(drawn._replace(pixels=drawn.pixels[:, first:stop]))
+
+    def _walk(
+        self, visible: Mapping[str, Array], n: int, key: Array
+    ) -> Iterator[Stage]:
+        """The n completions from the number `count[0]` on, a few calls at a time."""
+        walk: Any = np.zeros((1, n, *visible["image"].shape[1:]), np.float32)
+        for first in range(0, self._walk_calls, CALLS):
+            stop = min(first + CALLS, self._walk_calls)
+            state = {
+                "walk": self._replicated(walk),
+                "calls": self._counted(first, stop),
+            }
+            visible = {**visible, **state}
+            drawn = self._program(visible, Request(n))(self.variables, visible, key)
+            walk = drawn.walk
+            yield Stage(drawn, stop / self._walk_calls)
 
     def prepare(
         self, batch: Mapping[str, Any], request: Request
     ) -> tuple[jax.stages.Compiled, dict[str, Array]]:
         """The program that draws n completions or more, and what they depend on."""
+        visible, room = self._inputs(batch, request)
+        return self._program(visible, request._replace(n=room)), visible
+
+    def _inputs(
+        self, batch: Mapping[str, Any], request: Request
+    ) -> tuple[dict[str, Array], int]:
+        """What completions depend on, and how many their program has room for."""
         visible, room = self._place(visible_part(batch)), request.n
         if request.num_candidates is None and self._serves_any_number(visible):
             visible["count"] = self._counted(0, room)
             room = max(ROOM, 1 << (room - 1).bit_length())
-        candidates = request.num_candidates or room
-        composite = request.composite
-        program = self._program(
-            visible, n=room, num_candidates=candidates, composite=composite
-        )
-        return program, visible
+        return visible, room
 
     def _serves_any_number(self, visible: Mapping[str, Array]) -> bool:
         """Whether one program draws any number of completions.
@@ -115,10 +152,12 @@ class Programs:
         return self._counts_draws and alone and jax.default_backend() == "cpu"
 
     def _program(
-        self, visible: Mapping[str, Array], **static: Any
+        self, visible: Mapping[str, Array], request: Request
     ) -> jax.stages.Compiled:
         """The compiled function that draws completions of a batch of this shape."""
         shape = {name: x.shape for name, x in visible.items()}
+        candidates = request.num_candidates or request.n
+        static = request._asdict() | {"num_candidates": candidates}
         name = json.dumps([shape, static])
         with self._lock:  # of several threads, the first one compiles
             if name not in self.compiled:
@@ -148,7 +187,7 @@ class Programs:
         return jax.device_put(batch, layout(self._mesh))
 
     def _counted(self, first: int, stop: int) -> Array:
-        """`count` of a batch: which completions are drawn."""
+        """`count` or `calls` of a batch: from the first number up to the other."""
         return self._replicated(np.asarray([first, stop], np.int32))
 
     def _replicated(self, tree: Tree) -> Tree:

@@ -82,6 +82,17 @@ class System(Protocol):
         """Whether `score` is implemented."""
         return False
 
+    @property
+    def walk_calls(self) -> int:
+        """Number of calls that a draw can be cut into; 0: it cannot.
+
+        If `batch["walk"]` is there (float32 [b n h w 3]), `sample` takes the n images
+        from the number `batch["count"][0]` on, as they are after call `calls[0]`, to
+        where they are after call `calls[1]` (`batch["calls"]`, int32 [2]). Before call
+        0 they may be anything.
+        """
+        return 0
+
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
         """The state before the first step; the batch gives shapes and may give data."""
         ...

@@ -273,9 +273,9 @@ def test_one_program_draws_any_number_of_completions(fake):
         np.testing.assert_array_equal(samples, draws[16][:n])
     # In parts the same program draws the same.
     parts = list(model.stream(image, known, n=5))
-    assert [len(part) for part in parts] == [2, 2, 1]
+    assert [len(part.samples) for part in parts] == [2, 2, 1]
     assert len(model._programs.compiled) == 2
-    np.testing.assert_array_equal(np.concatenate(parts), draws[5])
+    np.testing.assert_array_equal(np.concatenate([x.samples for x in parts]), draws[5])
     # The same as a program for that number.
     batch = visible_part({"image": image[None], "mask": known[None, ..., None]})
     batch = {name: jnp.asarray(x) for name, x in batch.items()}

@@ -12,7 +12,7 @@ from picjax import masks
 from picjax.cli import UserError, check_choice
 from picjax.data.maps import Map, MapLike
 from picjax.images import Picture, png_bytes
-from picjax.model import Model
+from picjax.model import Model, Part
 from picjax.synthesis import (
     Reference,
     check_has_maps,
@@ -75,8 +75,8 @@ class GenerationRequest(ABC):
         """The files that the arguments name."""
 
     @abstractmethod
-    def draw(self, model: Model) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
-        """Draw the images, a few at a time where the model can.
+    def draw(self, model: Model) -> Iterator[Part]:
+        """Draw the images, a few at a time, and show them on their way, where it can.
 
         Raises:
           UserError: if the model cannot draw them.
@@ -140,12 +140,12 @@ class CompletionRequest(GenerationRequest):
             content["mask.png"] = png_bytes(255 * (1 - self.mask))
         return content
 
-    def draw(self, model: Model) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
+    def draw(self, model: Model) -> Iterator[Part]:
         """Draw the completions; all at once where the best are kept."""
         if self.best_of is None:
             yield from model.stream(self.picture, self.mask, self.num, self.seed)
         else:
-            yield from draw_together([self], model)
+            yield Part(draw_together([self], model)[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,7 @@ class SynthesisRequest(GenerationRequest):
             content |= map_files("style", labels, instances)
         return content
 
-    def draw(self, model: Model) -> Iterator[UInt8[np.ndarray, "k h w 3"]]:
+    def draw(self, model: Model) -> Iterator[Part]:
         """Draw the images, all at once."""
         check_has_maps(model.config)
         styles = None
@@ -233,7 +233,7 @@ class SynthesisRequest(GenerationRequest):
             maps = model.config, self.labels, self.instances, "the layout"
             layout = read_layout(*maps)
             styles = lent_styles(model, layout, self.reference, self.style_of)
-        yield synthesise(
+        images = synthesise(
             model,
             self.labels,
             self.instances,
@@ -242,6 +242,7 @@ class SynthesisRequest(GenerationRequest):
             redraw=self.redraw or None,
             styles=styles,
         )
+        yield Part(images)
 
 
 def map_files(

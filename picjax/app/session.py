@@ -76,7 +76,7 @@ class Session:
         """
         samples = self.job.samples if self.job else []
         if not 0 <= number < len(samples):
-            raise UserError("there is no such completion; complete a picture first")
+            raise UserError("there is no such completion yet; complete a picture first")
         self.chosen = number
         return samples[number]
 
@@ -103,28 +103,34 @@ class Session:
         return self.history.pop()
 
 
-def progress(worker: Worker, job: Job) -> Iterator[tuple[int, str]]:
-    """How many completions there are, and what to say, until the job has ended.
+def progress(worker: Worker, job: Job) -> Iterator[str]:
+    """What to say of a job, again and again until it has ended.
 
     Raises:
       UserError: of the request.
       Defect: for any other error.
     """
     start = time.monotonic()
+    first: tuple[float, float] | None = None  # when something was done, and how much
     while True:
-        count, num = len(job.samples), job.request.num
-        before = worker.position(job)
-        elapsed = time.monotonic() - start
-        if before:
-            yield count, f"{before} before this one"
-            start = time.monotonic()
-        elif count:
-            left = elapsed / count * (num - count)
-            yield count, f"{count} of {num}, about {left:.0f} s left"
+        count, now, done = len(job.samples), time.monotonic(), job.done
+        if before := worker.position(job):
+            start = now
+            yield f"{before} before this one"
+        elif not done:
+            yield f"drawing, {now - start:.0f} s (the first time a model is compiled)"
         else:
-            yield (
-                count,
-                f"drawing, {elapsed:.0f} s (the first time a model is compiled)",
-            )
+            first = first or (now, done)
+            num = job.request.num
+            yield f"{count} of {num}{time_left(first, (now, done), num)}"
         if job.wait(count, POLL) and job.ended:
             return
+
+
+def time_left(first: tuple[float, float], last: tuple[float, float], num: int) -> str:
+    """How long all `num` will take, by how many were done at two times; empty: unknown."""
+    seconds, drawn = last[0] - first[0], last[1] - first[1]
+    if not drawn:
+        return ""
+    left = seconds / drawn * (num - last[1])
+    return f", about {left:.0f} s left"

@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from picjax.app.requests import CompletionRequest, GenerationRequest, draw_toget
 from picjax.app.results import command_line
 from picjax.app.runs import Runs
 from picjax.cli import UserError, is_out_of_memory
+from picjax.model import Part
 
 LOG = logging.getLogger("picjax.app")
 BATCH = 8  # requests that an accelerator draws together
@@ -39,7 +40,9 @@ class Job:
     Attributes:
       request: what is asked for.
       samples: the images so far, uint8 [h w 3] each.
+      walking: the next images on their way, at the model's size.
       warnings: about the input, and of the model once the job has ended.
+      done: number of images, those on their way by the share that is behind them.
       step: the step of the checkpoint.
       error: why there are no more images.
       seconds: duration of the computation.
@@ -48,6 +51,8 @@ class Job:
     def __init__(self, request: GenerationRequest):
         self.request = request
         self.samples: list[np.ndarray] = []
+        self.walking: Sequence[np.ndarray] = ()
+        self.done = 0.0
         self.warnings: list[str] = list(request.warnings)
         self.step = 0
         self.error: Exception | None = None
@@ -67,13 +72,18 @@ class Job:
         return self._ended
 
     def cancel(self) -> None:
-        """Stop before the next images are drawn."""
+        """Stop before the next images, or the next calls of a walk, are drawn."""
         self._cancelled = True
 
-    def add(self, samples: np.ndarray) -> None:
-        """Add images, and wake who waits for them."""
+    def add(self, part: Part) -> None:
+        """Add images, and wake who waits for them; or show them on their way."""
         with self._changed:
-            self.samples.extend(samples)
+            self.done = len(self.samples) + part.progress * len(part.samples)
+            if part.progress < 1:
+                self.walking = [*part.samples]
+            else:
+                self.samples.extend(part.samples)
+                self.walking = ()
             self._changed.notify_all()
 
     def end(self, error: Exception | None = None) -> None:
@@ -232,10 +242,10 @@ class Worker:
                 completions = [r for r in requests if isinstance(r, CompletionRequest)]
                 drawn = draw_together(completions, model)
                 for job, samples in zip(jobs, drawn, strict=True):
-                    job.add(samples)
+                    job.add(Part(samples))
             else:
-                for samples in first.draw(model):
-                    jobs[0].add(samples)
+                for part in first.draw(model):
+                    jobs[0].add(part)
                     if jobs[0].cancelled:
                         break
         for job in jobs:

@@ -215,7 +215,8 @@ def test_paint_a_layout_and_redraw_one_of_its_instances(server, chromium, tmp_pa
 def test_compose_a_scene_and_paint_around_it(server, chromium, tmp_path):
     page = visit(chromium, server, "Compose")
     page.wait_for_function("document.querySelector('#compose-run input').value")
-    choose(page, "compose-run", "tiny")
+    choose(page, "compose-run", "walk")
+    choose(page, "compose-sampler", "draft")
     choose(page, "compose-example", "table")
     picture = page.locator("#compose-canvas img")
     picture.wait_for()
@@ -267,12 +268,13 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
     page.wait_for_timeout(3000)
     choose(page, "complete-sampler", "repaint")
     page.locator("#complete-start").click()
+    page.locator("#complete-gallery button img").first.wait_for()  # on its way
     page.wait_for_function(
         "document.querySelector('#complete-status').innerText.includes('left')"
     )
     page.locator("#complete-stop").click()
     page.wait_for_function(
-        "document.querySelector('#complete-status').innerText.includes('seed')"
+        "/seed|stopped/.test(document.querySelector('#complete-status').innerText)"
     )
     assert "6 of 6" not in page.locator("#complete-status").inner_text()
     assert 'outcome="cancelled"} 1.0' in outcomes()

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 import zipfile
 
 import gradio as gr
@@ -12,6 +13,7 @@ from helpers.app import make_counting_model, make_runs, png
 from helpers.pictures import half_mask, picture
 from PIL import Image
 
+from picjax.app import session as session_module
 from picjax.app.page import build
 from picjax.app.painting import Painting, editor_value, make_editor, read_painting
 from picjax.app.session import Session
@@ -20,6 +22,7 @@ from picjax.app.tabs.complete import CompleteTab
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 from picjax.cli import UserError
+from picjax.model import Model, Part
 
 LIMITS = Limits(bytes=10**6, pixels=100_000)
 RUN = "one.safetensors"
@@ -104,6 +107,34 @@ def test_a_closed_tab_cancels_its_job(page):
     assert "status" in next(updates) and session.job is not None
     updates.close()
     assert session.job.cancelled
+
+
+def test_a_walk_is_shown_and_stopped_between_its_calls(page, monkeypatch):
+    on_the_way = np.zeros((2, 8, 8, 3), np.uint8)
+    steps, taken = threading.Semaphore(0), []
+
+    def stream(*_):
+        for i in range(1, 100):
+            assert steps.acquire(timeout=60)
+            taken.append(i)
+            yield Part(on_the_way + np.uint8(i), i / 100)
+
+    monkeypatch.setattr(Model, "stream", stream)
+    monkeypatch.setattr(session_module, "POLL", 0.01)
+    session = Session()
+    updates = page.start(session, painted(), RUN, 3, 0, True, "", 0)
+    steps.release()
+    shown = next(update for update in updates if update.get("gallery"))
+    np.testing.assert_array_equal(shown["gallery"], on_the_way + 1)
+    assert shown["status"] == "0 of 3"
+    steps.release()
+    later = next(update for update in updates if "left" in update["status"])
+    assert later["status"].startswith("0 of 3, about ")
+    session.stop()
+    steps.release(97)
+    (*_, last) = updates
+    assert last == {"status": "stopped before the first image", "gallery": []}
+    assert len(taken) <= 3
 
 
 def test_a_new_seed_is_editor_value(page):

@@ -8,11 +8,14 @@ import numpy as np
 import optax
 import pytest
 from helpers.configs import load_config, make_batch
+from helpers.pictures import half_mask, picture
 
-from picjax import methods
+from picjax import methods, programs
 from picjax.cli import UserError
 from picjax.methods.painter import settings
+from picjax.methods.painter import system as painter
 from picjax.methods.painter.resampling import PRESETS
+from picjax.model import Model
 from picjax.system import inference_variables
 
 KEY = jax.random.key(0)
@@ -100,6 +103,33 @@ def test_resampling_an_empty_canvas_gives_a_warning():
     assert not system.mask_warnings(diagonal)
     config.sampler.preset = "plain"
     assert not methods.make(config).mask_warnings(empty)
+
+
+def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch):
+    def network(net, variables, x, t, *_):
+        epsilon = jnp.tanh(3 * x) + 1e-3 * t[:, None, None, None]
+        return jnp.concatenate([epsilon, jnp.sin(5 * x)], -1)
+
+    monkeypatch.setattr(painter, "infer", network)
+    monkeypatch.setattr(programs, "CALLS", 20)
+    config = load_config("painter", "tiny")
+    config.diffusion.steps = 1000
+    config.sampler.preset = "draft"
+    system = methods.make(config)
+    model = Model(config, system, {}, 0)
+    size = 16, 24
+    parts = list(model.stream(picture(0, *size), half_mask(*size), n=3))
+    assert system.walk_calls == 50
+    assert [part.progress for part in parts] == 2 * [0.4, 0.8, 1]
+    assert [len(part.samples) for part in parts] == 3 * [2] + 3 * [1]
+    whole = model.complete(picture(0, *size), half_mask(*size), n=3)
+    finished = [part.samples for part in parts if part.progress == 1]
+    np.testing.assert_array_equal(np.concatenate(finished), whole)
+    # On the way they are at the model's size, and not yet what they will be.
+    assert parts[0].samples.shape == (2, 8, 8, 3)
+    assert (parts[0].samples != parts[1].samples).any()
+    config.sampler.preset = "ddnm"
+    assert methods.make(config).walk_calls == 0
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import contextlib
 import html
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from picjax.cli import UserError
 
 LOG = logging.getLogger("picjax.app")
 
+SHOW_EVERY = 1.0  # seconds between pictures of a walk
 Number = int | float  # of a field
 Updates = Iterator[dict[str, Any]]  # name of a part -> its value
 
@@ -94,13 +96,15 @@ class Tab:
             "seed": request.seed,
             "zip": gr.update(interactive=False),
         }
-        drawn = 0
+        count, shown = 0, 0.0
         try:
-            for count, line in progress(self.worker, job):
+            for line in progress(self.worker, job):
                 update: dict[str, Any] = {"status": line}
-                if count > drawn:
-                    update["gallery"] = list(job.samples[:count])
-                drawn = count
+                samples, walking = list(job.samples), list(job.walking)
+                now = time.monotonic()
+                if len(samples) > count or (walking and now - shown > SHOW_EVERY):
+                    update["gallery"] = samples + walking
+                    count, shown = len(samples), now
                 yield update
         except GeneratorExit:  # the browser's tab was closed or reloaded
             job.cancel()
@@ -111,7 +115,7 @@ class Tab:
         """What is shown when a job has ended."""
         job = session.job
         if job is None or not job.samples:
-            return {"status": "stopped before the first image"}
+            return {"status": "stopped before the first image", "gallery": []}
         samples, num, seed = job.samples, job.request.num, job.request.seed
         colours, largest = deviation_map(np.stack(samples))
         command = self.worker.command_line(job)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int64, Key
+from jaxtyping import Array, Float, Int, Int64, Key
 
 from picjax.cli import UserError
 from picjax.methods.painter import classifier, process
@@ -215,6 +215,7 @@ def repaint(
     eta: float | None = None,
     guidance: Guidance | None = None,
     record: Callable[[Transition], Any] = lambda transition: (),
+    calls: Int[Array, "2"] | None = None,
 ) -> tuple[Images, Any]:
     """Completes all images at once.
 
@@ -230,6 +231,8 @@ def repaint(
       eta: DDIM's; None: ancestral steps, with the network's own variance.
       guidance: the gradient of a log-likelihood, such as a classifier's.
       record: what to return of every transition.
+      calls: make the evaluations from this number up to, not including, the other, and
+        keep no records; `noise.initial` is x before the first of them. None: all.
 
     Returns:
       images in [-1, 1], and the records, stacked.
@@ -264,7 +267,13 @@ def repaint(
         jnp.asarray(np.sqrt(ratios), jnp.float32),
         jnp.asarray(np.sqrt(1 - ratios), jnp.float32),
     )
-    return lax.scan(evaluate, noise.initial, inputs)
+    if calls is None:
+        return lax.scan(evaluate, noise.initial, inputs)
+
+    def advance(number: Array, x: Images) -> Images:
+        return evaluate(x, tuple(column[number] for column in inputs))[0]
+
+    return lax.fori_loop(calls[0], calls[1], advance, noise.initial), ()
 
 
 # ---- named settings ----

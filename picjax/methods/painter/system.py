@@ -248,7 +248,7 @@ class Painter(System):
         b, h, w, _ = image.shape
         keys = split_keys(key, "noise", "label")
 
-        def draw(i: Array) -> Array:
+        def draw(i: Array, x: Array | None = None) -> Array:
             own = {
                 name: _key_per_image(jax.random.fold_in(k, i), b)
                 for name, k in keys.items()
@@ -256,18 +256,26 @@ class Painter(System):
             y = self._labels(self.sampler.label, own["label"], batch)
             if self.sampler.posterior is not None:
                 return self._draw_posterior(variables, batch, own["noise"], y)
+            noise = make_noise(own["noise"], (h, w))
+            if x is not None:
+                start = jnp.where(batch["calls"][0] > 0, x, noise.initial)
+                noise = noise._replace(initial=start)
             images, _ = repaint(
                 self.denoiser(variables, self.sampler.schedule, y),
                 self.sampler.plan,
                 image,
                 mask,
-                make_noise(own["noise"], (h, w)),
+                noise,
                 eta=self.sampler.eta,
                 guidance=self.guidance(variables, y),
+                calls=batch.get("calls"),
             )
             return images
 
-        return draw_many(draw, n, batch.get("count"))
+        if "walk" not in batch:
+            return draw_many(draw, n, batch.get("count"))
+        numbers = batch["count"][0] + jnp.arange(n)
+        return jax.vmap(draw, (0, 1), 1)(numbers, batch["walk"])
 
     def _draw_posterior(
         self,
@@ -288,6 +296,11 @@ class Painter(System):
             return preset.draw(denoise, plan, measurement, key)[0]
 
         return jax.vmap(of_image)(batch["image"], batch["mask"], keys, y)
+
+    @property
+    def walk_calls(self) -> int:
+        """Evaluations of the network; 0: a sampler of the posterior is one program."""
+        return 0 if self.sampler.posterior else self.sampler.plan.evaluations
 
     def sampling_cost(self) -> str:
         """The sampler's cost in evaluations of the network."""
