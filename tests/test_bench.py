@@ -19,6 +19,7 @@ from picjax import convert, methods
 from picjax.cli import UserError
 from picjax.data import scenes
 from picjax.images import to_float
+from picjax.methods.inade.system import INADE
 from picjax.methods.painter import process
 from picjax.methods.painter.resampling import PRESETS, make_plan
 from picjax.methods.pixelcnn.net import PixelCNN
@@ -152,6 +153,45 @@ def test_inade_is_given_maps_of_regions():
         pairs = {(int(c), int(i)) for c, i in zip(label.flat, instance.flat)}
         assert len(pairs) == len({i for _, i in pairs}) == len({c for c, _ in pairs})
         assert {i for _, i in pairs} == set(range(8)) and label.max() < 19
+
+
+def test_the_peer_of_inade_loses_what_we_lose():
+    """The generator's losses, with our weights by their official names and our noise."""
+    torch = pytest.importorskip("torch")
+    from bench.torch_inade import Inade
+
+    setting = step.Setting("float32", 2, 32, "inade")
+    config = step.jax_config(setting)
+    config.model.update(ngf=2, ndf=2, noise_nc=4, z_dim=4)
+    system, key = INADE.from_config(config), jax.random.key(0)
+    batch = to_float(jax.device_put(step.host_batch(setting)))
+    state = jax.jit(system.init)(batch, key)
+    draw = system.draw(key, 2)
+
+    @jax.jit
+    def losses(state, batch):
+        layout = system.layout(batch)
+        outputs, _ = system.generate(
+            state.params, state.stats, batch["image"], layout, draw
+        )
+        return system.generator_loss(outputs, state, batch, layout)[1][1]
+
+    ours = losses(state, batch)
+    peer = Inade(size=32, ngf=2, ndf=2, noise_nc=4, z_dim=4)
+    files = convert.export(config, regroup_by_net(inference_variables(state)))
+    for name, net in peer.nets.items():
+        tensors = files[f"best_net_{name.removeprefix('I')}.pth"].items()
+        net.load_state_dict({name: torch.from_numpy(x) for name, x in tensors})
+    latent, style = (torch.from_numpy(np.array(x)) for x in draw)
+    noise = latent, style[:, : step.REGIONS]
+    image = torch.from_numpy(nchw(batch["image"]))
+    label, instance = (
+        torch.from_numpy(np.array(batch[name]))[:, None].long()
+        for name in ("label", "instance")
+    )
+    theirs = peer.step(image, label, instance, [noise, noise])
+    for name, own in {"KLD": "g_kl", "GAN": "g_gan", "GAN_Feat": "g_feature"}.items():
+        np.testing.assert_allclose(ours[own], theirs[name], rtol=1e-4, err_msg=name)
 
 
 def nchw(x):
