@@ -37,10 +37,14 @@ def convolve(
     """A convolution with `padding` zeros beyond both ends of (rows, columns)."""
     if on_cpu():
         geometry = (*kernel.shape[:2], stride, *padding)
-        if geometry == (4, 4, 2, 1, 1):
-            return conv_cpu.halve(x, kernel)
-        if geometry == (3, 3, 1, 0, 0) and kernel.shape[-1] <= conv_cpu.FEW_CHANNELS:
+        if geometry in ((4, 4, 2, 1, 1), (4, 4, 2, 2, 2)):
+            return conv_cpu.halve(x, kernel, padding[0])
+        few = kernel.shape[-1] <= conv_cpu.FEW_CHANNELS
+        if geometry == (3, 3, 1, 0, 0) and few:
             return conv_cpu.convolve_to_few(x, kernel)
+        if stride == 1 and not few and conv_cpu.gains_by_taps(x, kernel):
+            rows, columns = ((p, p) for p in padding)
+            return conv_cpu.dense(x, kernel, rows, columns)
     return lax.conv_general_dilated(
         x,
         kernel.astype(x.dtype),

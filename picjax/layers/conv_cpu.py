@@ -6,8 +6,10 @@ of stride 1, whose gradients XLA's CPU back end computes several times faster. T
 of two cores.
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,35 +17,94 @@ from jaxtyping import Array, Float
 
 Padding = tuple[int, int]  # zeros before and after, along one axis
 FEW_CHANNELS = 4
+LARGE = 2**16  # pixels of an image
 
 
-def _dense(x: Array, kernel: Array, rows: Padding, columns: Padding) -> Array:
+def _plain(x: Array, kernel: Array, rows: Padding, columns: Padding) -> Array:
     return lax.conv_general_dilated(
         x,
-        kernel.astype(x.dtype),
+        kernel,
         (1, 1),
         (rows, columns),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dense(x: Array, kernel: Array, rows: Padding, columns: Padding) -> Array:
+    return _plain(x, kernel, rows, columns)
+
+
+def _dense_forward(
+    x: Array, kernel: Array, rows: Padding, columns: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    return _plain(x, kernel, rows, columns), (x, kernel)
+
+
+def _dense_backward(
+    rows: Padding, columns: Padding, inputs: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = inputs
+    (dx,) = jax.linear_transpose(lambda x: _plain(x, kernel, rows, columns), x)(dy)
+    padded = lax.pad(
+        x, jnp.zeros((), x.dtype), [(0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)]
+    )
+    h, w = dy.shape[1:3]
+
+    def tap(i: int, j: int) -> Array:
+        return jnp.einsum("bhwc,bhwd->cd", padded[:, i : i + h, j : j + w], dy)
+
+    height, width = kernel.shape[:2]
+    return dx, jnp.stack(
+        [jnp.stack([tap(i, j) for j in range(width)]) for i in range(height)]
+    )
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def dense(
+    x: Float[Array, "b h w c"],
+    kernel: Float[Array, "k l c d"],
+    rows: Padding,
+    columns: Padding,
+) -> Float[Array, "b _h _w d"]:
+    """A convolution of stride 1 whose kernel's gradient is a product per tap.
+
+    XLA's CPU back end computes that gradient as a convolution whose window is the image.
+    From 256 to 512 channels, 4 x 4 taps, 32 px, that takes 3.0 instead of 0.05 s; from 128
+    to 64 channels at 256 px 0.93 instead of 0.02 s for one tap, 1.0 instead of 0.5 s for
+    3 x 3.
+    """
+    return _dense(x, kernel.astype(x.dtype), rows, columns)
+
+
+def gains_by_taps(x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"]) -> bool:
+    """Whether `dense` is the faster form: for 3 x 3 taps only on large images."""
+    large = x.shape[1] * x.shape[2] >= LARGE
+    return kernel.shape[0] in (1, 4) or (kernel.shape[0] == 3 and large)
+
+
 def halve(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c d"]
+    x: Float[Array, "b h w c"], kernel: Float[Array, "4 4 c d"], padding: int = 1
 ) -> Float[Array, "b h2 w2 d"]:
-    """A 4 x 4 convolution of stride 2 and padding 1.
+    """A 4 x 4 convolution of stride 2 with `padding` zeros beyond each border.
 
     The sum of 2 x 2 convolutions of the four input phases (even or odd rows and
     columns): the gradient of the strided form takes twice as long.
     """
-    size = x.shape[1] // 2, x.shape[2] // 2
+    size = [(length + 2 * padding - 4) // 2 + 1 for length in x.shape[1:3]]
 
     def phase(i: int, j: int) -> Array:
-        part, taps = x[:, i::2, j::2], kernel[1 - i :: 2, 1 - j :: 2]
+        first = [(padding + k) % 2 for k in (i, j)]  # taps that meet this phase
+        taps = kernel[first[0] :: 2, first[1] :: 2]
+        part = x[:, i::2, j::2]
+        lows = [(padding + k - tap) // 2 for k, tap in zip((i, j), first, strict=True)]
         rows, columns = (
             (low, out + 1 - low - length)
-            for low, out, length in zip((i, j), size, part.shape[1:3], strict=True)
+            for low, out, length in zip(lows, size, part.shape[1:3], strict=True)
         )
-        return _dense(part, taps, rows, columns)
+        return dense(part, taps, rows, columns)
 
     return phase(0, 0) + phase(0, 1) + phase(1, 0) + phase(1, 1)
 
@@ -93,7 +154,7 @@ def convolve_transposed(
 
     def phase(rows: _Phase, columns: _Phase) -> Array:
         taps = kernel[rows.taps, columns.taps]
-        return _dense(x, taps, rows.padding, columns.padding)
+        return dense(x, taps, rows.padding, columns.padding)
 
     return _interleave([[phase(r, c) for c in phases] for r in phases])
 
@@ -120,7 +181,7 @@ def upsample_and_convolve(
             kernel,
             precision=lax.Precision.HIGHEST,
         )
-        return _dense(x, taps, (1 - row, row), (1 - column, column))
+        return dense(x, taps, (1 - row, row), (1 - column, column))
 
     return _interleave([[phase(r, c) for c in (0, 1)] for r in (0, 1)])
 
@@ -133,7 +194,8 @@ def convolve_to_few(
     With a border of zeros whose outputs are cut off again: the unpadded form takes
     twenty times as long.
     """
-    return _dense(x, kernel, (1, 1), (1, 1))[:, 1:-1, 1:-1]
+    y = _plain(x, kernel.astype(x.dtype), (1, 1), (1, 1))
+    return y[:, 1:-1, 1:-1]
 
 
 def _interleave(phases: list[list[Array]]) -> Float[Array, "b h2 w2 d"]:

@@ -28,6 +28,8 @@ def matrix(kernel: jax.Array, transposed: bool) -> np.ndarray:
 # Every operation with a form for the CPU: (function, size of the kernel, channels).
 REWRITTEN = {
     "halve": (lambda x, k: conv.convolve(x, k, 2, (1, 1)), 4, 6),
+    "halve_padding_2": (lambda x, k: conv.convolve(x, k, 2, (2, 2)), 4, 6),
+    "stride_1": (lambda x, k: conv.convolve(x, k, 1, (2, 1)), 4, 6),
     "to_few_channels": (conv.convolve, 3, 3),
     "pool": (conv.convolve_and_pool, 3, 6),
     "transposed_3": (conv.convolve_transposed, 3, 6),
@@ -68,6 +70,21 @@ def test_both_forms_agree(
         results[True],
         results[False],
     )
+
+
+def test_both_forms_have_the_same_gradient_penalty(monkeypatch) -> None:
+    """WGAN-GP differentiates the gradient of an image once more."""
+    x, kernel = normal(2, 8, 6, 4), normal(4, 4, 4, 6)
+
+    def penalty(kernel: jax.Array) -> jax.Array:
+        score = lambda x: jnp.tanh(conv.convolve(x, kernel, 1, (1, 1))).sum()
+        return jnp.square(jax.grad(score)(x)).sum()
+
+    found = {}
+    for on_cpu in (True, False):
+        monkeypatch.setattr(conv, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
+        found[on_cpu] = jax.grad(penalty)(kernel)
+    np.testing.assert_allclose(found[True], found[False], atol=1e-3, rtol=1e-4)
 
 
 def test_transposed_is_the_gradient_of_a_strided_convolution() -> None:

@@ -13,8 +13,10 @@ from picjax.methods.inade.discriminator import Discriminator
 from picjax.methods.inade.encoder import (
     InstanceConv,
     InstanceEncoder,
+    PooledConv,
     StyleStatistics,
     instance_mean,
+    instance_taps,
     standard_statistics,
 )
 from picjax.methods.inade.layout import Layout, semantics
@@ -144,6 +146,18 @@ def test_instance_conv_sees_its_own_instance_alone():
     changed = apply(net, variables, other, INSTANCE[:1])
     inside = INSTANCE[:1] == 1
     np.testing.assert_array_equal(y[inside], changed[inside])
+
+
+def test_pooled_conv_is_the_mean_of_an_instance_conv():
+    net, x = InstanceConv(3), normal(2, 2, 4, 2)
+    variables = init(net, x, INSTANCE)
+    variables["params"]["bias"] = normal(3, seed=1)
+    expected = instance_mean(apply(net, variables, x, INSTANCE), INSTANCE, 6)
+    means = [instance_mean(tap, INSTANCE, 6) for tap in instance_taps(x, INSTANCE)]
+    present = jax.nn.one_hot(INSTANCE, 6).max((1, 2))
+    pooled = apply(PooledConv(3), variables, jnp.stack(means), present)
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)
+    assert not pooled[:, 4:].any()
 
 
 def test_instance_mean_of_an_instance_without_pixels_is_zero():

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,9 +119,14 @@ def check_instance_encoder(fixture: Fixture) -> None:
     for name, value in zip(names, y, strict=True):
         close(fixture, name, value[:, :count], out[name])
         assert not np.any(value[:, count:]), f"{name} of an absent instance"
-    for prefix in ("layer/", "pixel/"):
-        for name, expected in below(out, prefix).items():
-            close(fixture, name, nchw(inner[name]["__call__"][0]), expected)
+    for name, expected in below(out, "layer/").items():
+        close(fixture, name, nchw(inner[name]["__call__"][0]), expected)
+    last = nn.leaky_relu(inner["up3_norm"]["__call__"][0], 0.2)
+    for name, expected in below(out, "pixel/").items():
+        params = variables["params"][name]
+        conv = encoder.InstanceConv(len(params["bias"]))
+        pixels = conv.apply({"params": params}, encoder.double(last), ids)
+        close(fixture, name, nchw(pixels), expected)
     if "kld" in out:
         kl = [losses.kl_standard_normal(*y[i : i + 2]).sum() for i in (0, 2)]
         close(fixture, "kld", np.stack(kl), out["kld"])

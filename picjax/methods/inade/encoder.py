@@ -1,5 +1,6 @@
 """Encoders: style statistics per instance (INADE), a latent per image (SPADE)."""
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -49,13 +50,50 @@ def standard_statistics(batch: int, instances: int, channels: int) -> StyleStati
 # ---- INADE's instance encoder ----
 
 
-class InstanceConv(nn.Module):
+def instance_taps(
+    x: Float[Array, "b h w c"], instance: Int[Array, "b y x"], stride: int = 1
+) -> list[Float[Array, "b h2 w2 c"]]:
+    """What each tap of a 3 x 3 convolution reads, 0 outside the centre's instance.
+
+    Row by row. The ids, at any size, are resized to the input's by nearest neighbour.
+    """
+    ids = resize_nearest(instance, (x.shape[1], x.shape[2]))
+    centre = ids[:, ::stride, ::stride]
+    rows, columns = centre.shape[1:]
+    ids = jnp.pad(ids, ((0, 0), (1, 1), (1, 1)))
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+
+    def tap(x: Array, i: int, j: int) -> Array:
+        last = (i + stride * (rows - 1), j + stride * (columns - 1))
+        return x[:, i : last[0] + 1 : stride, j : last[1] + 1 : stride]
+
+    return [
+        tap(x, i, j) * (tap(ids, i, j) == centre)[..., None]
+        for i in range(3)
+        for j in range(3)
+    ]
+
+
+class _InstanceKernel(nn.Module):
+    """Kernel and bias of an instance-aware 3 x 3 convolution."""
+
+    features: int
+
+    def _weights(
+        self, channels: int
+    ) -> tuple[Float[Array, "9 c d"], Float[Array, " d"]]:
+        shape = (3, 3, channels, self.features)
+        kernel = self.param("kernel", XAVIER, shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:])
+        return kernel.reshape(9, *shape[2:]), bias
+
+
+class InstanceConv(_InstanceKernel):
     """A 3 x 3 convolution whose taps count only inside the centre's instance.
 
     The sum is not divided by the number of such taps. Outside the image is zero.
     """
 
-    features: int
     stride: int = 1
     dtype: Any = jnp.float32
 
@@ -64,27 +102,27 @@ class InstanceConv(nn.Module):
         self, x: Float[Array, "b h w c"], instance: Int[Array, "b y x"]
     ) -> Float[Array, "b h2 w2 d"]:
         """The ids, at any size, are resized to the input's by nearest neighbour."""
-        shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", XAVIER, shape).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), shape[-1:])
-        h, w = x.shape[1:3]
-        ids = resize_nearest(instance, (h, w))
-        centre = ids[:, :: self.stride, :: self.stride]
-        rows, columns = centre.shape[1:]
-        ids = jnp.pad(ids, ((0, 0), (1, 1), (1, 1)))
-        x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+        kernel, bias = self._weights(x.shape[-1])
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        taps = instance_taps(x.astype(self.dtype), instance, self.stride)
+        products = [tap @ part for tap, part in zip(taps, kernel, strict=True)]
+        return sum(products, bias.reshape(1, 1, 1, -1))
 
-        def tap(x: Array, i: int, j: int) -> Array:
-            last = (i + self.stride * (rows - 1), j + self.stride * (columns - 1))
-            return x[:, i : last[0] + 1 : self.stride, j : last[1] + 1 : self.stride]
 
-        taps = [
-            tap(x, i, j) * (tap(ids, i, j) == centre)[..., None]
-            for i in range(3)
-            for j in range(3)
-        ]
-        y = jnp.concatenate(taps, -1) @ kernel.reshape(-1, self.features)
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+class PooledConv(_InstanceKernel):
+    """`instance_mean` of an `InstanceConv`, from the mean of its taps.
+
+    Both are linear, so one product per instance replaces one per pixel.
+    """
+
+    @nn.compact
+    def __call__(
+        self, means: Float[Array, "9 b i c"], present: Float[Array, "b i"]
+    ) -> PerInstance:
+        """`present` is 0 for an instance without pixels, whose mean is 0, else 1."""
+        kernel, bias = self._weights(means.shape[-1])
+        weighted = jnp.einsum("tbic,tcd->bid", means, kernel)
+        return weighted + present[..., None] * bias.reshape(1, 1, -1)
 
 
 def instance_mean(
@@ -135,19 +173,18 @@ class InstanceEncoder(nn.Module):
         for i, factor in enumerate((1, 2, 4, 8), 1):
             x = layer(f"layer{i}", x, factor, 2)
             skips.append(x)
-        x = _double(layer("middle", skips.pop(), 4, 1))
+        x = double(layer("middle", skips.pop(), 4, 1))
         for i, factor in enumerate((2, 1, 1), 1):
             x = jnp.concatenate([x, skips.pop()], -1)
-            x = _double(layer(f"up{i}", x, factor, 1))
-        maps = [
-            InstanceConv(self.channels, 1, self.dtype, name=name)(x, instance)
-            for name in HEADS
-        ]
-        pooled = instance_mean(jnp.concatenate(maps, -1), instance, self.instances)
-        return StyleStatistics(*jnp.split(pooled, 4, -1))
+            x = double(layer(f"up{i}", x, factor, 1))
+        average = partial(instance_mean, instance=instance, instances=self.instances)
+        means = jnp.stack([average(tap) for tap in instance_taps(x, instance)])
+        present = average(jnp.ones((*x.shape[:3], 1)))[..., 0]
+        heads = [PooledConv(self.channels, name=name) for name in HEADS]
+        return StyleStatistics(*(head(means, present) for head in heads))
 
 
-def _double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """Bilinear upsampling by 2."""
     b, h, w, c = x.shape
     return jax.image.resize(x, (b, 2 * h, 2 * w, c), "bilinear", antialias=False)
