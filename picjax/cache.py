@@ -1,6 +1,7 @@
 """JAX's persistent compilation cache: a second start compiles nothing again.
 
-It lies in `~/.cache/picjax` (`$XDG_CACHE_HOME/picjax`), at most `MAX_BYTES` large.
+It lies in `~/.cache/picjax` (`$XDG_CACHE_HOME/picjax`), at most `MAX_BYTES` large, beside
+the compiled plans of `picjax.aot`.
 `PICJAX_CACHE=DIR` moves it, `PICJAX_CACHE=off` switches it off; JAX's own settings, such
 as `JAX_COMPILATION_CACHE_DIR`, take precedence.
 """
@@ -37,11 +38,17 @@ def enable() -> None:
 
 def directory() -> Path | None:
     """The folder of this machine's programs; None if the cache is switched off."""
+    folder = home()
+    return folder and folder / f"xla-{machine()}"
+
+
+def home() -> Path | None:
+    """The folder of all that is cached; None if the cache is switched off."""
     chosen = os.environ.get("PICJAX_CACHE", "")
     if chosen.lower() in ("off", "0"):
         return None
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(chosen or Path(home) / "picjax") / f"xla-{machine()}"
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen or Path(user) / "picjax")
 
 
 def machine() -> str:

@@ -301,15 +301,16 @@ def abstract_state(config: Config) -> State:
 
 
 def abstract_batch(config: Config, size: int = 2) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a batch with the entries that `init` may read."""
-    height, width = image_shape(config)
-    shapes = {"image": ((3,), "float32"), "mask": ((1,), "float32")}
+    """Shapes and dtypes of a batch with the entries that methods read."""
+    pixels = (size, *image_shape(config))
+    shapes = {"image": ((*pixels, 3), "float32"), "mask": ((*pixels, 1), "float32")}
+    if config.data.name == "aligned":
+        shapes |= {"condition": ((*pixels, 3), "float32")}
     if config.data.get("maps"):
-        shapes |= {"label": ((), "int32"), "instance": ((), "int32")}
-    return {
-        name: jax.ShapeDtypeStruct((size, height, width, *c), dtype)
-        for name, (c, dtype) in shapes.items()
-    }
+        shapes |= {"label": (pixels, "int32"), "instance": (pixels, "int32")}
+    if config.data.get("classes"):
+        shapes |= {"class": ((size,), "int32")}
+    return {name: jax.ShapeDtypeStruct(*x) for name, x in shapes.items()}
 
 
 def badness(best: str, metrics: Mapping[str, float]) -> float:

@@ -20,6 +20,7 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -265,6 +266,18 @@ def announce(activity: str, console: Console | None = None) -> Iterator[None]:
     yield
     seconds = time.perf_counter() - start
     console.print(f"{activity} took {seconds:.1f} s", highlight=False)
+
+
+@contextlib.contextmanager
+def announce_elapsing(activity: str) -> Iterator[None]:
+    """`announce`, with the time so far on a terminal."""
+    console = Console(stderr=True, soft_wrap=True)
+    columns = TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    hidden = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        bar.add_task(activity, total=None)
+        with announce(activity, console):
+            yield
 
 
 # ---- progress of a command ----

@@ -66,9 +66,12 @@ def largest_array(jaxpr: Any) -> int:
     inner = getattr(jaxpr, "jaxpr", jaxpr)
     sizes = [array_bytes(x.aval) for equation in inner.eqns for x in equation.outvars]
     for equation in inner.eqns:
-        for value in jax.tree.leaves(
-            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
-        ):
-            if hasattr(value, "eqns") or hasattr(value, "jaxpr"):
-                sizes.append(largest_array(value))
+        sizes += map(largest_array, inner_programs(equation))
     return max(sizes, default=0)
+
+
+def inner_programs(equation: Any) -> list[Any]:
+    """The jaxprs that an equation of a jaxpr calls, such as a loop's body."""
+    params = list(equation.params.values())
+    values = jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns"))
+    return [x for x in values if hasattr(x, "eqns") or hasattr(x, "jaxpr")]

@@ -3,14 +3,18 @@
   --config=configs/picmm.py:places2   the config; --config.KEY=VALUE changes a setting
   --topology=v5e:16x16                chip and shape of a TPU slice, or chip and number of
                                       GPUs, such as h100:8
+  --compile                           compiles the training step for a TPU slice
+  --complete=N                        and N completions of one image on each chip
 
-Nothing is compiled, and no accelerator is needed. Memory is that of the parameters and the
-optimisers' state; activations come on top. Time is that of the arithmetic alone at the
-chip's stated peak in bfloat16: no run is faster.
+No accelerator is needed. Without --compile the memory is that of the parameters and the
+optimisers' state, on top of which come activations, and the time that of the arithmetic
+alone at the chip's stated peak in bfloat16: no run is faster. Compiling takes minutes, once,
+and needs the extra `tpu`; the time is then the longest of arithmetic, memory and network.
 
 Example: python -m picjax.plan --config=configs/picmm.py:places2 --topology=v5e:4x4
 """
 
+import argparse
 import math
 import re
 import sys
@@ -20,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh
 
-from picjax import checkpoints, cli, flags, methods, settings, sharding
+from picjax import aot, checkpoints, cli, flags, methods, settings, sharding
 from picjax.cli import UserError
 from picjax.layers import backend
 from picjax.system import Config, State
@@ -33,23 +37,28 @@ class Chip(NamedTuple):
       peak: FLOP/s of dense bfloat16 matrix products.
       memory: bytes.
       platform: JAX's name of its back end.
+      bandwidth: bytes per second from and to its memory.
+      network: bytes per second that it sends over all its links to other chips.
     """
 
     peak: float
     memory: float
     platform: str
+    bandwidth: float
+    network: float
 
 
-# Per chip. TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. GPUs: NVIDIA's data sheets,
-# SXM, without sparsity.
+# Per chip. TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; links are stated for both
+# directions together there, v4's in Jouppi et al., arXiv 2304.01433 (six of 50 GB/s).
+# GPUs: NVIDIA's data sheets, SXM, without sparsity; links are NVLink, half of both directions.
 CHIPS = {
-    "v4": Chip(275e12, 32e9, "tpu"),
-    "v5e": Chip(197e12, 16e9, "tpu"),
-    "v5p": Chip(459e12, 95e9, "tpu"),
-    "v6e": Chip(918e12, 32e9, "tpu"),
-    "a100": Chip(312e12, 80e9, "gpu"),
-    "h100": Chip(989e12, 80e9, "gpu"),
-    "h200": Chip(989e12, 141e9, "gpu"),
+    "v4": Chip(275e12, 32e9, "tpu", 1200e9, 300e9),
+    "v5e": Chip(197e12, 16e9, "tpu", 819e9, 200e9),
+    "v5p": Chip(459e12, 95e9, "tpu", 2765e9, 600e9),
+    "v6e": Chip(918e12, 32e9, "tpu", 1638e9, 400e9),
+    "a100": Chip(312e12, 80e9, "gpu", 2039e9, 300e9),
+    "h100": Chip(989e12, 80e9, "gpu", 3350e9, 450e9),
+    "h200": Chip(989e12, 141e9, "gpu", 4800e9, 450e9),
 }
 
 
@@ -186,7 +195,100 @@ def describe(plan: Plan, config: Config) -> list[str]:
     ]
 
 
-TOPOLOGY = "--topology="
+# ---- compiled programs ----
+
+
+def roofline(program: aot.Program, chip: Chip) -> dict[str, float]:
+    """Seconds that a program takes at least for each of arithmetic, memory, network.
+
+    References:
+      Williams et al., "Roofline: an insightful visual performance model", 2009.
+    """
+    sent = sum(x.sent for x in program.collectives.values())
+    return {
+        "arithmetic": program.flops / chip.peak,
+        "memory": program.traffic / chip.bandwidth,
+        "network": sent / chip.network,
+    }
+
+
+def describe_compiled(program: aot.Program, plan: Plan, completions: int) -> list[str]:
+    """A compiled program as lines of text.
+
+    Args:
+      program: a training step, or completions of one image on each chip.
+      plan: of the run.
+      completions: per image; 0: it is a step.
+    """
+    title = f"{completions} completions of an image per chip" if completions else "step"
+    lines = [f"{title}, compiled in {program.seconds:,.1f} s:"]
+    if program.excess:
+        return [*lines, f"memory per chip  does not fit: {program.excess}"]
+    limit, sizes = plan.chip.memory, [f"{x / 1e9:,.3f}" for x in program.memory]
+    fits = "fits" if program.memory.peak <= limit else "does not fit"
+    collectives = [
+        f"{kind} {x.number} ({x.bytes / 1e6:,.3f} MB)"
+        for kind, x in program.collectives.items()
+    ]
+    times = roofline(program, plan.chip)
+    bound = max(times, key=lambda name: times[name])
+    parts = ", ".join(f"{name} {1000 * x:,.3f}" for name, x in times.items())
+    return [
+        *lines,
+        (
+            f"memory per chip  {sizes[3]} of {limit / 1e9:.0f} GB, {fits}: arguments "
+            f"{sizes[0]}, outputs {sizes[1]}, temporaries {sizes[2]}"
+        ),
+        f"collectives      {', '.join(collectives) or 'none'}",
+        f"time             about {1000 * times[bound]:,.3f} ms, limited by {bound} ({parts})",
+        f"utilisation      {times['arithmetic'] / times[bound]:.1%} of the stated peak",
+        *describe_rate(times[bound], plan, completions),
+    ]
+
+
+def describe_rate(seconds: float, plan: Plan, completions: int) -> list[str]:
+    """What a program that takes so long does per second, and what a run costs."""
+    if completions:
+        rate = plan.chips * completions / seconds
+        return [f"speed            about {rate:,.1f} completions/s"]
+    hours = plan.steps * seconds / 3600
+    return [
+        f"speed            about {plan.batch / seconds:,.0f} images/s",
+        (
+            f"run              about {hours:,.2f} h for {plan.steps:,} steps, "
+            f"{hours * plan.chips:,.1f} chip-hours"
+        ),
+    ]
+
+
+# ---- command line ----
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """This command's own options, and the words about the config.
+
+    Raises:
+      UserError: if an option is missing or cannot be used.
+    """
+    parser = cli.Parser(
+        prog="python -m picjax.plan", add_help=False, allow_abbrev=False
+    )
+    parser.add_argument("--topology", default="")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--complete", type=int, default=0)
+    options, rest = parser.parse_known_args(words)
+    if not options.topology:
+        raise UserError("--topology is missing; use --topology=v5e:4x4")
+    cli.check_integer("--complete", options.complete, 0)
+    if options.complete and not options.compile:
+        raise UserError("--complete compiles; add --compile, or leave it out")
+    chip, _ = parse_topology(options.topology)
+    if options.compile and chip.platform != "tpu":
+        raise UserError(
+            f"--compile needs the GPUs of '{options.topology}' themselves; leave it out, "
+            "or plan for a slice of TPUs"
+        )
+    return options, rest
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -199,12 +301,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not words or {"--help", "-h"} & set(words):
         print(__doc__)
         return
-    chosen = [word for word in words if word.startswith(TOPOLOGY)]
-    if not chosen:
-        raise UserError("--topology is missing; use --topology=v5e:4x4")
-    config, _ = flags.parse([word for word in words if word not in chosen])
-    plan = make_plan(config, chosen[-1].removeprefix(TOPOLOGY))
-    print("\n".join(describe(plan, config)))
+    options, rest = parse(words)
+    config, _ = flags.parse(rest)
+    devices = []
+    if options.compile:
+        jax.config.update("jax_platforms", "cpu")  # chips that are there stay free
+        _, chips = parse_topology(options.topology)
+        devices = aot.tpu_devices(options.topology, chips)
+    plan = make_plan(config, options.topology)
+    print("\n".join(describe(plan, config)), flush=True)
+    if not devices:
+        return
+    mesh = sharding.make_mesh(**config.mesh, devices=devices)
+    for completions in dict.fromkeys([0, options.complete]):
+        program = aot.compile_program(config, mesh, plan.topology, completions)
+        lines = describe_compiled(program, plan, completions)
+        print("\n".join(["", *lines]), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -56,18 +56,22 @@ RULES: Sequence[tuple[str, Layout]] = (
 )
 
 
-def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
-    """A mesh of all devices with axes `data` and `fsdp`.
+def make_mesh(
+    data: int = -1, fsdp: int = 1, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """A mesh of devices with axes `data` and `fsdp`.
 
     Args:
       data: length of the axis `data`; -1: as many devices as remain.
       fsdp: length of the axis `fsdp`.
+      devices: None: all that are there.
 
     Raises:
       UserError: if the product of the axes is not the number of devices.
     """
-    shape = mesh_shape(jax.device_count(), data, fsdp)
-    return jax.make_mesh(shape, ("data", "fsdp"), (AxisType.Auto,) * 2)
+    devices = jax.devices() if devices is None else devices
+    shape, types = mesh_shape(len(devices), data, fsdp), (AxisType.Auto,) * 2
+    return jax.make_mesh(shape, ("data", "fsdp"), types, devices=devices)
 
 
 def mesh_shape(count: int, data: int, fsdp: int) -> tuple[int, int]:
@@ -88,9 +92,7 @@ def mesh_shape(count: int, data: int, fsdp: int) -> tuple[int, int]:
 
 def local_mesh() -> Mesh:
     """A mesh of this process's devices, for work of which each process does a share."""
-    devices = jax.local_devices()
-    shape, axes = (len(devices), 1), ("data", "fsdp")
-    return jax.make_mesh(shape, axes, (AxisType.Auto,) * 2, devices=devices)
+    return make_mesh(devices=jax.local_devices())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

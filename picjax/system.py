@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt8
 
 from picjax.cli import check_choice
+from picjax.layers import backend
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -295,7 +296,7 @@ def _draw_some(
 
 def side_by_side(n: int) -> int:
     """How many of n images are made at once."""
-    return min(n, 2 if jax.default_backend() == "cpu" else 10)
+    return min(n, 2 if backend.on_cpu() else 10)
 
 
 def composite(batch: Batch, image: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:

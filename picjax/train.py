@@ -180,17 +180,38 @@ def make_functions(
 ) -> Functions:
     """Trace the functions of a run, which raises their errors before any compilation.
 
-    A step's key is a function of its number, so a resumed run continues the sequence.
-
     Raises:
       UserError: if the method cannot work on such batches, or the memory is too small.
     """
-    root = purpose_key(jax.random.key(config.seed), "train")
 
     def init(batch: Batch) -> State:
         return system.init(to_float(batch), init_key(config.seed))
 
     abstract = jax.eval_shape(init, batch)
+    step, placed = make_step(config, system, mesh, abstract)
+    check_program(config, abstract, step.trace(placed, batch).jaxpr)
+    shardings = jax.tree.map(lambda x: x.sharding, placed)
+    init = jax.jit(init, out_shardings=shardings, **fast_compile())
+    return Functions(init, step, placed)
+
+
+def make_step(
+    config: Config, system: System, mesh: Mesh, abstract: State
+) -> tuple[Any, State]:
+    """The training step for a mesh, to be compiled, and the state that it takes.
+
+    A step's key is a function of its number, so a resumed run continues the sequence.
+
+    Args:
+      config: of the run.
+      system: its method.
+      mesh: of devices that need not be there.
+      abstract: shapes and dtypes of the state.
+
+    Returns:
+      (state, batch) -> (state, metrics), and shapes, dtypes and layouts of the state.
+    """
+    root = purpose_key(jax.random.key(config.seed), "train")
     shardings = sharding.state_shardings(mesh, abstract)
     placed = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -203,9 +224,7 @@ def make_functions(
         key = jax.random.fold_in(root, state.step)
         return system.step(state, to_float(batch), key)
 
-    check_program(config, abstract, step.trace(placed, batch).jaxpr)
-    init = jax.jit(init, out_shardings=shardings, **fast_compile())
-    return Functions(init, step, placed)
+    return step, placed
 
 
 def init_key(seed: int) -> jax.Array:

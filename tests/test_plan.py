@@ -4,7 +4,7 @@ import jax
 import pytest
 from helpers.configs import load_config
 
-from picjax import checkpoints, plan
+from picjax import checkpoints, methods, plan
 from picjax.cli import UserError
 from picjax.layers import backend
 
@@ -42,6 +42,17 @@ def test_a_batch_must_split_over_the_chips():
     config.batch_size = 6
     with pytest.raises(UserError, match="6 does not split over 16 devices"):
         plan.make_plan(config, "v5e:4x4")
+
+
+def test_a_plan_counts_conditions_and_classes():
+    config = load_config("painter", "tiny")
+    config.data.classes = config.model.classes = 3
+    assert checkpoints.abstract_batch(config, 5)["class"].shape == (5,)
+    batch, key = checkpoints.abstract_batch(config), jax.random.key(0)
+    step = methods.make(config).step  # refuses images without classes
+    assert jax.eval_shape(step, checkpoints.abstract_state(config), batch, key)
+    config = load_config("pix2pix", "facades")
+    assert checkpoints.abstract_batch(config)["condition"].shape == (2, 256, 256, 3)
 
 
 def test_operations_are_traced_for_the_planned_back_end():

@@ -15,10 +15,9 @@ import jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 4)
 
-from helpers import hlo
 from helpers.configs import make_batch
 
-from picjax import flags, memory, methods, sharding, train
+from picjax import flags, hlo, memory, methods, sharding, train
 from picjax.layers import conv
 from picjax.system import image_shape
 

@@ -1,0 +1,200 @@
+"""Programs compiled ahead of time: what is read from them, cached and printed."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers.configs import load_config
+
+from picjax import aot, checkpoints, memory, plan
+from picjax.cli import UserError
+from picjax.hlo import Collectives
+from picjax.sharding import make_mesh
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+COMMAND = ["--config=pix2pix:tiny", "--config.batch_size=1", "--compile"]
+PROGRAM = aot.Program(
+    90.0,
+    "",
+    aot.Memory(3 * 10**9, 10**9, 8 * 10**9, 12 * 10**9),
+    flops=197e9,
+    traffic=819e7,
+    collectives={"all-reduce": Collectives(3, 10**8, 2e8)},
+)
+
+
+def flops_of(lowered):
+    """As XLA counts them."""
+    return lowered.cost_analysis()["flops"]
+
+
+@pytest.fixture
+def one_chip(monkeypatch, tmp_path):
+    """Compile for this machine's device in the place of a chip, with an empty cache."""
+    monkeypatch.setenv("PICJAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(aot, "PACKAGES", ("jax",))
+    monkeypatch.setattr(aot, "tpu_devices", lambda *_: jax.devices()[:1])
+    return tmp_path / "plans"
+
+
+# ---- FLOPs, memory, time ----
+
+
+def test_matrix_products_in_loops_count_as_often_as_they_run():
+    def layers(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0]
+
+    shapes = jax.ShapeDtypeStruct((2, 8), "f4"), jax.ShapeDtypeStruct((5, 8, 8), "f4")
+    traced = jax.jit(layers).trace(*shapes)
+    assert aot.matrix_flops(traced.jaxpr, once=True) == 2 * 2 * 8 * 8
+    assert aot.matrix_flops(traced.jaxpr) == 5 * 2 * 2 * 8 * 8
+
+
+def test_convolutions_are_counted_as_xla_counts_them():
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    shapes = (jnp.zeros((3, 9, 9, 4)), jnp.zeros((3, 3, 4, 5)))
+    traced = jax.jit(convolve).trace(*shapes)
+    assert aot.matrix_flops(traced.jaxpr) == 2 * 3 * 4 * 4 * 5 * 3 * 3 * 4
+    assert flops_of(traced.lower()) == aot.matrix_flops(traced.jaxpr)
+
+
+def test_a_loop_scales_what_xla_counts(one_chip):
+    def layers(x, kernels):
+        return jax.lax.scan(lambda x, kernel: (x @ kernel, None), x, kernels)[0]
+
+    def flops(number):
+        kernels = jax.ShapeDtypeStruct((number, 64, 64), "f4")
+        x = jax.ShapeDtypeStruct((64, 64), "f4")
+        return aot.measure("layers", jax.jit(layers).trace(x, kernels)).flops
+
+    assert flops(12) == pytest.approx(2 * flops(6), rel=0.01)
+
+
+def test_the_longest_of_three_times_is_the_estimate():
+    times = plan.roofline(PROGRAM, plan.CHIPS["v5e"])
+    assert times == pytest.approx({"arithmetic": 1e-3, "memory": 1e-2, "network": 1e-3})
+
+
+def test_a_compiled_step_is_described():
+    config = load_config("pix2pix", "tiny")
+    config.batch_size, config.steps = 16, 36_000
+    run = plan.Plan(
+        "v5e:4x4", plan.CHIPS["v5e"], 16, {}, {}, 1e9, config.batch_size, config.steps
+    )
+    text = "\n".join(plan.describe_compiled(PROGRAM, run, 0))
+    assert "12.000 of 16 GB, fits: arguments 3.000" in text
+    assert "all-reduce 3 (100.000 MB)" in text
+    assert (
+        "about 10.000 ms, limited by memory" in text
+        and "10.0% of the stated peak" in text
+    )
+    assert "about 1,600 images/s" in text
+    assert "about 0.10 h for 36,000 steps, 1.6 chip-hours" in text
+    assert "about 8,000.0 completions/s" in plan.describe_compiled(PROGRAM, run, 5)[-1]
+    large = PROGRAM._replace(excess="20.1G of 15.7G hbm")
+    assert (
+        "does not fit: 20.1G of 15.7G hbm" in plan.describe_compiled(large, run, 0)[-1]
+    )
+
+
+def test_what_a_compiler_says_about_too_small_a_memory():
+    error = RuntimeError(
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+        "memory space hbm. Used 20.10G of 15.75G hbm. Exceeded hbm capacity by 4.35G."
+    )
+    assert aot.describe_excess(error) == "20.10G of 15.75G hbm"
+
+
+# ---- the command ----
+
+
+def test_a_step_is_compiled_once(one_chip, capsys, monkeypatch):
+    plan.main([*COMMAND, "--topology=v5e:1x1"])
+    printed = capsys.readouterr()
+    assert "compiling the training step took" in printed.err
+    assert "collectives      none" in printed.out and "images/s" in printed.out
+    (path,) = one_chip.iterdir()
+    step, config = aot.read_program(path), load_config("pix2pix", "tiny")
+    assert step is not None
+    state = memory.tree_bytes(checkpoints.abstract_state(config))
+    assert step.memory.arguments >= state
+    assert step.memory.outputs < 0.1 * state  # the new state takes the old one's place
+    assert step.flops > 0 and step.memory.temporaries > 0 and step.traffic > 2 * state
+
+    monkeypatch.setattr(aot, "measure", lambda *_: pytest.fail("compiled again"))
+    config.batch_size, config.steps = 1, 8
+    mesh = make_mesh(devices=jax.devices()[:1])
+    assert aot.compile_program(config, mesh, "v5e:1x1") == step
+
+
+def test_completions_are_of_one_image_on_each_device():
+    mesh = make_mesh(devices=jax.devices()[:1])
+    config = load_config("pix2pix", "tiny")
+    traced = aot.trace_completions(config, mesh, 5)
+    assert traced.out_info.pixels.shape == (
+        1,
+        5,
+        config.image_size,
+        config.image_size,
+        3,
+    )
+    once = aot.matrix_flops(traced.jaxpr, once=True)
+    assert aot.matrix_flops(traced.jaxpr) > once > 0
+
+
+def test_a_program_is_kept_for_its_inputs_only(one_chip):
+    config, changed = load_config("pix2pix", "tiny"), load_config("pix2pix", "tiny")
+    changed.model.ngf += 1
+
+    def path(config, topology="v5e:2x2", title="the training step"):
+        found = aot.cache_path(aot.describe_input(config, topology, title))
+        assert found is not None
+        return found
+
+    paths = {path(config), path(changed), path(config, "v5e:4x4")}
+    assert len(paths | {path(config, title="2 completions")}) == 4
+    changed.model.ngf, changed.steps = config.model.ngf, 10**6
+    assert path(changed) == path(config)
+    aot.write_program(path(config), PROGRAM)
+    assert aot.read_program(path(config)) == PROGRAM
+    path(config).write_text(path(config).read_text()[:-20])
+    assert aot.read_program(path(config)) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--topology=h100:8", "--compile"), "needs the GPUs of 'h100:8' themselves"),
+        (("--topology=v5e:2x2", "--complete=2"), "add --compile, or leave it out"),
+        (("--topology=v5e:2x2", "--compile", "--complete=-1"), "give 0 or more"),
+        (("--topology=v5e:2x2", "--compile", "--complete=x"), "invalid int value"),
+        (("--topology=v5e:2x2", "--compile"), r"pip install 'picjax\[tpu\]'"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(words, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)  # cannot be imported
+    with pytest.raises(UserError, match=message):
+        plan.main(["--config=pix2pix:tiny", *words])
+
+
+def test_compiling_for_chips_that_are_not_there(monkeypatch):
+    pytest.importorskip("libtpu", reason="needs the TPU compiler: pip install libtpu")
+    config = load_config("pix2pix", "tiny")
+    with pytest.raises(
+        UserError, match="'v5e:3x5' is no slice that the compiler knows"
+    ):
+        aot.tpu_devices("v5e:3x5", 15)
+    with pytest.raises(UserError, match="takes each core of 'v4:2x2x2' for a device"):
+        aot.tpu_devices("v4:2x2x2", 8)
+    mesh = make_mesh(devices=aot.tpu_devices("v5e:2x2", 4))
+    program = aot.compile_program(config, mesh, "v5e:2x2")
+    state = checkpoints.abstract_state(config)
+    assert program.memory.arguments > memory.tree_bytes(state)
+    assert program.collectives.keys() == {"all-reduce"}
+    # The state is read and written; activations may stay on the chip.
+    assert program.flops > 0 and program.traffic > 1.5 * memory.tree_bytes(state)
