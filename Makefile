@@ -52,6 +52,13 @@ endif
 	@echo "metrics:      $(RUN)/eval/metrics.json"
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
+.PHONY: embedded
+embedded: .venv/installed  ## trains and writes the model in the package (15 min)
+	$(BIN)/python -m picjax.train --config=configs/picmm.py:embedded \
+	    --workdir=runs/embedded
+	$(BIN)/python -m picjax.export --workdir=runs/embedded --half \
+	    --out=picjax/demo.safetensors
+
 .PHONY: notebook
 notebook: .venv/installed  ## executes the notebook of the documentation
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebook]'

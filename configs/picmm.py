@@ -49,6 +49,7 @@ PRESETS = {
 VARIANTS = {
     "photos": 64,
     "demo": 64,
+    "embedded": 64,
     "tiny": 32,
     "scenes": 32,
     "celeba_hq": 256,
@@ -68,7 +69,8 @@ def get_config(variant: str = "") -> ConfigDict:
     config.image_size = VARIANTS[name]
     if VARIANTS[name] < 256:
         small(config)
-    changes = {"photos": photos, "demo": demo, "tiny": tiny, "scenes": scenes}
+    changes = {"photos": photos, "demo": demo, "embedded": embedded}
+    changes |= {"tiny": tiny, "scenes": scenes}
     if name in changes:
         changes[name](config)
     config.update_from_flattened_dict(PRESETS[preset])
@@ -156,6 +158,14 @@ def demo(config: Any) -> None:
     config.sample_every = 500
     config.model.update(ngf=16, img_f=64, ndf=16)
     config.opt.update(lr=5e-4, decay=0.5)
+
+
+def embedded(config: Any) -> None:
+    """The model in the package: holes as people paint them, few weights."""
+    demo(config)
+    config.steps = 1_400
+    config.data.masks = ("center", "freeform", "irregular", "half")
+    config.model.latent_grid = 2
 
 
 def tiny(config: Any) -> None:

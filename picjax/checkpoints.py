@@ -18,7 +18,6 @@ from typing import Any
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from picjax import buckets, checksums, files, methods, settings
@@ -56,7 +55,7 @@ def write_config(workdir: epath.PathLike, config: Config) -> None:
 
 
 def read_config(workdir: epath.PathLike) -> Config:
-    """Read the config of a workdir.
+    """Read the config of a workdir, perhaps of an older version.
 
     Raises:
       UserError: if the folder is no workdir, or a value is invalid.
@@ -64,7 +63,7 @@ def read_config(workdir: epath.PathLike) -> Config:
     buckets.check(workdir, "--workdir")
     path = epath.Path(workdir) / "config.json"
     try:
-        config = ConfigDict(read_json(path)["config"])
+        config = methods.saved_config(read_json(path)["config"])
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"'{workdir}' is not a workdir (it has no config.json); "

@@ -21,7 +21,7 @@ from etils import epath
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import checkpoints, complete_labels, files, images, masks, sharding
+from picjax import buckets, checkpoints, complete_labels, files, images, masks, sharding
 from picjax.buckets import AnyPath
 from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
@@ -29,7 +29,7 @@ from picjax.data.listing import list_images
 from picjax.images import Picture
 from picjax.inputs import check_mask_given, check_no_maps, translates
 from picjax.log import progress_bar
-from picjax.model import Model, load
+from picjax.model import EMBEDDED, Model, load
 
 COLUMNS = 6  # completions per row of a grid
 SETTING = "--config.sampler."
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     complete_labels.check(args)
     sharding.join_cluster()
-    out = epath.Path(args.out or epath.Path(args.workdir) / "completions")
+    out = epath.Path(args.out or default_out(args.workdir))
     if args.labels:
         synthesise_all(args, out)
         return
@@ -80,6 +80,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         complete_all(model, sharding.own_share(jobs), args, out)
     if jax.process_index() == 0:
         print(f"{args.num} completions of {len(jobs)} image(s) in {out}")
+
+
+def default_out(workdir: str) -> epath.Path:
+    """`completions/` in the workdir, or here if the model is a file or downloaded."""
+    folder = epath.Path("completions")
+    own = workdir.startswith(buckets.SCHEME) or Path(workdir).is_dir()
+    return epath.Path(workdir) / folder if own else folder
 
 
 def find_jobs(args: argparse.Namespace) -> list[Job]:
@@ -287,7 +294,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         buckets=("workdir", "out"),
     )
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="a run of picjax.train")
+    embedded = f"a run of picjax.train, or {EMBEDDED}"
+    add("--workdir", required=True, metavar="DIR", help=embedded)
     add("--checkpoint", default="newest", metavar="C", help="newest, best or a step")
     add("--image", metavar="PATH", help="an image, or a folder of them")
     add(

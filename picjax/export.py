@@ -18,8 +18,9 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import safetensors
+import safetensors.numpy
 from jaxtyping import Array, UInt8, UInt32
-from ml_collections import ConfigDict
 
 from picjax import methods
 from picjax.cli import Parser, UserError, check_choice, require, run
@@ -35,7 +36,9 @@ SUFFIXES = (".safetensors", ".stablehlo")
 # ---- weights ----
 
 
-def write_weights(path: Path, config: Config, variables: Tree, step: int) -> None:
+def write_weights(
+    path: Path, config: Config, variables: Tree, step: int, half: bool = False
+) -> None:
     """Write variables as safetensors, with config and step as metadata.
 
     Args:
@@ -43,14 +46,19 @@ def write_weights(path: Path, config: Config, variables: Tree, step: int) -> Non
       config: of the run.
       variables: kind ("params" or "stats") -> net -> arrays.
       step: of the checkpoint.
+      half: float32 arrays are rounded to float16.
     """
-    safetensors: Any = require("safetensors.numpy", "export")
+
+    def stored(x: Array) -> np.ndarray:
+        array = np.asarray(x)
+        return array.astype(np.float16) if half and array.dtype == np.float32 else array
+
     arrays = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(x)
+        jax.tree_util.keystr(path, simple=True, separator="/"): stored(x)
         for path, x in jax.tree_util.tree_leaves_with_path(variables)
     }
     metadata = {"format": "picjax", "config": config.to_json(), "step": str(step)}
-    write_bytes(path, safetensors.save(arrays, metadata))
+    write_bytes(path, safetensors.numpy.save(arrays, metadata))
 
 
 def read_weights(path: Path) -> tuple[Config, Tree, int]:
@@ -59,7 +67,6 @@ def read_weights(path: Path) -> tuple[Config, Tree, int]:
     Raises:
       UserError: if it is no such file, or lacks an array of its config's networks.
     """
-    safetensors: Any = require("safetensors", "export")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -73,7 +80,7 @@ def read_weights(path: Path) -> tuple[Config, Tree, int]:
             f"'{path}' was not written by picjax (no config in its metadata); import "
             "official weights by picjax.convert"
         )
-    config: Any = ConfigDict(json.loads(metadata["config"]))
+    config = methods.saved_config(json.loads(metadata["config"]))
     return config, unflatten(config, arrays, path), int(metadata["step"])
 
 
@@ -98,7 +105,12 @@ def unflatten(config: Config, arrays: Mapping[str, np.ndarray], path: Path) -> T
                 f"{theirs.get(name, 'absent')}, not {ours.get(name, 'absent')}; export "
                 "the run again with this version of picjax"
             )
-    return jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names])
+    dtypes = [x.dtype for _, x in leaves]
+    restored = [
+        jnp.asarray(arrays[name], dtype)
+        for name, dtype in zip(names, dtypes, strict=True)
+    ]
+    return jax.tree.unflatten(structure, restored)
 
 
 # ---- the compiled function ----
@@ -214,6 +226,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--num", type=int, default=4, metavar="N", help="of .stablehlo: completions (4)"
     )
+    add("--half", action="store_true", help="of .safetensors: as float16")
     add("--checkpoint", default="newest", metavar="C", help="newest, best or a step")
     everywhere = ",".join(PLATFORMS)
     add("--platforms", default=everywhere, metavar="P,..", help=f"({everywhere})")
@@ -238,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_choice("--platforms", name, PLATFORMS)
     config, variables, step = restore_variables(args.workdir, args.checkpoint)
     if out.suffix == ".safetensors":
-        write_weights(out, config, variables, step)
+        write_weights(out, config, variables, step, args.half)
     else:
         write_function(out, config, variables, args.num, platforms)
     size = out.stat().st_size / 2**20

@@ -43,6 +43,7 @@ from picjax.settings import set_sampler
 from picjax.system import Config, System, Tree, image_shape
 
 BATCH = 8  # images of a list that are completed at once, at most
+EMBEDDED = "picjax://demo"  # the model that is installed with the package
 
 
 class Part(NamedTuple):
@@ -340,7 +341,8 @@ def load(
 
     Args:
       workdir: a run's folder, perhaps in a bucket (gs://); a .safetensors file of
-        `picjax.export`; or `hf://user/name`, a repository that `picjax.push` wrote.
+        `picjax.export`; `hf://user/name`, a repository that `picjax.push` wrote; or
+        `picjax://demo`, a small PICMM that is installed with picjax (docs/weights.md).
       sampler: a preset of the method's sampler, such as "fast" of painter, or values
         for keys of `config.sampler`, such as {"preset": "fast", "label": 3}, to use
         instead of the run's.
@@ -369,6 +371,8 @@ def locate(source: epath.PathLike) -> AnyPath:
     Raises:
       UserError: if a repository cannot be read, or a bucket is of an unknown kind.
     """
+    if str(source) == EMBEDDED:
+        return Path(__file__).with_name("demo.safetensors")
     if not str(source).startswith("hf://"):
         buckets.check(source, "--workdir")
         return epath.Path(source) if buckets.is_remote(source) else Path(source)

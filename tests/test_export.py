@@ -58,6 +58,20 @@ def test_weights_come_back_with_their_config(run, tmp_path):
     )
 
 
+def test_half_of_the_size_and_nearly_the_same_weights(run, tmp_path):
+    workdir, model = run
+    file, half = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    command("--workdir", workdir, "--out", file)
+    command("--workdir", workdir, "--out", half, "--half")
+    assert half.stat().st_size < 0.75 * file.stat().st_size  # both have the config
+    loaded = picjax.load(half).variables
+    for ours, theirs in zip(
+        jax.tree.leaves(loaded), jax.tree.leaves(model.variables), strict=True
+    ):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-6)
+
+
 def test_the_exported_function_draws_the_same_for_any_batch(run, tmp_path):
     workdir, model = run
     file = tmp_path / "model.stablehlo"

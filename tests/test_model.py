@@ -13,8 +13,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 import picjax
+from picjax import masks
 from picjax.cli import UserError
 from picjax.completion import make_draw, visible_part
+from picjax.data.photos import HeldOutPhotos
 from picjax.model import Model
 from picjax.settings import set_sampler
 from picjax.system import draw_many
@@ -34,6 +36,22 @@ def test_known_pixels_are_the_inputs_to_the_bit(size, fake):
     for sample in out:
         np.testing.assert_array_equal(sample[known == 1], image[known == 1])
         assert (sample[known == 0] != image[known == 0]).any()
+
+
+def test_the_embedded_model_completes_a_photograph_in_several_ways():
+    """Held out in training; the mean colour of the known pixels learns nothing."""
+    model = picjax.load("picjax://demo")
+    source, rng = HeldOutPhotos(model.size), np.random.default_rng(0)
+    crops = [source.read(i, rng)["image"] for i in range(8)]
+    known = masks.center(rng, *model.size)
+    learnt, mean, spread = [], [], []
+    for crop, drawn in zip(crops, model.complete(crops, known, n=4), strict=True):
+        truth, found = crop[known == 0], drawn[:, known == 0].astype(float)
+        learnt.append(np.abs(found - truth).mean())
+        mean.append(np.abs(crop[known == 1].mean(0) - truth).mean())
+        spread.append(found.std(0).mean())
+    assert np.mean(learnt) < 0.8 * np.mean(mean)
+    assert np.mean(spread) > 1  # grey level
 
 
 def test_samples_differ_and_the_seed_fixes_them(fake):

@@ -130,7 +130,20 @@ def test_a_folder_that_is_no_workdir_is_refused(tmp_path):
         checkpoints.read_config(tmp_path)
 
 
-def test_config_of_an_older_version_names_the_missing_key():
+def test_run_that_is_older_than_an_option_has_its_published_value(tmp_path):
+    config = load_config("picmm", "tiny")
+    older = config.copy_and_resolve_references()
+    del older.sampler, older.model["fill"]
+    checkpoints.write_config(tmp_path, older)
+    read = checkpoints.read_config(tmp_path)
+    assert read.to_json(sort_keys=True) == config.to_json(sort_keys=True)
+    checkpoints.check_same_config(config, tmp_path)
+    config.model.fill = True
+    with pytest.raises(UserError, match=r"model.fill \(True, was False\)"):
+        checkpoints.check_same_config(config, tmp_path)
+
+
+def test_missing_key_of_a_config_is_named():
     config = load_config("picmm", "tiny")
     del config.opt["decay"]
     with pytest.raises(UserError, match="lacks a key .*decay"):

@@ -45,7 +45,8 @@ def deviation_map(
 def command_line(request: GenerationRequest, workdir: str, step: int) -> str:
     """The command that draws a request's images from the files of its ZIP."""
     words = ["python", "-m", "picjax.complete", f"--workdir={workdir}"]
-    words += [f"--checkpoint={step}"] if not workdir.endswith(".safetensors") else []
+    one = workdir.endswith(".safetensors") or "://" in workdir  # checkpoint
+    words += [] if one else [f"--checkpoint={step}"]
     words += [*request.arguments(), f"--num={request.num}", f"--seed={request.seed}"]
     return shlex.join([*words, "--out=completions"])
 

@@ -12,7 +12,7 @@ from picjax import checkpoints
 from picjax.cli import UserError, check_choice
 from picjax.data.labelled import class_names
 from picjax.inputs import translates
-from picjax.model import Model, load
+from picjax.model import EMBEDDED, Model, load
 from picjax.system import Config, image_shape
 
 FOLDER = Path("runs")  # where runs are looked for if none is named
@@ -50,7 +50,7 @@ class Runs:
 
     Args:
       workdirs: folders (or exported files) to offer; none: those under `runs/`, which
-        are looked for at every call of `names`.
+        are looked for at every call of `names`, or the embedded model.
       max_loaded: models in memory; the one that was used longest ago is dropped.
     """
 
@@ -145,12 +145,16 @@ def named(name: str) -> Iterator[None]:
 
 
 def discover(folder: Path = FOLDER) -> dict[str, str]:
-    """Workdirs with a checkpoint in a folder and the folders in it, newest first."""
-    found = [path.parent for path in folder.glob("*/config.json")]
-    found += [path.parent for path in folder.glob("*/*/config.json")]
-    saved = [path for path in found if checkpoints.saved_steps(path)]
+    """Workdirs with a checkpoint in a folder and the folders in it, newest first.
+
+    Without any, the model that is installed with picjax.
+    """
+    workdirs = [path.parent for path in folder.glob("*/config.json")]
+    workdirs += [path.parent for path in folder.glob("*/*/config.json")]
+    saved = [path for path in workdirs if checkpoints.saved_steps(path)]
     saved.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return {path.relative_to(folder).as_posix(): path.as_posix() for path in saved}
+    found = {path.relative_to(folder).as_posix(): path.as_posix() for path in saved}
+    return found or {"demo": EMBEDDED}
 
 
 def by_name(workdirs: Sequence[str]) -> dict[str, str]:
@@ -160,7 +164,7 @@ def by_name(workdirs: Sequence[str]) -> dict[str, str]:
       UserError: if one does not exist.
     """
     for workdir in workdirs:
-        if not workdir.startswith("hf://") and not Path(workdir).exists():
+        if "://" not in workdir and not Path(workdir).exists():
             raise UserError(f"--workdir '{workdir}' does not exist; correct it")
     short = [Path(workdir).name or workdir for workdir in workdirs]
     return {

@@ -4,6 +4,11 @@ Methods of other packages are found by their entry points (picjax/plugins.py).
 """
 
 import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from picjax import plugins
 from picjax.cli import UserError, check_choice
@@ -41,3 +46,28 @@ def make(config: Config) -> System:
             f"the config lacks a key ({error}); the run is of another version of "
             "picjax: add the key to its config.json, or train again"
         ) from error
+
+
+def saved_config(settings: Mapping[str, Any]) -> Config:
+    """The config of a saved run; keys that it lacks get their published values.
+
+    A run may be older than an option. Options that change a published method are off in
+    `published()` of configs/METHOD.py, so the run keeps the method it was trained with.
+
+    Args:
+      settings: the config as JSON has it.
+    """
+    if settings.get("system") not in CLASSES:  # another package's method
+        return ConfigDict(settings)
+    configs: Any = importlib.import_module(f"picjax.configs.{settings['system']}")
+    published = json.loads(configs.published().to_json())
+    return ConfigDict(merge(published, settings))
+
+
+def merge(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, and the defaults of the keys that they lack, group by group."""
+    merged = {**defaults, **settings}
+    for key in defaults.keys() & settings.keys():
+        if isinstance(defaults[key], Mapping) and isinstance(settings[key], Mapping):
+            merged[key] = merge(defaults[key], settings[key])
+    return merged

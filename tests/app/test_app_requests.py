@@ -41,6 +41,7 @@ def test_runs_with_a_checkpoint_are_found_by_name(tmp_path):
     found = runs.discover(tmp_path)
     assert set(found) == {"a", "deep/b"}
     assert found["deep/b"] == f"{tmp_path}/deep/b"
+    assert runs.discover(tmp_path / "none") == {"demo": "picjax://demo"}
 
 
 def test_equal_names_are_told_apart(tmp_path):
