@@ -14,7 +14,7 @@ from picjax.data.maps import Map
 
 SIDE = 512  # pixels that the longer side of a layout is enlarged to, for the mouse
 NEAR = 12  # levels by which a painted colour may differ from the palette's
-FONT = 15  # pixels
+FONT = 28  # pixels of an enlarged layout
 
 Palette = UInt8[np.ndarray, "n 3"]
 

@@ -179,11 +179,11 @@ def canvas(limits: Limits) -> Parts:
         )
     with gr.Accordion("Outpainting, rectangle, mask file", open=False):
         with gr.Row():
-            names = ("left", "top", "right", "bottom")
+            names = ("Left", "Top", "Right", "Bottom")
             sides = [common.number(name, 0) for name in names]
             extend = gr.Button("Extend by these pixels", min_width=120)
         with gr.Row():
-            names = ("x", "y", "width", "height")
+            names = ("x", "y", "Width", "Height")
             box = [common.number(name, 0) for name in names]
             rectangle = gr.Button("Add rectangle", min_width=120)
         with gr.Row():
@@ -208,7 +208,7 @@ def controls() -> Parts:
     """Which run, how it draws, and the buttons."""
     parts = common.run_controls("complete")
     parts |= common.sampler("complete")
-    best_of = gr.Slider(0, MAX_NUM, 0, step=1, label="Best of (0: all that are drawn)")
+    best_of = gr.Slider(0, MAX_NUM, 0, step=1, label="Best of (0: keep all)")
     parts["best_of"] = best_of
     return parts | common.buttons("complete", "Complete")
 
@@ -218,7 +218,7 @@ def results() -> Parts:
     parts = common.gallery("complete", "Completions: click one to choose it")
     with gr.Row():
         proceed = gr.Button(
-            "Go on with the chosen one", min_width=220, elem_id="proceed"
+            "Go on with the chosen one", min_width=240, elem_id="proceed"
         )
         undo = gr.Button("Undo", min_width=80, elem_id="undo")
     return parts | {"proceed": proceed, "undo": undo} | common.download("complete")

@@ -228,7 +228,7 @@ def build(
 def canvas() -> Parts:
     """The canvas, and what is put on it."""
     preview = gr.Image(
-        label="Canvas: click where the chosen cut-out belongs; chequers are painted",
+        label="Canvas: click to place the chosen cut-out",
         format="png",
         interactive=False,
         height=460,
@@ -247,8 +247,8 @@ def canvas() -> Parts:
         example = gr.Dropdown(
             [*cutouts.EXAMPLES], value=None, label="Example", elem_id="compose-example"
         )
-        width = common.number("width", SIDE_OF_CANVAS)
-        height = common.number("height", SIDE_OF_CANVAS)
+        width = common.number("Width", SIDE_OF_CANVAS)
+        height = common.number("Height", SIDE_OF_CANVAS)
     return {
         "preview": preview,
         "files": files,

@@ -111,6 +111,7 @@ def comparisons(prefix: str, slider: bool = True) -> Parts:
         label="Where images differ",
         format="png",
         interactive=False,
+        buttons=["download", "fullscreen"],
         elem_id=f"{prefix}-heat",
     )
     return {"slider": between, "heat": heat}
