@@ -84,6 +84,15 @@ def choose(page, field: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
+def name_mask(page, name: str) -> None:
+    """Take a named mask, and wait until the canvas has it."""
+    choose(page, "named", name)
+    page.wait_for_function(
+        "document.querySelector('#complete-status').innerText.includes('the hole is')"
+    )
+    page.wait_for_timeout(2000)
+
+
 def paint(page, editor="editor") -> None:
     """A stroke across the middle of the canvas."""
     box = page.locator(f"#{editor} canvas").first.bounding_box()
@@ -236,8 +245,7 @@ def test_compose_a_scene_and_paint_around_it(server, chromium, tmp_path):
 def test_two_browsers_and_named_masks(server, chromium):
     pages = [opened(chromium, server) for _ in range(2)]
     for page, name in zip(pages, ("center", "left"), strict=True):
-        choose(page, "named", name)
-        page.wait_for_timeout(3000)
+        name_mask(page, name)
     holes = []
     for page in pages:
         drawn = complete(page)
@@ -253,8 +261,7 @@ def test_a_mistake_is_one_sentence(server, chromium):
     page.locator("#complete-start").click()
     toast = page.get_by_text("there is no hole yet; paint one")
     toast.wait_for()
-    choose(page, "named", "center")
-    page.wait_for_timeout(3000)
+    name_mask(page, "center")
     check(complete(page), 6)
 
 
@@ -264,8 +271,7 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
 
     page = opened(chromium, server)
     choose(page, "complete-run", "walk")
-    choose(page, "named", "center")
-    page.wait_for_timeout(3000)
+    name_mask(page, "center")
     choose(page, "complete-sampler", "repaint")
     page.locator("#complete-start").click()
     page.locator("#complete-gallery button img").first.wait_for()  # on its way

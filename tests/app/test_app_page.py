@@ -174,13 +174,14 @@ def test_the_browser_sees_no_traceback_and_no_markup(caplog):
 
 
 def test_named_masks_are_those_of_training(page):
-    value = page.name_mask(painted(), "center", RUN, 0)
+    value, line = page.name_mask(painted(), "center", RUN, 0)
+    assert line == "the hole is 25% of the picture"
     hole = value["layers"][0][..., 3] > 0
     assert hole[20, 30] and not hole[2, 30] and abs(hole.mean() - 0.25) < 0.02
 
 
 def test_outpainting_keeps_the_picture(page):
-    value = page.extend(painted(), 5, 0, 0, 7)
+    value, _ = page.extend(painted(), 5, 0, 0, 7)
     assert value["background"].shape == (47, 65, 3)
     np.testing.assert_array_equal(value["background"][:40, 5:], picture(0, 40, 60))
     known = value["layers"][0][..., 3] == 0
@@ -198,12 +199,12 @@ def test_outpainting_keeps_the_picture(page):
 
 def test_rectangles_inversion_and_mask_files(page):
     whole = sent(Painting(picture(0), np.ones((40, 60), np.uint8)))
-    value = page.add_rectangle(whole, 50, 30, 20, 20)
+    value, _ = page.add_rectangle(whole, 50, 30, 20, 20)
     hole = value["layers"][0][..., 3] > 0
     assert hole[30:, 50:].all() and hole.sum() == 100
     with pytest.raises(UserError, match="x is 60"):
         page.add_rectangle(whole, 60, 0, 1, 1)
-    known = page.invert(painted())["layers"][0][..., 3] == 0
+    known = page.invert(painted())[0]["layers"][0][..., 3] == 0
     np.testing.assert_array_equal(known, half_mask() == 0)
     data = png(half_mask(20, 30) * np.uint8(255))
     value, line = page.load_mask(whole, data, True)

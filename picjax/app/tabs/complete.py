@@ -43,36 +43,39 @@ class CompleteTab(Tab):
         picture = examples.photo(name)
         return editor_value(Painting(picture, np.ones(picture.shape[:2], np.uint8)))
 
-    def name_mask(self, value: Any, name: str, run: str | None, seed: Number) -> Any:
+    def name_mask(
+        self, value: Any, name: str, run: str | None, seed: Number
+    ) -> tuple[Any, str]:
         """A named mask as in training: drawn at the size of the run."""
         painting = read_painting(value)
         size = self.worker.runs.info(run).size if run else None
         seed = integer("seed", seed)
         mask, _ = masks.resolve(name, painting.picture, seed, size)
-        return editor_value(painting._replace(mask=mask))
+        return with_hole(painting._replace(mask=mask))
 
     def load_mask(self, value: Any, data: bytes, invert: bool) -> tuple[Any, str]:
         """A mask file, with what is doubtful about it."""
         painting = read_painting(value)
         mask, warnings = read_mask(data, painting.mask.shape, self.limits, invert)
-        return editor_value(painting._replace(mask=mask)), as_sentences(warnings)
+        editor, line = with_hole(painting._replace(mask=mask))
+        return editor, f"{line}. {as_sentences(warnings)}"
 
-    def extend(self, value: Any, *sides: Number) -> Any:
+    def extend(self, value: Any, *sides: Number) -> tuple[Any, str]:
         """Outpainting: the picture with a border of hole."""
         left, top, right, bottom = (integer("pixels", side) for side in sides)
         painting = read_painting(value)
-        return editor_value(extended(painting, (left, top, right, bottom), self.limits))
+        return with_hole(extended(painting, (left, top, right, bottom), self.limits))
 
-    def add_rectangle(self, value: Any, *numbers: Number) -> Any:
+    def add_rectangle(self, value: Any, *numbers: Number) -> tuple[Any, str]:
         """A rectangle added to the hole."""
         x, y, width, height = (integer("the rectangle", n) for n in numbers)
         painting = read_painting(value)
-        return editor_value(with_rectangle(painting, (x, y), (width, height)))
+        return with_hole(with_rectangle(painting, (x, y), (width, height)))
 
-    def invert(self, value: Any) -> Any:
+    def invert(self, value: Any) -> tuple[Any, str]:
         """Hole and known part exchanged."""
         painting = read_painting(value)
-        return editor_value(painting._replace(mask=1 - painting.mask))
+        return with_hole(painting._replace(mask=1 - painting.mask))
 
     # ---- completions ----
 
@@ -123,6 +126,12 @@ class CompleteTab(Tab):
         job = self.worker.submit(request)
         job.wait()
         return job.samples
+
+
+def with_hole(painting: Painting) -> tuple[Any, str]:
+    """The editor's value, and how large the hole is."""
+    share = 1 - painting.mask.mean()
+    return editor_value(painting), f"the hole is {share:.0%} of the picture"
 
 
 # ---- layout ----
@@ -227,14 +236,15 @@ def results() -> Parts:
 def connect_canvas(tab: CompleteTab, parts: Parts) -> None:
     """Events that change the picture or its hole."""
     p, editor = parts, parts["editor"]
+    changed = [editor, p["status"]]
     p["example"].input(**call(tab.take_example, [p["example"]], [editor]))
     inputs = [editor, p["named"], p["run"], p["seed"]]
-    p["named"].input(**call(tab.name_mask, inputs, [editor]))
-    p["extend"].click(**call(tab.extend, [editor, *p["sides"]], [editor]))
-    p["rectangle"].click(**call(tab.add_rectangle, [editor, *p["box"]], [editor]))
-    p["invert"].click(**call(tab.invert, [editor], [editor]))
+    p["named"].input(**call(tab.name_mask, inputs, changed))
+    p["extend"].click(**call(tab.extend, [editor, *p["sides"]], changed))
+    p["rectangle"].click(**call(tab.add_rectangle, [editor, *p["box"]], changed))
+    p["invert"].click(**call(tab.invert, [editor], changed))
     inputs = [editor, p["file"], p["inverted"]]
-    p["file"].upload(**call(tab.load_mask, inputs, [editor, p["status"]]))
+    p["file"].upload(**call(tab.load_mask, inputs, changed))
 
 
 def connect_results(tab: CompleteTab, session: gr.State, parts: Parts) -> None:
