@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -233,9 +232,9 @@ def read_memory(stats: Any) -> Memory:
 
 
 def describe_excess(error: Exception) -> str:
-    """What a compiler says about a memory that is too small: `20.5G of 15.75G hbm`."""
-    used = re.search(r"Used (\S+ of \S+ \w+)", str(error))
-    return used[1] if used else checkpoints.summary(error)
+    """What a compiler says about a memory that is too small, in one line."""
+    reason = str(error).partition("RESOURCE_EXHAUSTED: ")[2]
+    return reason.partition("\n")[0] or checkpoints.summary(error)
 
 
 def matrix_flops(program: Any, once: bool = False) -> float:
