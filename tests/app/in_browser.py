@@ -93,10 +93,10 @@ def name_mask(page, name: str) -> None:
     page.wait_for_timeout(2000)
 
 
-def paint(page, editor="editor") -> None:
-    """A stroke across the middle of the canvas."""
+def paint(page, editor="editor", below: int = 0) -> None:
+    """A stroke across the middle of the canvas, or so many pixels below it."""
     box = page.locator(f"#{editor} canvas").first.bounding_box()
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 + below
     page.mouse.move(x - 40, y)
     page.mouse.down()
     page.mouse.move(x + 40, y + 20, steps=8)
@@ -177,7 +177,7 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
         "document.querySelector('#complete-status').innerText.includes('1 step(s) to undo')"
     )
     page.wait_for_timeout(3000)
-    paint(page)
+    paint(page, below=30)  # the same hole would have the same completions
     further = complete(page)
     np.testing.assert_array_equal(further["image.png"], drawn["image_out_2.png"])
     check(further, 6)

@@ -115,8 +115,10 @@ def test_mixed_colours_have_the_class_of_a_neighbour():
     assert set(np.unique(strokes[40:])) == {1, 3} and (strokes[:40] == -1).all()
 
 
-def test_a_run_has_an_empty_layout_its_classes_and_examples(tab):
+def test_a_run_has_an_empty_layout_its_classes_and_examples(tab, styles):
     draft = Draft()
+    assert tab.choose_run(draft, None) == {"example": None} and draft.layout is None
+    assert styles.choose_run(Lender(), None) == {"reference": None, "pairs": ""}
     updates = tab.choose_run(draft, RUN)
     assert updates["class"]["choices"][1] == ("disk", 1)
     assert updates["editor"]["value"]["background"].shape == (512, 512, 3)

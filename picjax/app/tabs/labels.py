@@ -64,6 +64,8 @@ class LabelsTab(Tab):
 
     def choose_run(self, draft: Draft, run: str | None) -> dict[str, Any]:
         """An empty layout, with the classes of a run and examples of its data."""
+        if not run:  # the page was opened, and no run is offered
+            return {"example": None}
         info = self.info(run)
         classes = paintable(info)
         names = examples.layout_names(info)

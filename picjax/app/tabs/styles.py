@@ -73,6 +73,8 @@ class Styles:
 
     def choose_run(self, lender: Lender, run: str | None) -> dict[str, Any]:
         """No reference, and examples of the run's data."""
+        if not run:
+            return self.clear(lender)
         names = examples.layout_names(self.info(run))
         choices = gr.update(choices=names, value=None, visible=bool(names))
         return self.clear(lender) | {"lender": choices}
