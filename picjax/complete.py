@@ -84,9 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def default_out(workdir: str) -> epath.Path:
     """`completions/` in the workdir, or here if the model is a file or downloaded."""
-    folder = epath.Path("completions")
-    own = workdir.startswith(buckets.SCHEME) or Path(workdir).is_dir()
-    return epath.Path(workdir) / folder if own else folder
+    elsewhere = buckets.is_remote(workdir) and not workdir.startswith(buckets.SCHEME)
+    if elsewhere or Path(workdir).is_file():
+        return epath.Path("completions")
+    return epath.Path(workdir) / "completions"
 
 
 def find_jobs(args: argparse.Namespace) -> list[Job]:

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from etils import epath
 from helpers.fake_system import make_model
 from helpers.pictures import half_mask, picture
 from PIL import Image
@@ -71,6 +72,13 @@ def test_default_folder_and_a_name_for_a_mask(tmp_path, model):
     save(tmp_path / "a.png", picture(0))
     command("--workdir", tmp_path / "run", "--image", tmp_path / "a.png", "--mask=half")
     assert (tmp_path / "run/completions/a_out_9.png").exists()
+
+
+def test_what_is_no_folder_is_completed_into_the_current_one(tmp_path):
+    file = tmp_path / "a.safetensors"
+    file.touch()
+    for workdir in (str(file), "picjax://demo"):
+        assert module.default_out(workdir) == epath.Path("completions")
 
 
 def test_seeds_do_not_depend_on_the_folder(tmp_path, model):
