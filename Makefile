@@ -53,7 +53,7 @@ endif
 	@echo "checkpoint:   $(RUN)/checkpoints/"
 
 .PHONY: embedded
-embedded: .venv/installed  ## trains and writes the model in the package (15 min)
+embedded: .venv/installed  ## trains and writes the model in the package (half an hour)
 	$(BIN)/python -m picjax.train --config=configs/picmm.py:embedded \
 	    --workdir=runs/embedded
 	$(BIN)/python -m picjax.export --workdir=runs/embedded --half \

@@ -21,7 +21,7 @@ from etils import epath
 from jaxtyping import UInt8
 from rich.console import Console
 
-from picjax import buckets, checkpoints, complete_labels, files, images, masks, sharding
+from picjax import checkpoints, complete_labels, files, images, masks, sharding
 from picjax.buckets import AnyPath
 from picjax.cli import Parser, UserError, check_choice, run, say
 from picjax.compose import compose
@@ -29,7 +29,7 @@ from picjax.data.listing import list_images
 from picjax.images import Picture
 from picjax.inputs import check_mask_given, check_no_maps, translates
 from picjax.log import progress_bar
-from picjax.model import EMBEDDED, Model, load
+from picjax.model import EMBEDDED, Model, is_folder, load
 
 COLUMNS = 6  # completions per row of a grid
 SETTING = "--config.sampler."
@@ -84,10 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def default_out(workdir: str) -> epath.Path:
     """`completions/` in the workdir, or here if the model is a file or downloaded."""
-    elsewhere = buckets.is_remote(workdir) and not workdir.startswith(buckets.SCHEME)
-    if elsewhere or Path(workdir).is_file():
-        return epath.Path("completions")
-    return epath.Path(workdir) / "completions"
+    folder = epath.Path("completions")
+    return epath.Path(workdir) / folder if is_folder(workdir) else folder
 
 
 def find_jobs(args: argparse.Namespace) -> list[Job]:

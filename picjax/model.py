@@ -381,6 +381,16 @@ def locate(source: epath.PathLike) -> AnyPath:
     return download(str(source))
 
 
+def is_folder(source: str) -> bool:
+    """Whether what `load` takes is a workdir, which has checkpoints and takes outputs.
+
+    Otherwise it is one model: a file, a repository of the Hub, or the embedded one.
+    """
+    if buckets.is_remote(source):
+        return source.startswith(buckets.SCHEME)
+    return not source.endswith(".safetensors")
+
+
 def read(path: AnyPath, checkpoint: int | str = "newest") -> tuple[Config, Tree, int]:
     """Config, inference variables and step of a workdir or a .safetensors file.
 

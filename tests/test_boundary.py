@@ -201,7 +201,7 @@ def test_completions_beyond_the_memory():
         (b"[" * 100_000, "is damaged"),
         (b"[1, 2]", "is damaged"),
         (b'{"config": [1]}', "is damaged"),
-        (b'{"config": {"system": "other"}}', "config.image_size is missing"),
+        (b'{"config": {"system": "picmm"}}', "config.image_size is missing"),
         (b"config", "is damaged"),
     ],
 )

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 
 from picjax.app.requests import GenerationRequest
 from picjax.images import png_bytes
+from picjax.model import is_folder
 
 # Colours of the map, from no deviation to the largest: black, purple, orange, white.
 HEAT = np.array(
@@ -45,8 +46,7 @@ def deviation_map(
 def command_line(request: GenerationRequest, workdir: str, step: int) -> str:
     """The command that draws a request's images from the files of its ZIP."""
     words = ["python", "-m", "picjax.complete", f"--workdir={workdir}"]
-    one = workdir.endswith(".safetensors") or "://" in workdir  # checkpoint
-    words += [] if one else [f"--checkpoint={step}"]
+    words += [f"--checkpoint={step}"] if is_folder(workdir) else []
     words += [*request.arguments(), f"--num={request.num}", f"--seed={request.seed}"]
     return shlex.join([*words, "--out=completions"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from picjax import checkpoints
+from picjax.buckets import is_remote
 from picjax.cli import UserError, check_choice
 from picjax.data.labelled import class_names
 from picjax.inputs import translates
@@ -164,7 +165,7 @@ def by_name(workdirs: Sequence[str]) -> dict[str, str]:
       UserError: if one does not exist.
     """
     for workdir in workdirs:
-        if "://" not in workdir and not Path(workdir).exists():
+        if not is_remote(workdir) and not Path(workdir).exists():
             raise UserError(f"--workdir '{workdir}' does not exist; correct it")
     short = [Path(workdir).name or workdir for workdir in workdirs]
     return {

@@ -42,7 +42,7 @@ def convolve(
         few = kernel.shape[-1] <= conv_cpu.FEW_CHANNELS
         if geometry == (3, 3, 1, 0, 0) and few:
             return conv_cpu.convolve_to_few(x, kernel)
-        if stride == 1 and not few and conv_cpu.gains_by_taps(x, kernel):
+        if stride == 1 and not few and conv_cpu.dense_is_faster(x, kernel):
             rows, columns = ((p, p) for p in padding)
             return conv_cpu.dense(x, kernel, rows, columns)
     return lax.conv_general_dilated(

@@ -79,8 +79,10 @@ def dense(
     return _dense(x, kernel.astype(x.dtype), rows, columns)
 
 
-def gains_by_taps(x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"]) -> bool:
-    """Whether `dense` is the faster form: for 3 x 3 taps only on large images."""
+def dense_is_faster(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c d"]
+) -> bool:
+    """Whether `dense` is the faster form: with 3 x 3 taps only for large images."""
     large = x.shape[1] * x.shape[2] >= LARGE
     return kernel.shape[0] in (1, 4) or (kernel.shape[0] == 3 and large)
 

@@ -49,10 +49,12 @@ def make(config: Config) -> System:
 
 
 def saved_config(settings: Mapping[str, Any]) -> Config:
-    """The config of a saved run; keys that it lacks get their published values.
+    """The config of a saved run; options that it lacks get their published values.
 
     A run may be older than an option. Options that change a published method are off in
     `published()` of configs/METHOD.py, so the run keeps the method it was trained with.
+    Only groups, such as `config.model`, are completed: a config without `image_size` is
+    damaged.
 
     Args:
       settings: the config as JSON has it.
@@ -61,7 +63,8 @@ def saved_config(settings: Mapping[str, Any]) -> Config:
         return ConfigDict(settings)
     configs: Any = importlib.import_module(f"picjax.configs.{settings['system']}")
     published = json.loads(configs.published().to_json())
-    return ConfigDict(merge(published, settings))
+    groups = {key: x for key, x in published.items() if isinstance(x, Mapping)}
+    return ConfigDict(merge(groups, settings))
 
 
 def merge(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
