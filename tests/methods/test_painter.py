@@ -132,6 +132,39 @@ def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch):
     assert methods.make(config).walk_calls == 0
 
 
+@pytest.mark.parametrize("preset", ["own", "ddnm"])
+def test_a_network_sees_what_is_known_of_its_own_image(monkeypatch, preset):
+    def network(net, variables, x, t, *_):
+        x, known, mask = jnp.split(x, (3, 6), -1)
+        epsilon = jnp.tanh(x + 3 * known.mean((1, 2, 3), keepdims=True) - mask)
+        return jnp.concatenate([epsilon, x], -1)
+
+    config = load_config("painter", "tiny")
+    config.model.sees_known = True
+    config.sampler.preset = preset
+    config.diffusion.steps = 1000
+    system = methods.make(config)
+    batch = make_batch(8)
+    state = jax.eval_shape(system.init, batch, KEY)
+    assert state.params["unet"]["in0_0"]["kernel"].shape[-2] == 7
+    jax.eval_shape(system.step, state, batch, KEY)
+
+    monkeypatch.setattr(painter, "infer", network)
+    sample = jax.jit(partial(system.sample, n=1))
+    image, mask = batch["image"], batch["mask"]
+    first = sample({}, batch, KEY)
+    assert float(jnp.abs(first[0] - first[1]).max()) > 1e-2
+
+    other_hole = batch | {"image": jnp.where(mask > 0, image, -image)}
+    np.testing.assert_array_equal(sample({}, other_hole, KEY), first)
+    # The second image's known pixels change the second image's completion alone.
+    other_known = batch | {"image": image.at[1].multiply(-1)}
+    second = sample({}, other_known, KEY)
+    np.testing.assert_array_equal(second[0], first[0])
+    hole = np.asarray(mask[1] < 1)[..., 0]
+    assert float(np.abs(second[1, 0] - first[1, 0])[hole].max()) > 1e-2
+
+
 @pytest.fixture(scope="module")
 def guided():
     """(config, batch, state) with classes, a classifier and a history of losses."""

@@ -298,7 +298,7 @@ class UNet(Torso):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "b h w 3"],
+        x: Float[Array, "b h w c"],
         t: Time,
         y: Int[Array, " b"] | None = None,
         train: bool = False,
@@ -306,7 +306,8 @@ class UNet(Torso):
         """The output, float32, for noised images x at the original steps t.
 
         Args:
-          x: x_t; height and width must halve between all levels.
+          x: x_t, perhaps with further channels (`model.sees_known`); height and width
+            must halve between all levels.
           t: steps of the process before respacing; may be fractional.
           y: classes, for a class-conditional network and no other.
           train: whether dropout is on.

@@ -1,7 +1,7 @@
 """Intelligent Painter and RePaint: a diffusion model that completes any hole.
 
 Training is guided-diffusion's: the network learns to predict the noise in whole images,
-and masks play no part. Completion reverses the process from noise, replacing the known
+and masks play no part unless the network sees the known pixels (ours). Completion reverses the process from noise, replacing the known
 pixels before every evaluation of the network and resampling (`resampling.repaint`). A
 classifier that guides is trained beside the network, on noised images of its own.
 """
@@ -49,6 +49,7 @@ class Painter(System):
 
     Attributes:
       unet: the denoising network.
+      sees_known: whether its input also holds the known pixels and the mask (ours).
       classifier: guides the sampler; None: no guidance.
       opts: "adamw" of the UNet and, if it is trained, "classifier".
       schedule: of the process that is trained.
@@ -69,6 +70,7 @@ class Painter(System):
     }
 
     unet: UNet
+    sees_known: bool
     classifier: Classifier | None
     opts: Mapping[str, Opt]
     schedule: Schedule
@@ -89,6 +91,7 @@ class Painter(System):
         diffusion, opt = config.diffusion, config.opt
         return cls(
             unet=settings.make_unet(config),
+            sees_known=config.model.sees_known,
             classifier=settings.make_classifier(config),
             opts=settings.make_optimizers(config),
             schedule=process.make_schedule(diffusion.schedule, diffusion.steps),
@@ -117,10 +120,11 @@ class Painter(System):
     def init(self, batch: Batch, key: PRNGKeyArray) -> State:
         """The original's initial weights; the average starts as a copy of them."""
         keys = split_keys(key, "unet", "classifier")
-        x = batch["image"][:1]
-        t = jnp.zeros(1, jnp.int32)
+        first = jax.tree.map(lambda x: x[:1], batch)
+        x, t = first["image"], jnp.zeros(1, jnp.int32)
         y = t if self.unet.classes else None
-        variables = {"unet": self.unet.init(keys["unet"], x, t, y)}
+        seen = beside(x, self.known(first))
+        variables = {"unet": self.unet.init(keys["unet"], seen, t, y)}
         if self.classifier is not None:
             variables["classifier"] = self.classifier.init(keys["classifier"], x, t)
         state = initial_state(self.opts, variables)
@@ -145,9 +149,10 @@ class Painter(System):
         noise = jax.random.normal(keys["noise"], image.shape)
         noised = process.add_noise(self.schedule, image, t, noise)
         y = batch["class"] if self.unet.classes else None
+        known = self.known(batch)
 
         def loss(params: Tree) -> tuple[Array, Metrics]:
-            values = self.training_losses(params, noised, y, keys["dropout"])
+            values = self.training_losses(params, noised, y, keys["dropout"], known)
             return (weights * values["loss"]).mean(), values
 
         grads, values = jax.grad(loss, has_aux=True)(state.params["unet"])
@@ -171,6 +176,7 @@ class Painter(System):
         noised: Noised,
         y: Int[Array, " b"] | None,
         dropout: PRNGKeyArray | None = None,
+        known: Float[Array, "b h w 4"] | None = None,
     ) -> dict[str, Float[Array, " b"]]:
         """The losses of the UNet with these parameters, one value per example.
 
@@ -179,12 +185,14 @@ class Painter(System):
           noised: images at steps of the training process.
           y: their classes, for a class-conditional network.
           dropout: key; None: no dropout.
+          known: of `known`, for a network that sees it.
         """
         variables = {"params": {"unet": params}, "stats": {}}
         rngs = None if dropout is None else {"dropout": dropout}
         train = dropout is not None
 
         def network(x: Array, t: Array) -> Array:
+            x = beside(x, known)
             return infer(self.unet, variables, x, t, y, train, rngs=rngs)
 
         denoiser = Denoiser(network, self.schedule, self.parameterization)
@@ -261,7 +269,7 @@ class Painter(System):
                 start = jnp.where(batch["calls"][0] > 0, x, noise.initial)
                 noise = noise._replace(initial=start)
             images, _ = repaint(
-                self.denoiser(variables, self.sampler.schedule, y),
+                self.denoiser(variables, self.sampler.schedule, y, self.known(batch)),
                 self.sampler.plan,
                 image,
                 mask,
@@ -291,7 +299,8 @@ class Painter(System):
 
         def of_image(image: Array, mask: Array, key: Array, label: Any) -> Array:
             y = None if label is None else jnp.full(particles, label)
-            denoise = denoise_with(self.denoiser(variables, schedule, y))
+            known = self.known({"image": image[None], "mask": mask[None]})
+            denoise = denoise_with(self.denoiser(variables, schedule, y, known))
             measurement = measure(image[None], mask[None])
             return preset.draw(denoise, plan, measurement, key)[0]
 
@@ -307,15 +316,33 @@ class Painter(System):
         return str(self.sampler.cost)
 
     def denoiser(
-        self, variables: Tree, schedule: Schedule, y: Int[Array, " b"] | None
+        self,
+        variables: Tree,
+        schedule: Schedule,
+        y: Int[Array, " b"] | None,
+        known: Float[Array, "b h w 4"] | None = None,
     ) -> Denoiser:
-        """The UNet on a schedule, conditioned on the classes y if it knows classes."""
+        """The UNet on a schedule, conditioned on the classes y if it knows classes.
+
+        Args:
+          variables: of the method.
+          schedule: of the process.
+          y: classes.
+          known: of `known`, for a network that sees it; of one image, it serves all.
+        """
         condition = y if self.unet.classes else None
 
         def network(x: Array, t: Array) -> Array:
-            return infer(self.unet, variables, x, t, condition)
+            return infer(self.unet, variables, beside(x, known), t, condition)
 
         return Denoiser(network, schedule, self.parameterization)
+
+    def known(self, batch: Batch) -> Float[Array, "b h w 4"] | None:
+        """The known pixels, 0 in the hole, and the mask; None if the UNet has no use."""
+        if not self.sees_known:
+            return None
+        image, mask = batch["image"], batch["mask"]
+        return jnp.concatenate([image * mask, mask], -1)
 
     def guidance(self, variables: Tree, y: Int[Array, " b"] | None) -> Guidance | None:
         """The classifier's gradient towards the classes y; None without guidance."""
@@ -400,7 +427,17 @@ class Painter(System):
     ) -> Denoiser:
         """The UNet on the training schedule, conditioned on the images' classes."""
         y = self._labels(-1, _key_per_image(key, len(batch["image"])), batch)
-        return self.denoiser(variables, self.schedule, y)
+        return self.denoiser(variables, self.schedule, y, self.known(batch))
+
+
+def beside(
+    x: Float[Array, "b h w 3"], known: Float[Array, "k h w 4"] | None
+) -> Float[Array, "b h w c"]:
+    """x_t with what is known as further channels; known is of b images, or of one."""
+    if known is None:
+        return x
+    known = jnp.broadcast_to(known, (len(x), *known.shape[1:]))
+    return jnp.concatenate([x, known], -1)
 
 
 def _key_per_image(key: PRNGKeyArray, b: int) -> Key[Array, " b"]:
