@@ -5,6 +5,8 @@
                                       GPUs, such as h100:8
   --compile                           compiles the training step for a TPU slice
   --complete=N                        and N completions of one image on each chip
+  --search                            and steps with other batches, dtypes, remat and fsdp:
+                                      says what fits and is quickest
 
 No accelerator is needed. Without --compile the memory is that of the parameters and the
 optimisers' state, on top of which come activations, and the time that of the arithmetic
@@ -24,8 +26,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import AbstractMesh
 
-from picjax import aot, checkpoints, cli, flags, methods, settings, sharding
+from picjax import aot, checkpoints, cli, flags, methods, search, settings, sharding
 from picjax.cli import UserError
+from picjax.hlo import sent_share
 from picjax.layers import backend
 from picjax.system import Config, State
 
@@ -60,6 +63,9 @@ CHIPS = {
     "h100": Chip(989e12, 80e9, "gpu", 3350e9, 450e9),
     "h200": Chip(989e12, 141e9, "gpu", 4800e9, 450e9),
 }
+
+
+SCALES = (8, 32, 128, 256)  # chips of the slices that weak scaling is printed for
 
 
 class Plan(NamedTuple):
@@ -243,7 +249,25 @@ def describe_compiled(program: aot.Program, plan: Plan, completions: int) -> lis
         f"time             about {1000 * times[bound]:,.3f} ms, limited by {bound} ({parts})",
         f"utilisation      {times['arithmetic'] / times[bound]:.1%} of the stated peak",
         *describe_rate(times[bound], plan, completions),
+        *([] if completions else describe_scaling(program, plan)),
     ]
+
+
+def describe_scaling(program: aot.Program, plan: Plan) -> list[str]:
+    """Images/s of slices of other sizes with as many images on each chip, as a line.
+
+    The bytes sent alone depend on their number. Nothing is said of a sharded state, in
+    whose collectives a part of the chips takes part.
+    """
+    if plan.chips == 1 or set(program.collectives) - {"all-reduce"}:
+        return []
+    whole = sent_share("all-reduce", plan.chips)
+    times, rates = roofline(program, plan.chip), []
+    for n in SCALES:
+        share = sent_share("all-reduce", n) / whole
+        seconds = max((times | {"network": share * times["network"]}).values())
+        rates.append(f"{n} chips {n * plan.batch / plan.chips / seconds:,.0f}")
+    return [f"weak scaling     {', '.join(rates)} images/s"]
 
 
 def describe_rate(seconds: float, plan: Plan, completions: int) -> list[str]:
@@ -276,12 +300,14 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--topology", default="")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--complete", type=int, default=0)
+    parser.add_argument("--search", action="store_true")
     options, rest = parser.parse_known_args(words)
     if not options.topology:
         raise UserError("--topology is missing; use --topology=v5e:4x4")
     cli.check_integer("--complete", options.complete, 0)
-    if options.complete and not options.compile:
-        raise UserError("--complete compiles; add --compile, or leave it out")
+    for name in ("complete", "search"):
+        if getattr(options, name) and not options.compile:
+            raise UserError(f"--{name} compiles; add --compile, or leave it out")
     chip, _ = parse_topology(options.topology)
     if options.compile and chip.platform != "tpu":
         raise UserError(
@@ -317,6 +343,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         program = aot.compile_program(config, mesh, plan.topology, completions)
         lines = describe_compiled(program, plan, completions)
         print("\n".join(["", *lines]), flush=True)
+    if options.search:
+        print_search(config, devices, plan)
+
+
+def print_search(config: Config, devices: Sequence[Any], plan: Plan) -> None:
+    """Compile steps with other settings; print each, and the quickest."""
+
+    def compile_step(changes: search.Changes) -> search.Trial:
+        own = config.copy_and_resolve_references()
+        own.update_from_flattened_dict(changes)
+        mesh = sharding.make_mesh(**own.mesh, devices=devices)
+        program = aot.compile_program(own, mesh, plan.topology)
+        fits = not program.excess and program.memory.peak <= plan.chip.memory
+        seconds = max(roofline(program, plan.chip).values())
+        return search.Trial(changes, program, own.batch_size / seconds if fits else 0)
+
+    print(flush=True)
+    trials = []
+    for trial in search.search(config, plan.chips, compile_step):
+        print(search.describe_trial(trial), flush=True)
+        trials.append(trial)
+    print(search.describe_best(trials))
 
 
 if __name__ == "__main__":

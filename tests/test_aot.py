@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.configs import load_config
 
-from picjax import aot, checkpoints, memory, plan
+from picjax import aot, checkpoints, memory, plan, search
 from picjax.cli import UserError
 from picjax.hlo import Collectives
 from picjax.sharding import make_mesh
@@ -102,6 +102,44 @@ def test_a_compiled_step_is_described():
     )
 
 
+def test_weak_scaling_repeats_the_chips_and_sends_more():
+    run = plan.Plan("v5e:4x4", plan.CHIPS["v5e"], 16, {}, {}, 1e9, 32, 1)
+    (line,) = plan.describe_scaling(PROGRAM, run)  # limited by memory, 10 ms
+    assert "8 chips 1,600, 32 chips 6,400" in line
+    sends = PROGRAM._replace(collectives={"all-reduce": Collectives(1, 0, 4e9)})
+    seconds = 0.02 * (2 * 255 / 256) / (2 * 15 / 16)
+    assert f"256 chips {512 / seconds:,.0f}" in plan.describe_scaling(sends, run)[0]
+    gathers = PROGRAM._replace(collectives={"all-gather": Collectives(1, 0, 1.0)})
+    assert not plan.describe_scaling(gathers, run)
+
+
+def test_a_search_grows_batches_until_one_does_not_fit():
+    config = load_config("painter", "tiny")
+    config.batch_size = 16
+
+    def trials(limit):
+        def compile_step(changes):
+            rate = changes["batch_size"] if changes["batch_size"] <= limit else 0
+            quicker = changes["model.dtype"] == "bfloat16" and changes["mesh.fsdp"] == 1
+            return search.Trial(changes, PROGRAM, rate * (1 + quicker))
+
+        found = list(search.search(config, 4, compile_step))
+        first = [x for x in found if x.changes["model.remat"] is False][:4]
+        return found, [x.changes["batch_size"] for x in first]
+
+    found, sizes = trials(32)
+    assert sizes[:3] == [16, 32, 64] and len(found) == 2 * 2 * 2 * 3
+    assert "model.dtype=bfloat16" in search.describe_best(found)
+    assert "--config.batch_size=32" in search.describe_best(found)
+    assert search.describe_trial(found[2]).endswith("batch_size=64: does not fit")
+    found, sizes = trials(4)
+    assert sizes[:3] == [16, 8, 4]
+    assert [x.changes.get("opt.accumulate") for x in found[:3]] == [None, 2, 4]
+    found, sizes = trials(1)  # 2 images do not split over 4 chips
+    assert sizes[:3] == [16, 8, 4] and len(found) == 8 * 3
+    assert "nothing fits" in search.describe_best(found)
+
+
 def test_what_a_compiler_says_about_too_small_a_memory():
     reason = "Ran out of memory on HBM, the total memory required is 238.27G"
     error = RuntimeError(f"RESOURCE_EXHAUSTED: {reason}\nLargest program allocations:")
@@ -124,7 +162,12 @@ def test_a_step_is_compiled_once(one_chip, capsys, monkeypatch):
     assert step.memory.outputs < 0.1 * state  # the new state takes the old one's place
     assert step.flops > 0 and step.memory.temporaries > 0 and step.traffic > 2 * state
 
+    monkeypatch.setattr(search, "DOUBLINGS", 0)
+    monkeypatch.setattr(search, "DTYPES", ("float32",))
     monkeypatch.setattr(aot, "measure", lambda *_: pytest.fail("compiled again"))
+    plan.main([*COMMAND, "--search", "--topology=v5e:1x1"])
+    best = "--config.model.dtype=float32 --config.mesh.fsdp=1 --config.batch_size=1"
+    assert f"quickest         {best}" in capsys.readouterr().out
     config.batch_size, config.steps = 1, 8
     mesh = make_mesh(devices=jax.devices()[:1])
     assert aot.compile_program(config, mesh, "v5e:1x1") == step
@@ -169,6 +212,7 @@ def test_a_program_is_kept_for_its_inputs_only(one_chip):
     [
         (("--topology=h100:8", "--compile"), "needs the GPUs of 'h100:8' themselves"),
         (("--topology=v5e:2x2", "--complete=2"), "add --compile, or leave it out"),
+        (("--topology=v5e:2x2", "--search"), "--search compiles; add --compile"),
         (("--topology=v5e:2x2", "--compile", "--complete=-1"), "give 0 or more"),
         (("--topology=v5e:2x2", "--compile", "--complete=x"), "invalid int value"),
         (("--topology=v5e:2x2", "--compile"), r"pip install 'picjax\[tpu\]'"),
