@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
@@ -12,6 +13,9 @@ from urllib.parse import parse_qs
 
 from fastapi.responses import JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+LOG = logging.getLogger("picjax.app")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -159,4 +163,7 @@ class LimitBody:
                 raise HTTPException(413, sentence)
             return message
 
-        await self.app(scope, counted, send)
+        try:
+            await self.app(scope, counted, send)
+        except ClientDisconnect:
+            LOG.info("%s: the client went away while it sent", scope["path"])

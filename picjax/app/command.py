@@ -86,11 +86,17 @@ def serve(app: Any, worker: Any, listening: socket.socket) -> None:
         async def shutdown(self, sockets: Any = None) -> None:
             LOG.info("stopping; %d requests wait", worker.waiting)
             await asyncio.to_thread(worker.drain)
+            asyncio.get_running_loop().call_later(LAST_ANSWERS, self.hang_up)
             await super().shutdown(sockets)
+
+        def hang_up(self) -> None:
+            """Close the connections that are left: an open page waits for news."""
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
 
     options: Any = {"log_level": "warning", "access_log": False}
     config = uvicorn.Config(
-        app, server_header=False, timeout_graceful_shutdown=LAST_ANSWERS, **options
+        app, server_header=False, timeout_graceful_shutdown=2 * LAST_ANSWERS, **options
     )
     Server(config).run([listening])
 

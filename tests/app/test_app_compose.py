@@ -18,7 +18,7 @@ from picjax.app import scenes
 from picjax.app.metrics import Metrics
 from picjax.app.server import make_app
 from picjax.app.session import Session
-from picjax.app.tabs.compose import SHOWN, ComposeTab, Draft
+from picjax.app.tabs.compose import ComposeTab, Draft
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 from picjax.cli import UserError
@@ -94,7 +94,7 @@ def test_the_chosen_cutout_is_placed_scaled_raised_and_removed(tab, opened):
     assert opened.objects[0] == expected | {"rotation": 45, "flip": True}
     factor = 512 // 60
     click = gr.SelectData(None, {"index": [40 * factor, 10 * factor], "value": None})
-    moved = dict(zip(SHOWN, tab.move(opened, 0, click), strict=True))
+    moved = tab.move(opened, 0, click)
     assert (moved["x"], moved["y"]) == (40, 10)
     updates = tab.shift(opened, 0, 1)
     assert updates["layers"]["value"] == 1 and opened.objects[1]["file"] == "low.png"

@@ -1,5 +1,6 @@
 """The app's endpoints: completions, the queue, errors, who may ask."""
 
+import asyncio
 import base64
 import io
 import threading
@@ -19,8 +20,10 @@ from helpers.app import (
 )
 from helpers.pictures import half_mask, picture
 from PIL import Image
+from starlette.requests import Request
 
 from picjax.app import runs as runs_module
+from picjax.app.access import LimitBody
 from picjax.app.command import check_address, listen
 from picjax.app.metrics import Metrics
 from picjax.app.requests import CompletionRequest
@@ -171,6 +174,22 @@ def test_large_requests_are_refused(shared, web):
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
     answer = web.post("/api/complete", content=chunks(), headers=headers)
     assert answer.status_code == 413
+
+
+def test_a_client_that_goes_away_while_it_sends_is_a_line_in_the_log(caplog):
+    async def read(scope, receive, send):
+        await Request(scope, receive).body()
+
+    async def gone():
+        return {"type": "http.disconnect"}
+
+    async def send(_):
+        raise AssertionError("nobody is there to be answered")
+
+    caplog.set_level("INFO", "picjax.app")
+    scope = {"type": "http", "path": "/upload", "headers": []}
+    asyncio.run(LimitBody(read, most=10)(scope, gone, send))
+    assert caplog.messages == ["/upload: the client went away while it sent"]
 
 
 # ---- the queue ----

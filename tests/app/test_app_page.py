@@ -4,6 +4,7 @@ import asyncio
 import io
 import threading
 import zipfile
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -19,6 +20,7 @@ from picjax.app.painting import Painting, editor_value, make_editor, read_painti
 from picjax.app.session import Session
 from picjax.app.tabs.base import integer, sentences
 from picjax.app.tabs.complete import CompleteTab
+from picjax.app.tabs.parts import call
 from picjax.app.uploads import Limits
 from picjax.app.worker import Worker
 from picjax.cli import UserError
@@ -168,6 +170,25 @@ def test_the_browser_sees_no_traceback_and_no_markup(caplog):
     with pytest.raises(gr.Error) as caught, sentences():
         raise UserError("run '<script>' is none of a; use one of them")
     assert "<script>" not in str(caught.value)
+
+
+# ---- files ----
+
+
+def test_a_picture_is_written_once_and_again_when_it_was_deleted(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    one, other = picture(0), picture(1)
+    event = call(lambda: {"a": [one, other], "b": gr.update(value=one)}, [], [])
+    shown = event["fn"]()
+    paths = [*map(Path, shown["a"])]
+    assert shown["b"]["value"] == shown["a"][0] and len({*paths}) == 2
+    for path, pixels in zip(paths, (one, other), strict=True):
+        np.testing.assert_array_equal(Image.open(path), pixels)
+    paths[0].write_bytes(b"what a browser is reading")
+    paths[1].unlink()
+    assert event["fn"]() == shown
+    assert paths[0].read_bytes() == b"what a browser is reading"
+    np.testing.assert_array_equal(Image.open(paths[1]), other)
 
 
 # ---- the hole ----

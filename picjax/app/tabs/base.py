@@ -147,8 +147,7 @@ class Tab:
 
     def select(self, session: Session, event: gr.SelectData) -> Any:
         """A click on an image."""
-        with sentences():
-            return self.comparison(session, int(event.index))
+        return self.comparison(session, int(event.index))
 
 
 # ---- fields ----

@@ -16,7 +16,7 @@ from picjax.app.painting import Painting
 from picjax.app.scenes import Content
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
-from picjax.app.tabs.base import Number, Tab, Updates, integer, sentences, settings
+from picjax.app.tabs.base import Number, Tab, Updates, integer, settings
 from picjax.app.tabs.parts import Parts, call_by_name
 from picjax.cli import UserError
 from picjax.data import composition, cutouts
@@ -97,14 +97,14 @@ class ComposeTab(Tab):
         place = {"position": [x or 0, y or 0], "scale": scale, "rotation": rotation}
         return self.change(draft, chosen, place | {"flip": bool(flip)})
 
-    def move(self, draft: Draft, chosen: int | None, event: gr.SelectData) -> list[Any]:
+    def move(
+        self, draft: Draft, chosen: int | None, event: gr.SelectData
+    ) -> dict[str, Any]:
         """A click on the canvas is where the chosen cut-out's centre is put."""
-        with sentences():
-            size = draft.content["height"], draft.content["width"]
-            factor = max(1, SIDE // max(size))
-            position = [int(side) // factor for side in event.index]
-            updates = self.change(draft, chosen, {"position": position})
-            return [updates[name] for name in SHOWN]
+        size = draft.content["height"], draft.content["width"]
+        factor = max(1, SIDE // max(size))
+        position = [int(side) // factor for side in event.index]
+        return self.change(draft, chosen, {"position": position})
 
     def change(
         self, draft: Draft, chosen: int | None, values: dict[str, Any]
@@ -227,12 +227,9 @@ def build(
 
 def canvas() -> Parts:
     """The canvas, and what is put on it."""
-    preview = gr.Image(
-        label="Canvas: click to place the chosen cut-out",
-        format="png",
-        interactive=False,
+    preview = common.image(
+        "Canvas: click to place the chosen cut-out",
         height=460,
-        buttons=[],
         elem_id="compose-canvas",
     )
     with gr.Row():
@@ -325,5 +322,4 @@ def connect_scene(
     for name in ("width", "height"):
         p[name].submit(**resize)
         p[name].blur(**resize)
-    inputs, outputs = [draft, chosen], [p[name] for name in SHOWN]
-    p["preview"].select(**common.event(tab.move, inputs, outputs))
+    p["preview"].select(**scene_of(tab.move, chosen))

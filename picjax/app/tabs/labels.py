@@ -16,7 +16,7 @@ from picjax.app.runs import RunInfo
 from picjax.app.session import Session
 from picjax.app.tabs import parts as common
 from picjax.app.tabs import styles
-from picjax.app.tabs.base import Tab, Updates, sentences, settings
+from picjax.app.tabs.base import Tab, Updates, settings
 from picjax.app.tabs.parts import Parts, call, call_by_name
 from picjax.app.tabs.styles import Styles
 from picjax.app.uploads import LABELS, Limits, read_instances, read_map
@@ -156,13 +156,12 @@ class LabelsTab(Tab):
         self, draft: Draft, chosen: Sequence[int], event: gr.SelectData
     ) -> list[int]:
         """A click on an instance chooses it, or no longer."""
-        with sentences():
-            if draft.layout is None:
-                raise UserError("there is no layout yet; paint one, or take an example")
-            x, y = event.index
-            identity = layouts.instance_at(draft.layout, int(x), int(y))
-            kept = [other for other in chosen if other != identity]
-            return kept if identity in chosen else [*kept, identity]
+        if draft.layout is None:
+            raise UserError("there is no layout yet; paint one, or take an example")
+        x, y = event.index
+        identity = layouts.instance_at(draft.layout, int(x), int(y))
+        kept = [other for other in chosen if other != identity]
+        return kept if identity in chosen else [*kept, identity]
 
     # ---- images ----
 
@@ -279,13 +278,8 @@ def results() -> Parts:
 
 def choice() -> Parts:
     """The instances, to be chosen."""
-    instances = gr.Image(
-        label="Instances: click to choose",
-        format="png",
-        interactive=False,
-        height=300,
-        buttons=[],
-        elem_id="labels-instances",
+    instances = common.image(
+        "Instances: click to choose", height=300, elem_id="labels-instances"
     )
     chosen = gr.Dropdown(
         [], multiselect=True, label="Chosen instances", elem_id="labels-chosen"
@@ -312,5 +306,5 @@ def connect_layout(tab: LabelsTab, draft: gr.State, parts: Parts) -> None:
     file.upload(**layout_of(tab.load_labels, run, file))
     file = p["instances_file"]
     file.upload(**layout_of(tab.load_instances, editor, run, file))
-    p["instances"].select(**common.event(tab.toggle, [draft, chosen], [chosen]))
+    p["instances"].select(**call(tab.toggle, [draft, chosen], [chosen]))
     chosen.change(**call(tab.choose, [draft, run, chosen], [p["instances"]]))

@@ -1,11 +1,13 @@
 """Components that every tab has, and how events call functions."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
 
 from picjax.app.tabs.base import Tab, sentences
+from picjax.app.tabs.pictures import as_files
 
 Parts = dict[str, Any]  # name -> component
 Makers = Sequence[Callable[[], Parts]]
@@ -27,6 +29,12 @@ def two_columns(left: Makers, right: Makers) -> Parts:
 def number(label: str, value: int) -> gr.Number:
     """A field for a whole number."""
     return gr.Number(value, label=label, precision=0, min_width=80)
+
+
+def image(label: str, **options: Any) -> gr.Image:
+    """A picture that is shown, without loss."""
+    shown: Any = {"format": "png", "interactive": False, "buttons": []}
+    return gr.Image(label=label, **(shown | options))
 
 
 def run_controls(prefix: str) -> Parts:
@@ -106,11 +114,10 @@ def comparisons(prefix: str, slider: bool = True) -> Parts:
         format="png",
         interactive=False,
         visible=slider,
+        elem_id=f"{prefix}-slider",
     )
-    heat = gr.Image(
-        label="Where images differ",
-        format="png",
-        interactive=False,
+    heat = image(
+        "Where images differ",
         buttons=["download", "fullscreen"],
         elem_id=f"{prefix}-heat",
     )
@@ -123,9 +130,10 @@ def comparisons(prefix: str, slider: bool = True) -> Parts:
 def call(function: Callable[..., Any], inputs: Any, outputs: Any) -> dict[str, Any]:
     """An event's arguments: a function whose errors are shown as sentences."""
 
+    @functools.wraps(function)  # Gradio reads the annotations
     def safe(*args: Any) -> Any:
         with sentences():
-            return function(*args)
+            return as_files(function(*args))
 
     return event(safe, inputs, outputs)
 
@@ -135,11 +143,12 @@ def call_by_name(
 ) -> dict[str, Any]:
     """As `call`, of a function that returns, or yields, some of the parts by name."""
 
+    @functools.wraps(function)
     def safe(*args: Any) -> Iterator[dict[Any, Any]]:
         with sentences():
             result = function(*args)
             for update in [result] if isinstance(result, dict) else result:
-                yield {parts[name]: value for name, value in update.items()}
+                yield {parts[name]: as_files(value) for name, value in update.items()}
 
     return event(safe, inputs, [parts[name] for name in names])
 
@@ -182,4 +191,4 @@ def connect_results(
     fields, names = [session, *inputs], (*RESULTS, *outputs)
     parts["start"].click(**call_by_name(tab.start, fields, names, parts))
     parts["stop"].click(**call(tab.stop, [session], []))
-    parts["gallery"].select(**event(tab.select, [session], [parts["slider"]]))
+    parts["gallery"].select(**call(tab.select, [session], [parts["slider"]]))

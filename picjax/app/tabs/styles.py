@@ -13,7 +13,6 @@ from picjax.app import examples, layouts
 from picjax.app.layouts import LabelMaps
 from picjax.app.runs import RunInfo
 from picjax.app.tabs import parts as common
-from picjax.app.tabs.base import sentences
 from picjax.app.tabs.parts import Parts, call, call_by_name
 from picjax.app.uploads import LABELS, Limits, read_instances, read_map, read_picture
 from picjax.cli import UserError
@@ -114,16 +113,15 @@ class Styles:
         self, lender: Lender, chosen: Sequence[int], pairs: str, event: gr.SelectData
     ) -> str:
         """A click on an instance of the reference lends its style to the chosen ones."""
-        with sentences():
-            layout = self.layout_of(lender)
-            if not chosen:
-                raise UserError("no instance is chosen; click on one of the layout")
-            x, y = event.index
-            source = layouts.instance_at(layout, int(x), int(y))
-            new = [f"{identity}:{source}" for identity in chosen]
-            replaced = tuple(f"{identity}:" for identity in chosen)
-            kept = [pair for pair in pairs.split() if not pair.startswith(replaced)]
-            return " ".join([*kept, *new])
+        layout = self.layout_of(lender)
+        if not chosen:
+            raise UserError("no instance is chosen; click on one of the layout")
+        x, y = event.index
+        source = layouts.instance_at(layout, int(x), int(y))
+        new = [f"{identity}:{source}" for identity in chosen]
+        replaced = tuple(f"{identity}:" for identity in chosen)
+        kept = [pair for pair in pairs.split() if not pair.startswith(replaced)]
+        return " ".join([*kept, *new])
 
     def layout_of(self, lender: Lender) -> LabelMaps:
         """The maps of the reference.
@@ -148,12 +146,9 @@ def accordion() -> Parts:
             picture = gr.UploadButton("Picture", **small)
             labels = gr.UploadButton("Its label map", **small)
             instances = gr.UploadButton("Its instances", **small)
-        reference = gr.Image(
-            label="Click on an instance: the chosen ones take its style",
-            format="png",
-            interactive=False,
+        reference = common.image(
+            "Click on an instance: the chosen ones take its style",
             height=300,
-            buttons=[],
             elem_id="labels-reference",
         )
         pairs = gr.Textbox(
@@ -187,4 +182,4 @@ def connect(styles: Styles, lender: gr.State, parts: Parts) -> None:
     file = p["reference_instances"]
     file.upload(**call(styles.load_instances, [lender, file], shown))
     inputs = [lender, p["chosen"], p["pairs"]]
-    p["reference"].select(**common.event(styles.lend, inputs, [p["pairs"]]))
+    p["reference"].select(**call(styles.lend, inputs, [p["pairs"]]))
