@@ -82,6 +82,12 @@ test-app: .venv/installed  ## the app in a browser (needs Debian's chromium, and
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
 	$(BIN)/python -m pytest -rs -n 0 tests/app/in_browser.py
 
+MINUTES ?= 8
+.PHONY: bench-gpu
+bench-gpu: .venv/installed  ## what docs/speed.md wants from a GPU, into runs/gpu.json
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[cuda,bench,parity]'
+	$(BIN)/python -m bench.gpu --minutes $(MINUTES)
+
 FUZZ_CASES ?= 10000
 fuzz: .venv/installed  ## 10,000 hostile inputs; resumes where it was stopped
 	$(BIN)/python tests/workers/run_fuzz.py --cases $(FUZZ_CASES) --out runs/fuzz.json

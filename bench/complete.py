@@ -17,6 +17,7 @@ import numpy as np
 
 from bench import step, table
 from bench.step import Setting
+from bench.unet import Compiled, compile_call
 
 
 class Runs(NamedTuple):
@@ -33,8 +34,17 @@ class Runs(NamedTuple):
     temporary: float
 
 
-def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
-    """Our calls."""
+class Prepared(NamedTuple):
+    """A method with random weights, and a batch on the device."""
+
+    config: Any
+    system: Any
+    variables: Any
+    batch: Any
+
+
+def prepare(setting: Setting) -> Prepared:
+    """What our calls need."""
     import jax
 
     from picjax import methods
@@ -42,22 +52,32 @@ def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
     from picjax.system import inference_variables
 
     config = step.jax_config(setting)
-    system, key = methods.make(config), jax.random.key(0)
+    system = methods.make(config)
     batch = jax.jit(to_float)(jax.device_put(step.host_batch(setting)))
-    variables = inference_variables(jax.jit(system.init)(batch, key))
-    complete = jax.jit(system.complete, static_argnums=3)
-    compiled = {n: complete.lower(variables, batch, key, n).compile() for n in numbers}
+    state = jax.jit(system.init)(batch, jax.random.key(0))
+    return Prepared(config, system, inference_variables(state), batch)
 
-    def completing(n: int) -> Callable[[], object]:
-        return lambda: jax.block_until_ready(compiled[n](variables, batch, key))
 
+def compile_completions(made: Prepared, n: int) -> Compiled:
+    """A call that draws n completions of each image."""
+    import jax
+
+    def complete(variables: Any, batch: Any, key: Any) -> Any:
+        return made.system.complete(variables, batch, key, n)
+
+    return compile_call(complete, made.variables, made.batch, jax.random.key(0))
+
+
+def jax_runs(setting: Setting, numbers: list[int]) -> Runs:
+    """Our calls."""
+    made = prepare(setting)
+    compiled = {n: compile_completions(made, n) for n in numbers}
     alone = {"pix2pix": generator_alone, "inade": synthesis_alone}
     find = alone.get(setting.system, halves_alone)
-    memory: Any = compiled[max(numbers)].memory_analysis()
     return Runs(
-        {n: completing(n) for n in numbers},
-        find(setting, config, variables, batch),
-        memory.temp_size_in_bytes / 2**20,
+        {n: compiled[n].run for n in numbers},
+        find(setting, made.config, made.variables, made.batch),
+        compiled[max(numbers)].temporary / 2**20,
     )
 
 
@@ -139,11 +159,13 @@ def halves(setting: Setting, config: Any) -> tuple[Any, Any]:
     return encode_picnet, picnet.decode
 
 
-def torch_completing(setting: Setting, n: int) -> Callable[[], object]:
+def torch_completing(
+    setting: Setting, n: int, compiled: bool = False
+) -> Callable[[], object]:
     """A call that draws n completions as the official test does."""
     import torch  # pyright: ignore[reportMissingImports]
 
-    peer, given = step.torch_peer(setting)
+    peer, given = step.torch_peer(setting, compiled)
     bf16 = setting.dtype == "bfloat16"
 
     def run() -> object:
@@ -204,7 +226,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batches", default="1", help="images")
     parser.add_argument("--dtypes", default="float32")
-    parser.add_argument("--system", default="picmm", choices=step.VARIANTS)
+    parser.add_argument("--system", default="picmm", choices=step.PAIRED)
     args = parser.parse_args()
     numbers = sorted(int(n) for n in args.num.split(","))
     about = table.machine()

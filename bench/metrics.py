@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from bench import table
+from bench.step import torch_device
 
 SIZE = 256
 SAMPLES = 10  # samples per image, for the diversity
@@ -68,17 +69,23 @@ def our_inception(
     return lambda images: network.features(list(images))["2048"]
 
 
-def pytorch_fid_inception(tensors) -> Callable[[np.ndarray], np.ndarray]:
-    """The same with pytorch-fid's network and input."""
+def pytorch_fid_inception(
+    tensors, compiled: bool = False
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The same with pytorch-fid's network and input, on the device that is there."""
     import torch  # pyright: ignore[reportMissingImports]
     from pytorch_fid import inception  # pyright: ignore[reportMissingImports]
 
     inception.load_state_dict_from_url = lambda *_, **__: torch_state(tensors)
-    network = inception.InceptionV3([3]).eval()
+    device = torch_device()
+    network = inception.InceptionV3([3]).eval().to(device)
+    if compiled:
+        network.compile()
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return network(torch_images(images).float() / 255)[0][:, :, 0, 0].numpy()
+            given = torch_images(images).to(device).float() / 255
+            return network(given)[0][:, :, 0, 0].cpu().numpy()
 
     return run
 

@@ -20,12 +20,16 @@ import numpy as np
 
 
 class Setting(NamedTuple):
-    """The timed case: the published networks of a method at this size."""
+    """The timed case: the published networks of a method at this size.
+
+    `narrow`: with a few channels instead, to rehearse in seconds.
+    """
 
     dtype: str
     batch: int
     size: int
     system: str = "picmm"
+    narrow: bool = False
 
 
 def settings(args: argparse.Namespace) -> list[Setting]:
@@ -42,6 +46,23 @@ VARIANTS = {
     "picnet": "celeba_hq_center",
     "pix2pix": "facades",
     "inade": "celeba",
+    "pixelcnn": "cifar10",
+    "painter": "places2_256",
+}
+PAIRED = ("picmm", "picnet", "pix2pix", "inade")  # in bench.train and bench.complete
+NARROW = {
+    "picmm": {"ngf": 4, "img_f": 8, "ndf": 4},
+    "picnet": {"ngf": 4, "img_f": 8, "ndf": 4, "z_nc": 4, "encoder_depth": 1},
+    "pix2pix": {"ngf": 4, "ndf": 4},
+    "inade": {"ngf": 2, "ndf": 2, "noise_nc": 4, "z_dim": 4},
+    "pixelcnn": {"features": 4, "blocks": 1, "mixtures": 2},
+    "painter": {
+        "width": 32,
+        "mult": (1, 2),
+        "blocks": 1,
+        "attention": (),
+        "head_width": 32,
+    },
 }
 CLASSES = 19  # of CelebAMask-HQ
 REGIONS = 8  # in each of INADE's maps
@@ -88,6 +109,8 @@ def jax_config(setting: Setting) -> Any:
     config: Any = module.get_config(VARIANTS[setting.system])
     config.image_size, config.batch_size = setting.size, setting.batch
     config.model.dtype = setting.dtype
+    if setting.narrow:
+        config.model.update(NARROW[setting.system])
     if setting.system == "inade":
         config.loss.perceptual = 0.0
     return config
@@ -150,53 +173,99 @@ def jax_run(compiled: Compiled) -> Callable[[], object]:
     return run
 
 
-def torch_peer(setting: Setting) -> tuple[Any, tuple[Any, ...]]:
+def torch_peer(setting: Setting, compiled: bool = False) -> tuple[Any, tuple[Any, ...]]:
     """The official method in PyTorch, and the inputs of its step, on its device.
 
     Inputs are images and masks; for Pix2Pix conditions and images; for INADE images,
-    label and instance maps.
+    label and instance maps; for PixelCNN++ and the painter images.
+
+    Args:
+      setting: the timed case.
+      compiled: whether `torch.compile` compiles its networks.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    from bench import torch_inade, torch_picmm, torch_picnet, torch_pix2pix
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.backends.cudnn.benchmark = True
-    batch = host_batch(setting)
+    device, batch = torch_device(), host_batch(setting)
     maps = [torch.from_numpy(batch.pop(k)) for k in ("label", "instance") if k in batch]
     arrays = {
         name: torch.from_numpy(x).permute(0, 3, 1, 2).float().contiguous().to(device)
         for name, x in batch.items()
     }
-    image = arrays["image"] / 127.5 - 1
+    image, mask = arrays["image"] / 127.5 - 1, arrays["mask"]
+    given: tuple[Any, ...] = (image,)
     if setting.system == "inade":
-        peer: Any = torch_inade.Inade(setting.size, device=device)
-        return peer, (image, *(x[:, None].long().to(device) for x in maps))
-    if setting.system == "pix2pix":
-        halvings = (setting.size & -setting.size).bit_length() - 1
-        peer = torch_pix2pix.Pix2pix(min(halvings, 8), device=device)
-        return peer, (arrays["condition"] / 127.5 - 1, image)
-    if setting.system == "picmm":
-        peer = torch_picmm.Picmm(size=setting.size, device=device)
-    else:
-        peer = torch_picnet.Picnet(device=device)
-    return peer, (image, arrays["mask"].expand_as(image).contiguous())
+        given = image, *(x[:, None].long().to(device) for x in maps)
+    elif setting.system == "pix2pix":
+        given = arrays["condition"] / 127.5 - 1, image
+    elif setting.system in ("picmm", "picnet"):
+        given = image, mask.expand_as(image).contiguous()
+    peer = torch_method(setting, device)
+    if compiled:
+        for net in peer.nets.values():
+            net.compile()
+    return peer, given
 
 
-def torch_run(setting: Setting, autocast: bool) -> Callable[[], object]:
+def torch_device() -> str:
+    """The peers' device, with PyTorch's standard settings for speed there."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    torch.backends.cudnn.benchmark = True
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.set_float32_matmul_precision("high")  # TF32, as by default in JAX
+    return "cuda"
+
+
+def torch_method(setting: Setting, device: str) -> Any:
+    """A method's networks and optimisers in PyTorch, at the widths of our config."""
+    from bench import torch_inade, torch_picmm, torch_picnet, torch_pix2pix
+
+    config = jax_config(setting)
+    m = config.model
+    match setting.system:
+        case "picmm":
+            k = m.mixture.k
+            return torch_picmm.Picmm(m.ngf, m.img_f, setting.size, k, device=device)
+        case "picnet":
+            widths = m.ngf, m.img_f, m.z_nc, m.encoder_depth
+            return torch_picnet.Picnet(*widths, device=device)
+        case "pix2pix":
+            halvings = (setting.size & -setting.size).bit_length() - 1
+            return torch_pix2pix.Pix2pix(min(halvings, 8), m.ngf, m.ndf, device=device)
+        case "inade":
+            widths = m.ngf, m.ndf, m.label_nc, m.noise_nc, m.z_dim
+            return torch_inade.Inade(setting.size, *widths, device=device)
+        case "pixelcnn":
+            from bench import torch_pixelcnn
+
+            widths = m.features, m.blocks, m.mixtures, m.dropout
+            net = torch_pixelcnn.PixelCNN(*widths).to(device)
+            return torch_pixelcnn.Trainer(net)
+        case _:
+            from bench import torch_unet, unet
+
+            return torch_unet.Trainer(unet.peer_network("guided", config).to(device))
+
+
+def torch_run(
+    setting: Setting, autocast: bool, compiled: bool = False
+) -> Callable[[], object]:
     """A call that runs one of the peer's steps and waits for the result.
 
     bfloat16 in PyTorch is `torch.autocast`, its standard mixed precision.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    peer, given = torch_peer(setting)
+    peer, given = torch_peer(setting, compiled)
     device = given[0].device.type
 
     def run() -> object:
         with torch.autocast(device, torch.bfloat16, enabled=autocast):
-            metrics = peer.step(*given)
-        return {name: float(value) for name, value in metrics.items()}
+            losses = peer.step(*given)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return losses
 
     return run
 
@@ -228,12 +297,16 @@ def main() -> None:
         run, cost = torch_run(setting, args.dtype == "bfloat16"), {}
     run()
     run()
-    print(json.dumps({**cost, "peak MiB": peak_memory_mib(), **device_peak(args)}))
+    print(
+        json.dumps(
+            {**cost, "peak MiB": peak_memory_mib(), **device_peak(args.framework)}
+        )
+    )
 
 
-def device_peak(args) -> dict[str, float]:
+def device_peak(framework: str) -> dict[str, float]:
     """Peak memory of an accelerator, if it reports it."""
-    if args.framework == "torch":
+    if framework == "torch":
         import torch  # pyright: ignore[reportMissingImports]
 
         peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

@@ -191,18 +191,19 @@ class Trainer:
     """Adam on the summed likelihood, with a decaying rate and averaged weights."""
 
     def __init__(self, net):
-        self.net = net
+        self.nets = {"net": net}
         self.opt = torch.optim.Adam(net.parameters(), 1e-3, (0.95, 0.9995))
         self.rate = torch.optim.lr_scheduler.ExponentialLR(self.opt, 0.999995)
         self.average = [p.detach().clone() for p in net.parameters()]
 
     def step(self, x):
-        loss = nll(x, self.net(x).float())
+        net = self.nets["net"]
+        loss = nll(x, net(x).float())
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
         self.rate.step()
         with torch.no_grad():
-            for average, p in zip(self.average, self.net.parameters(), strict=True):
+            for average, p in zip(self.average, net.parameters(), strict=True):
                 average.lerp_(p, 5e-4)
         return loss.detach()

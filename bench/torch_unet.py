@@ -133,22 +133,23 @@ class Trainer:
     """
 
     def __init__(self, net):
-        self.net = net
+        self.nets = {"net": net}
         self.opt = torch.optim.AdamW(net.parameters(), 1e-4, weight_decay=0.0)
         self.average = [p.detach().clone() for p in net.parameters()]
         beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
         self.alphas_cumprod = (1 - beta).cumprod(0).float().to(self.average[0].device)
 
     def step(self, x):
+        net = self.nets["net"]
         t = torch.randint(0, 1000, (len(x),), device=x.device)
         noise = torch.randn_like(x)
         alphas = self.alphas_cumprod[t][:, None, None, None]
-        y = self.net(alphas.sqrt() * x + (1 - alphas).sqrt() * noise, t)
+        y = net(alphas.sqrt() * x + (1 - alphas).sqrt() * noise, t)
         loss = F.mse_loss(y[:, :3].float(), noise)
         self.opt.zero_grad()
         loss.backward()
         self.opt.step()
         with torch.no_grad():
-            for mean, new in zip(self.average, self.net.parameters(), strict=True):
+            for mean, new in zip(self.average, net.parameters(), strict=True):
                 mean.lerp_(new, 1e-4)
         return loss.detach()

@@ -23,14 +23,6 @@ from statistics import median
 from bench import data, step, table
 from bench.step import Setting
 
-# Dense peak FLOP/s by the manufacturer's data sheet; float32 convolutions run as TF32 there.
-PEAKS = {
-    "NVIDIA H200": {"float32": 494e12, "bfloat16": 989e12},
-    "NVIDIA H100 80GB HBM3": {"float32": 494e12, "bfloat16": 989e12},
-    "NVIDIA A100-SXM4-80GB": {"float32": 156e12, "bfloat16": 312e12},
-    "NVIDIA A100-SXM4-40GB": {"float32": 156e12, "bfloat16": 312e12},
-}
-
 
 def prepare_environment(cache: Path) -> None:
     """Set JAX's compilation cache for this process and its children, before JAX loads."""
@@ -62,10 +54,18 @@ def matmul_rate(dtype: str, size: int = 4096) -> float:
     return 2 * size**3 / min(table.interleave(run, 3)["product"])
 
 
-def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
-    """Images/s of ours and of the peer's, alternating step by step."""
+def percent_of_peak(rate: float, dtype: str) -> float | None:
+    """A rate in FLOP/s as a share of the first device's stated peak, if that is known."""
     import jax
 
+    from picjax.plan import stated_peak
+
+    peak = stated_peak(jax.devices()[0].device_kind, dtype)
+    return 100 * rate / peak if peak else None
+
+
+def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
+    """Images/s of ours and of the peer's, alternating step by step."""
     compiled = step.compile_jax(setting)
     runs: dict[str, Callable[[], object]] = {
         "ours": step.jax_run(compiled),
@@ -75,7 +75,6 @@ def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
         runs["peer bf16"] = step.torch_run(setting, autocast=True)
     seconds = table.interleave(runs, rounds, warmup=2)
     flops = cost["GFLOP"] * 1e9 / median(seconds["ours"])
-    peaks = PEAKS.get(jax.devices()[0].device_kind, {})
     row = {
         "step": f"{setting.dtype}, batch {setting.batch}",
         "picjax images/s": setting.batch / median(seconds["ours"]),
@@ -85,7 +84,7 @@ def speed(setting: Setting, rounds: int, cost: dict[str, float]) -> table.Row:
         "x torch autocast": None,
         "GFLOP/s": flops / 1e9,
         "% of a matmul's": 100 * flops / matmul_rate(setting.dtype),
-        "% of peak": 100 * flops / peaks[setting.dtype] if peaks else None,
+        "% of peak": percent_of_peak(flops, setting.dtype),
     }
     if "peer bf16" in seconds:
         row["torch autocast images/s"] = setting.batch / median(seconds["peer bf16"])
@@ -181,7 +180,7 @@ def main() -> None:
     parser.add_argument("--dtypes", default="float32,bfloat16")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--system", default="picmm", choices=step.VARIANTS)
+    parser.add_argument("--system", default="picmm", choices=step.PAIRED)
     parser.add_argument("--quick", action="store_true", help="float32, batch 2 only")
     args = parser.parse_args()
     if args.quick:

@@ -17,12 +17,14 @@ which the batch can be split, as picjax.train does. bfloat16 in PyTorch is
 
 import argparse
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
 
 from bench import table
-from bench.train import PEAKS, matmul_rate
+from bench.step import torch_device
+from bench.train import matmul_rate, percent_of_peak
 from picjax.cli import UserError, run
 
 STEPS, JUMP, TIMES = 10, 5, 2  # of a completion: one jump from step 0 back to 5
@@ -62,9 +64,14 @@ def make_config(args: argparse.Namespace, setting: Setting) -> Any:
         config.model.update(attention=sizes, head_width=32)
     config.batch_size = setting.batch
     config.model.update(dtype=setting.dtype, remat=setting.remat)
+    shorten_walk(config)
+    return config
+
+
+def shorten_walk(config: Any) -> None:
+    """A sampler of few calls, which costs per call what a long one does."""
     config.sampler.update(preset="own", spacing=str(STEPS), stop=-1)
     config.sampler.update(jump_length=JUMP, jump_times=TIMES)
-    return config
 
 
 class Compiled(NamedTuple):
@@ -120,19 +127,28 @@ def host_inputs(config: Any) -> tuple[Any, Any]:
     return x, rng.integers(0, 1000, b).astype(np.int32)
 
 
-def ours(config: Any) -> Ours:
-    """Compile with random weights, since initial weights give an output of zeros."""
+class Prepared(NamedTuple):
+    """The method with random weights, and inputs, on the devices that are used."""
+
+    system: Any
+    net: Any
+    params: Any
+    x: Any
+    t: Any
+    batch: Any
+    key: Any
+    devices: int
+
+
+def prepare(config: Any) -> Prepared:
+    """Random weights, since initial ones give an output of zeros."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from picjax import methods, sharding
-    from picjax.methods.painter.official import UNET
     from picjax.methods.painter.settings import make_unet
-    from picjax.official.mapping import to_official
-    from picjax.system import inference_variables
 
-    system = methods.make(config)
     net: Any = make_unet(config)
     x, t = map(jnp.asarray, host_inputs(config))
     batch = {"image": x, "mask": jnp.asarray(centre_mask(config))}
@@ -144,23 +160,47 @@ def ours(config: Any) -> Ours:
         return jnp.asarray(rng.standard_normal(s.shape, np.float32) * fan_in**-0.5)
 
     params = jax.tree.map(draw, jax.eval_shape(net.init, key, x, t)["params"])
-    state = jax.jit(system.init)(batch, key)
-    state = state.replace(params={"unet": params}, ema={"unet": params})
     mesh = sharding.make_mesh()
     devices = 1 if len(x) % mesh.size else mesh.size
     if devices > 1:
         x, t, batch = jax.device_put((x, t, batch), sharding.batch_sharding(mesh))
-        whole = sharding.replicated(mesh)
-        params, state, key = jax.device_put((params, state, key), whole)
-    forward = compile_call(net.apply, {"params": params}, x, t)
-    walk = compile_call(
-        lambda variables, batch: system.complete(variables, batch, key, 1),
-        inference_variables(state),
-        batch,  # an argument, since a constant would be replicated
+        params, key = jax.device_put((params, key), sharding.replicated(mesh))
+    return Prepared(methods.make(config), net, params, x, t, batch, key, devices)
+
+
+def compile_forward(made: Prepared) -> Compiled:
+    """A pass of the network."""
+    return compile_call(made.net.apply, {"params": made.params}, made.x, made.t)
+
+
+def compile_walk(made: Prepared) -> Compiled:
+    """A completion of each image."""
+    return compile_call(
+        lambda variables, batch: made.system.complete(variables, batch, made.key, 1),
+        {"params": {"unet": made.params}, "stats": {}},
+        made.batch,  # an argument, since a constant would be replicated
     )
-    exported = to_official({"params": params}, UNET)
-    step = compile_call(system.step, state, batch, key)
-    return Ours(forward, step, walk, exported, forward.run(), devices)
+
+
+def ours(config: Any) -> Ours:
+    """Compile all calls."""
+    import jax
+
+    from picjax import sharding
+    from picjax.methods.painter.official import UNET
+    from picjax.official.mapping import to_official
+
+    made = prepare(config)
+    nets = {"unet": made.params}
+    state = jax.jit(made.system.init)(made.batch, made.key)
+    state = state.replace(params=nets, ema=nets)
+    if made.devices > 1:
+        state = jax.device_put(state, sharding.replicated(sharding.make_mesh()))
+    forward = compile_forward(made)
+    step = compile_call(made.system.step, state, made.batch, made.key)
+    exported = to_official({"params": made.params}, UNET)
+    walk = compile_walk(made)
+    return Ours(forward, step, walk, exported, forward.run(), made.devices)
 
 
 def centre_mask(config: Any) -> Any:
@@ -191,6 +231,77 @@ class Peer(NamedTuple):
     flops: float
 
 
+def peer_options(config: Any) -> tuple[Any, ...]:
+    """Width, multiples, blocks, attention and head width, as the peers take them."""
+    model = config.model
+    factors = [config.image_size // size for size in model.attention]
+    return model.width, model.mult, model.blocks, factors, model.head_width
+
+
+def peer_network(name: str, config: Any) -> Any:
+    """The network in PyTorch with weights of its own; `name` is one of PEERS."""
+    from bench import torch_unet
+
+    if name == "diffusers":
+        from bench import diffusers_unet
+
+        return diffusers_unet.UNet(config.image_size, *peer_options(config))
+    return torch_unet.UNet(*peer_options(config))
+
+
+class TorchCalls(NamedTuple):
+    """Calls of a network in PyTorch that return when their result is ready."""
+
+    forward: Callable[[], Any]
+    step: Callable[[], object]
+    complete: Callable[[], object]  # by diffusers, with as many calls as ours
+
+
+def torch_calls(net: Any, config: Any) -> TorchCalls:
+    """The calls, on the device that is there."""
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from bench import torch_unet
+
+    device = torch_device()
+    net.to(device)
+    images, times = host_inputs(config)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    t = torch.from_numpy(times).to(device)
+    mask = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
+    bf16 = config.model.dtype == "bfloat16"
+    cast = torch.autocast(device, torch.bfloat16, enabled=bf16)
+
+    @cache  # made when needed: it holds several copies of the weights
+    def trainer() -> Any:
+        return torch_unet.Trainer(net)
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def forward() -> Any:
+        with torch.no_grad(), cast:
+            y = net(x, t)
+        wait()
+        return y
+
+    def step() -> None:
+        with cast:
+            trainer().step(x)
+        wait()
+
+    def complete() -> None:
+        from bench import diffusers_unet
+
+        with torch.no_grad(), cast:
+            _, calls = diffusers_unet.complete(net, x, mask, STEPS, JUMP, TIMES)
+        wait()
+        assert calls == evaluations(config), "the peer takes other steps"
+
+    return TorchCalls(forward, step, complete)
+
+
 def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer:
     """The same network in PyTorch; `name` is one of PEERS.
 
@@ -203,61 +314,21 @@ def peer(name: str, config: Any, tensors: dict[str, Any], expected: Any) -> Peer
         FlopCounterMode,
     )
 
-    from bench import torch_unet
-
-    model, cuda = config.model, torch.cuda.is_available()
-    torch.backends.cudnn.benchmark = True
-    device = "cuda" if cuda else "cpu"
-    factors = [config.image_size // size for size in model.attention]
-    options = model.width, model.mult, model.blocks, factors, model.head_width
+    net = peer_network(name, config)
     if name == "diffusers":
         from bench import diffusers_unet
 
-        net: Any = diffusers_unet.UNet(config.image_size, *options)
-        tensors = diffusers_unet.renamed(tensors, *options[1:])
-    else:
-        net = torch_unet.UNet(*options)
+        tensors = diffusers_unet.renamed(tensors, *peer_options(config)[1:])
     net.load_state_dict({name: torch.tensor(x) for name, x in tensors.items()})
-    net.to(device)
-    images, times = host_inputs(config)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
-    t = torch.from_numpy(times).to(device)
-    cast = torch.autocast(device, torch.bfloat16, enabled=model.dtype == "bfloat16")
-
-    def wait() -> None:
-        if cuda:
-            torch.cuda.synchronize()
-
-    def forward() -> Any:
-        with torch.no_grad(), cast:
-            y = net(x, t)
-        wait()
-        return y
-
-    y = forward().float().permute(0, 2, 3, 1).cpu().numpy()
-    share = 5e-2 if model.dtype == "bfloat16" or cuda else 1e-4
-    np.testing.assert_allclose(y, expected, atol=share * np.abs(expected).max(), rtol=0)
+    calls = torch_calls(net, config)
+    y = calls.forward().float().permute(0, 2, 3, 1).cpu().numpy()
+    rounded = config.model.dtype == "bfloat16" or torch.cuda.is_available()
+    most = np.abs(expected).max() * (5e-2 if rounded else 1e-4)
+    np.testing.assert_allclose(y, expected, atol=most, rtol=0)
     with FlopCounterMode(display=False) as counter:
-        forward()
-    trainer = torch_unet.Trainer(net)
-
-    def step() -> None:
-        with cast:
-            trainer.step(x)
-        wait()
-
-    mask = torch.from_numpy(centre_mask(config)).permute(0, 3, 1, 2).to(device)
-
-    def complete() -> None:
-        from bench import diffusers_unet
-
-        with torch.no_grad(), cast:
-            _, calls = diffusers_unet.complete(net, x, mask, STEPS, JUMP, TIMES)
-        wait()
-        assert calls == evaluations(config), "the peer takes other steps"
-
-    sampler = complete if name == "diffusers" else None
-    return Peer(forward, step, sampler, counter.get_total_flops())
+        calls.forward()
+    sampler = calls.complete if name == "diffusers" else None
+    return Peer(calls.forward, calls.step, sampler, counter.get_total_flops())
 
 
 def evaluations(config: Any) -> int:
@@ -326,10 +397,7 @@ def row(
     devices: int,
 ) -> table.Row:
     """Speed beside the peer's, and as a share of what the devices can do."""
-    import jax
-
     rate = compiled.flops / median(seconds[what])
-    peaks = PEAKS.get(jax.devices()[0].device_kind, {})
     matmul = devices * matmul_rate(setting.dtype)
     return {
         what: str(setting),
@@ -338,7 +406,7 @@ def row(
         "GFLOP": compiled.flops / 1e9,
         "GFLOP/s": rate / 1e9,
         "% of a matmul's": 100 * rate / matmul,
-        "% of peak": 100 * rate / peaks[setting.dtype] / devices if peaks else None,
+        "% of peak": percent_of_peak(rate / devices, setting.dtype),
         "XLA temporary MiB": compiled.temporary / 2**20,
     }
 

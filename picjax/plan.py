@@ -42,6 +42,9 @@ class Chip(NamedTuple):
       platform: JAX's name of its back end.
       bandwidth: bytes per second from and to its memory.
       network: bytes per second that it sends over all its links to other chips.
+      peak_float32: FLOP/s of float32 matrix products as XLA computes them unless told
+        otherwise: TF32 on GPUs, one pass of bfloat16 on TPUs.
+      kinds: JAX's names of its devices.
     """
 
     peak: float
@@ -49,19 +52,29 @@ class Chip(NamedTuple):
     platform: str
     bandwidth: float
     network: float
+    peak_float32: float
+    kinds: tuple[str, ...]
 
 
 # Per chip. TPUs: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e; links are stated for both
 # directions together there, v4's in Jouppi et al., arXiv 2304.01433 (six of 50 GB/s).
-# GPUs: NVIDIA's data sheets, SXM, without sparsity; links are NVLink, half of both directions.
+# GPUs: NVIDIA's data sheets, SXM, without sparsity; links are NVLink, half of both
+# directions. The last three have none, but PCIe 4.0 x16; RTX 4090: Ada's white paper.
+A100 = ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB", "NVIDIA A100 80GB PCIe")
+RTX4090 = ("NVIDIA GeForce RTX 4090",)
 CHIPS = {
-    "v4": Chip(275e12, 32e9, "tpu", 1200e9, 300e9),
-    "v5e": Chip(197e12, 16e9, "tpu", 819e9, 200e9),
-    "v5p": Chip(459e12, 95e9, "tpu", 2765e9, 600e9),
-    "v6e": Chip(918e12, 32e9, "tpu", 1638e9, 400e9),
-    "a100": Chip(312e12, 80e9, "gpu", 2039e9, 300e9),
-    "h100": Chip(989e12, 80e9, "gpu", 3350e9, 450e9),
-    "h200": Chip(989e12, 141e9, "gpu", 4800e9, 450e9),
+    "v4": Chip(275e12, 32e9, "tpu", 1200e9, 300e9, 275e12, ("TPU v4",)),
+    "v5e": Chip(197e12, 16e9, "tpu", 819e9, 200e9, 197e12, ("TPU v5 lite", "TPU v5e")),
+    "v5p": Chip(459e12, 95e9, "tpu", 2765e9, 600e9, 459e12, ("TPU v5", "TPU v5p")),
+    "v6e": Chip(918e12, 32e9, "tpu", 1638e9, 400e9, 918e12, ("TPU v6 lite", "TPU v6e")),
+    "a100": Chip(312e12, 80e9, "gpu", 2039e9, 300e9, 156e12, A100),
+    "h100": Chip(
+        989e12, 80e9, "gpu", 3350e9, 450e9, 494e12, ("NVIDIA H100 80GB HBM3",)
+    ),
+    "h200": Chip(989e12, 141e9, "gpu", 4800e9, 450e9, 494e12, ("NVIDIA H200",)),
+    "l4": Chip(121e12, 24e9, "gpu", 300e9, 32e9, 60e12, ("NVIDIA L4",)),
+    "l40s": Chip(362e12, 48e9, "gpu", 864e9, 32e9, 183e12, ("NVIDIA L40S",)),
+    "rtx4090": Chip(165e12, 24e9, "gpu", 1008e9, 32e9, 82.6e12, RTX4090),
 }
 
 
@@ -138,6 +151,19 @@ def parse_topology(topology: str) -> tuple[Chip, int]:
             f"v5e:16x16 or h100:8, with a chip of {', '.join(CHIPS)}"
         )
     return CHIPS[name], math.prod(map(int, shape.split("x")))
+
+
+def stated_peak(kind: str, dtype: str) -> float | None:
+    """FLOP/s of products in `dtype` (float32 or bfloat16); None for an unknown device.
+
+    Args:
+      kind: JAX's name of the device.
+      dtype: of the computation.
+    """
+    for chip in CHIPS.values():
+        if kind in chip.kinds:
+            return chip.peak if dtype == "bfloat16" else chip.peak_float32
+    return None
 
 
 def make_mesh(count: int, data: int, fsdp: int) -> AbstractMesh:

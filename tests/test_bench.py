@@ -33,6 +33,8 @@ def test_benchmarks_import_without_torch_or_a_device():
     names = (
         "complete",
         "data",
+        "gpu",
+        "gpu_case",
         "likelihood",
         "metrics",
         "pixelcnn",
@@ -47,7 +49,7 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-NAMES = ["complete", "data", "likelihood", "metrics", "painter", "pixelcnn"]
+NAMES = ["complete", "data", "gpu", "likelihood", "metrics", "painter", "pixelcnn"]
 
 
 @pytest.mark.parametrize(
