@@ -105,7 +105,9 @@ def ask(values: Mapping[str, Any], limit: float) -> table.Row:
     except subprocess.TimeoutExpired:
         return {"error": f"stopped after {limit:.0f} s"}
     if done.returncode:
-        return {"error": sentence(done.stderr.strip() or f"exit {done.returncode}", -1)}
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        known = sentence(done.stderr) == OUT_OF_MEMORY
+        return {"error": OUT_OF_MEMORY if known else sentence(last[0])}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -71,13 +71,13 @@ class Run(NamedTuple):
 
     Attributes:
       call: the call.
-      count: images or completions per call.
+      number: of images or completions per call.
       flops: per call; 0: not known.
       mib: memory of its arguments and temporary memory, by XLA's count.
     """
 
     call: Callable[[], object]
-    count: float
+    number: float
     flops: float = 0.0
     mib: tuple[float, float] | None = None
 
@@ -215,7 +215,7 @@ def speed(run: Run, dtype: str, seconds: Sequence[float]) -> table.Row:
     middle = median(seconds)
     low, _, high = quantiles(seconds, n=4)
     row = {
-        "per s": run.count / middle,
+        "per s": run.number / middle,
         "seconds": middle,
         "quartiles": [low, high],
         "rounds": len(seconds),
@@ -245,11 +245,11 @@ def memory(who: str) -> tuple[int, int]:
     return found
 
 
-def sentence(text: str, line: int = 0) -> str:
-    """OUT_OF_MEMORY, or one line of an error: of a message the first, of a log -1."""
+def sentence(text: str) -> str:
+    """OUT_OF_MEMORY, or an error's message in one line."""
     if "RESOURCE_EXHAUSTED" in text or OUT_OF_MEMORY in text.lower():
         return OUT_OF_MEMORY
-    return text.strip().splitlines()[line][:300]
+    return " ".join(text.split())[:300]
 
 
 def machine() -> table.Row:

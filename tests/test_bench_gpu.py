@@ -90,7 +90,7 @@ def test_a_failing_run_is_an_entry_and_the_others_are_timed(monkeypatch):
         if who == "eager":
             raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
         if who == "compiled":
-            raise TypeError("unsupported\n\nSet SOMETHING=1")
+            raise TypeError("unsupported\n\nSet X=1")
         return gpu_case.Run(lambda: None, 4)
 
     monkeypatch.setitem(gpu_case.BUILDERS, "walk", build)
@@ -99,7 +99,7 @@ def test_a_failing_run_is_an_entry_and_the_others_are_timed(monkeypatch):
     case = Case("walk", "painter", "float32", 4, runs, tiny=True)
     entry = gpu_case.measure(case)
     assert entry["runs"]["eager"] == {"error": "out of memory"}
-    assert entry["runs"]["compiled"] == {"error": "TypeError: unsupported"}
+    assert entry["runs"]["compiled"] == {"error": "TypeError: unsupported Set X=1"}
     assert entry["runs"]["picjax"]["per s"] > 0 and entry["x"] == {"picjax": 1.0}
 
 
