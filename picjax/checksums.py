@@ -69,7 +69,7 @@ def verify(folder: epath.Path, largest: int | None = None) -> bool:
         length = path.stat().length
         if length != size:
             raise Damaged(f"{name} has {length} bytes instead of {size}")
-        if (largest is None or length <= largest) and _hash(path) != checksum:
+        if (largest is None or length <= largest) and of_file(path) != checksum:
             raise Damaged(f"{name} has changed since it was written")
 
     with ThreadPoolExecutor() as pool:
@@ -88,10 +88,11 @@ def _files(folder: epath.Path) -> list[str]:
 
 
 def _entry(path: epath.Path) -> list[int | str]:
-    return [path.stat().length, _hash(path)]
+    return [path.stat().length, of_file(path)]
 
 
-def _hash(path: epath.Path) -> str:
+def of_file(path: epath.Path) -> str:
+    """The checksum of a file's content, as hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while block := file.read(BLOCK):

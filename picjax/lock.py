@@ -100,17 +100,21 @@ class Lock:
 
 
 @contextlib.contextmanager
-def hold(workdir: epath.PathLike) -> Iterator[Lock]:
-    """Hold the lock of a workdir.
+def hold(workdir: epath.PathLike, option: str = "--workdir") -> Iterator[Lock]:
+    """Hold the lock of a workdir, or of another folder that one command writes to.
+
+    Args:
+      workdir: the folder.
+      option: the command-line option, for errors.
 
     Raises:
-      UserError: if another process trains in it.
+      UserError: if another process holds it.
     """
     lock = Lock(workdir)
     holder = read(lock.path)
     if holder and is_alive(holder, lock.path):
         raise UserError(
-            f"{describe(lock.workdir, holder)}; wait for it, or use another --workdir"
+            f"{describe(lock.workdir, holder)}; wait for it, or use another {option}"
         )
     write_text(lock.path, json.dumps(lock.content) + "\n")
     lock.check()
@@ -147,9 +151,9 @@ def is_alive(holder: dict[str, Any], path: epath.Path) -> bool:
 
 
 def describe(workdir: epath.Path, holder: dict[str, Any]) -> str:
-    """Name the process that trains in a workdir."""
+    """Name the process that holds a lock."""
     return (
-        f"'{workdir}' is being trained by process {holder['process']} on "
+        f"'{workdir}' is in use by process {holder['process']} on "
         f"{holder['host']} since {holder['since']}"
     )
 

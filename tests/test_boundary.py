@@ -16,7 +16,7 @@ from picjax import cli, complete, files, memory, train
 from picjax import eval as evaluation
 from picjax.cli import UserError
 from picjax.data.listing import list_data
-from picjax.data.pack import open_shards
+from picjax.data.shards import open_shards
 from picjax.evaluation.report.tables import escape
 from picjax.log import progress_bar
 from picjax.model import load

@@ -202,7 +202,7 @@ def test_a_second_trainer_is_refused_before_it_touches_anything(workdir):
     (workdir / "checkpoints/3.orbax-checkpoint-tmp").mkdir()
     with saving.Checkpoints(workdir, 3, ""):
         (workdir / "checkpoints/4.orbax-checkpoint-tmp").mkdir()
-        with pytest.raises(UserError, match="is being trained by process"):
+        with pytest.raises(UserError, match="is in use by process"):
             saving.Checkpoints(workdir, 3, "")
         assert (workdir / "checkpoints/4.orbax-checkpoint-tmp").exists()
     assert not (workdir / "train.lock").exists()

@@ -45,7 +45,8 @@ def test_two_processes_pack_complete_and_evaluate_like_one(tmp_path):
     assert "process 2 of 2 has drawn the completions of 4 images" in errors[1]
     assert one.keys() == two.keys() and "eval/metrics.json" in one
     assert [name for name in one if "packed" in name] == [
-        f"packed/images-0000{i}.array_record" for i in range(3)
+        *(f"packed/images-0000{i}.array_record" for i in range(3)),
+        "packed/manifest.json",
     ]
     assert sum("completions/" in name for name in one) == 5 * 5
     differing = {name for name in one if one[name] != two[name]}

@@ -16,7 +16,7 @@ def test_a_second_trainer_is_refused_and_told_who_trains(tmp_path):
     with lock.hold(tmp_path):
         holder = f"process {psutil.Process().pid} on {socket.gethostname()}"
         with pytest.raises(
-            UserError, match=f"trained by {holder} since .*; wait for it"
+            UserError, match=f"in use by {holder} since .*; wait for it"
         ):
             lock.hold(tmp_path).__enter__()
     with lock.hold(tmp_path):  # released
@@ -73,7 +73,7 @@ def test_a_lost_lock_is_noticed(tmp_path):
     workdir = tmp_path / "run"
     with lock.hold(workdir) as held:
         path = holder(workdir, process=1)
-        with pytest.raises(UserError, match="trained by process 1 on .* has stopped"):
+        with pytest.raises(UserError, match="in use by process 1 on .* has stopped"):
             held.check()
         path.unlink()
         with pytest.raises(UserError, match="train.lock' was removed"):
@@ -94,5 +94,5 @@ def test_a_bucket_is_asked_once_per_beat(tmp_path, monkeypatch):
         holder(tmp_path, process=1)
         held.poll()
         now[0] += lock.BEAT
-        with pytest.raises(UserError, match="trained by process 1 on .* has stopped"):
+        with pytest.raises(UserError, match="in use by process 1 on .* has stopped"):
             held.poll()

@@ -12,6 +12,8 @@ from picjax.cli import UserError, check_choice
 from picjax.data import clusters, instance_scenes, maps
 from picjax.data.decode import BadImage, core_count, decode
 from picjax.data.maps import Geometry, Map
+from picjax.data.records import has_maps, unpack, unpack_maps
+from picjax.data.shards import open_shards
 from picjax.data.stored import Element, file_names
 from picjax.data.transforms import Size
 
@@ -367,17 +369,15 @@ def labelled_shards(
     Raises:
       UserError: if there are none, they hold no maps, or a map does not fit.
     """
-    from picjax.data import pack
-
-    shards = pack.open_shards(path, key)
+    shards = open_shards(path, key)
 
     def read_raw(index: int) -> Raw:
         record = shards[index]
-        pixels, name = pack.unpack(record)
-        label, *rest = pack.unpack_maps(record)
+        pixels, name = unpack(record)
+        label, *rest = unpack_maps(record)
         return Raw(Image.fromarray(pixels), label, rest[0] if rest else None, name)
 
-    if not pack.has_maps(shards[0]):
+    if not has_maps(shards[0]):
         raise UserError(
             f"{key} '{path}' holds no label maps; pack them with python -m "
             "picjax.data.pack DIR --out=DIR --layout=NAME"

@@ -2,225 +2,137 @@
 
     python -m picjax.data.pack DIR --out=DIR [--size=266]
     python -m picjax.data.pack DIR --out=DIR --layout=ade20k [--held-out]
+    python -m picjax.data.pack --check=DIR
 
 Every image is resized to SIZE x SIZE (without keeping the aspect, as in training) and
 stored as uint8, so that reading it is a copy: fast enough to feed a GPU from two cores.
 With --layout, DIR has label maps (docs/inade.md), which are stored beside the pixels.
 Train with --config.data.name=arrayrecord --config.data.path=OUT. Files that cannot be
-used are skipped with a line that names them. OUT appears when everything is packed. Of
-several processes, each packs its share of the shards.
+used are skipped with a line that names them. OUT appears when everything is packed, with
+a manifest; --check compares its shards with it. A command that was interrupted resumes
+when it is given again. Of several processes, each packs its share of the shards.
 """
 
 import contextlib
-import itertools
-import os
-import struct
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordWriter
-from etils import epath
-from grain.sources import ArrayRecordDataSource
-from jaxtyping import Int32, UInt8
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 
-from picjax import buckets, sharding
-from picjax.cli import Parser, UserError, run, say
-from picjax.data.decode import BadImage, core_count, decode
-from picjax.data.labelled import TREES, Files, find, read_files
+from picjax import lock, sharding
+from picjax.cli import Parser, UserError, run
+from picjax.data import shards
+from picjax.data.labelled import TREES, Files, find
 from picjax.data.listing import list_images
-from picjax.data.transforms import resample
-from picjax.files import check_new, new_folder, partial_folder
+from picjax.data.packing import Done, Job, pack, paths_of, read_done
+from picjax.files import check_new
 
 SIZE = 266  # load_size of the originals at 256 px: training crops without resampling
 LARGEST = 8192  # pixels a side
-SHARD = 1024  # images per file
-HEADER = struct.Struct("<4sHHH")  # MAGIC, height, width, length of the name in bytes
-MAGIC = b"pjx1"
-MAPS = b"pjx2"  # with a label map, and perhaps an instance map, of 16 bits
-SUFFIX = ".array_record"
 
 
-def pack_record(
-    image: UInt8[np.ndarray, "h w 3"],
-    name: str,
-    maps: Sequence[Int32[np.ndarray, "h w"]] = (),
-) -> bytes:
-    """Encode one image: header, name in UTF-8, pixels row by row, then its maps."""
-    text = name.encode(errors="surrogateescape")  # a file's name need not be UTF-8
-    h, w = image.shape[:2]
-    header = HEADER.pack(MAPS if maps else MAGIC, h, w, len(text))
-    stored = [x.astype("<u2").tobytes() for x in maps]
-    return b"".join([header, text, image.tobytes(), *stored])
-
-
-def unpack(record: bytes) -> tuple[UInt8[np.ndarray, "h w 3"], str]:
-    """Decode a record to pixels, a view of it, and a name.
-
-    Raises:
-      ValueError: if the record was not written by `pack_record`.
-    """
-    magic, h, w, length = HEADER.unpack_from(record)
-    start, area = HEADER.size + length, h * w
-    sizes = {MAGIC: [3], MAPS: [5, 7]}.get(magic, [])  # bytes per pixel
-    if len(record) - start not in [area * size for size in sizes]:
-        raise ValueError("the record is not one of picjax.data.pack")
-    pixels = np.frombuffer(record, np.uint8, 3 * area, start).reshape(h, w, 3)
-    return pixels, record[HEADER.size : start].decode(errors="surrogateescape")
-
-
-def has_maps(record: bytes) -> bool:
-    """Whether a record holds a label map."""
-    return record[: len(MAPS)] == MAPS
-
-
-def unpack_maps(record: bytes) -> list[Int32[np.ndarray, "h w"]]:
-    """The maps of a record of `unpack`: none, labels, or labels and instances."""
-    _, h, w, length = HEADER.unpack_from(record)
-    stored = np.frombuffer(record, "<u2", offset=HEADER.size + length + 3 * h * w)
-    return list(stored.reshape(-1, h, w).astype(np.int32))
-
-
-def open_shards(path: str, key: str) -> Any:
-    """Open the shards of a folder as a sequence of records.
-
-    Args:
-      path: the folder.
-      key: name of the setting for errors.
-
-    Raises:
-      UserError: if there are none, or their records have another format.
-    """
-    buckets.check(path, key)
-    folder = epath.Path(path)
-    inside = folder.iterdir() if path and folder.is_dir() else []
-    shards = sorted(file for file in inside if file.name.endswith(SUFFIX))
-    advice = "create them with python -m picjax.data.pack DIR --out=DIR"
-    if not shards:
-        raise UserError(f"{key} '{path}' holds no {SUFFIX} file; {advice}")
-    try:
-        source: Any = ArrayRecordDataSource([str(shard) for shard in shards])
-        unpack(source[0])
-    except (ValueError, struct.error, IndexError, RuntimeError) as error:
-        raise UserError(
-            f"{key} '{path}' holds shards of another kind ({error}); {advice}"
-        ) from error
-    return source
-
-
-def pack(
-    files: Sequence[Path | Files],
-    root: Path,
-    out: epath.PathLike,
-    size: tuple[int, int],
-) -> list[str]:
-    """Write this process's share of the shards of a data set.
-
-    A shard has the images of SHARD files, so that the order of all records does not
-    depend on the number of processes, nor on damaged files.
-
-    Args:
-      files: of the images, perhaps with their maps.
-      root: folder that the names of records are relative to.
-      out: the output folder.
-      size: height and width of the stored images.
+def pack_together(job: Job) -> int:
+    """`pack` of all processes, which together create the folder.
 
     Returns:
-      A message for each skipped file.
-    """
-    numbers = sharding.own_share(range(-(-len(files) // SHARD)))
-    own = [file for i in numbers for file in files[i * SHARD : (i + 1) * SHARD]]
-    console = Console(stderr=True, highlight=False)
-    shown = track(own, "packing", console=console, disable=not console.is_terminal)
-    skipped: list[str] = []
-    for number in numbers:
-        file = epath.Path(out) / f"images-{number:05}{SUFFIX}"
-        with contextlib.ExitStack() as stack:
-            writer = None
-            for path, record in _records(itertools.islice(shown, SHARD), root, size):
-                if isinstance(record, BadImage):
-                    skipped.append(f"skipped '{path}': {record}")
-                    continue
-                if writer is None:
-                    # One record per chunk, so that random access reads nothing else.
-                    writer = ArrayRecordWriter(str(file), "group_size:1,uncompressed")
-                    stack.callback(writer.close)
-                writer.write(record)
-    return skipped
-
-
-def _records(
-    files: Iterable[Path | Files], root: Path, size: tuple[int, int]
-) -> Iterator[tuple[Path, bytes | BadImage]]:
-    """Records in order, decoded ahead by a few threads."""
-
-    def make(file: Path | Files) -> bytes | BadImage:
-        path = image_of(file)
-        inside = path.is_relative_to(root)
-        name = str(path.relative_to(root) if inside else path)
-        try:
-            if isinstance(file, Files):
-                return pack_record(*with_maps(file, name, size))
-            return pack_record(resample(decode(path, max(size)), size), name)
-        except BadImage as error:
-            return error
-
-    waiting: deque[tuple[Path, Future[bytes | BadImage]]] = deque()
-    threads = core_count()
-    with ThreadPoolExecutor(threads) as pool:
-        for file in files:
-            waiting.append((image_of(file), pool.submit(make, file)))
-            if len(waiting) > 4 * threads:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        for done, future in waiting:
-            yield done, future.result()
-
-
-def image_of(file: Path | Files) -> Path:
-    """The file of the image."""
-    return file.image if isinstance(file, Files) else file
-
-
-def with_maps(
-    files: Files, name: str, size: tuple[int, int]
-) -> tuple[UInt8[np.ndarray, "h w 3"], str, list[Int32[np.ndarray, "h w"]]]:
-    """The arguments of `pack_record`: the image bicubic, its maps by nearest neighbour.
+      The number of all images, of the first process; 0 of the others.
 
     Raises:
-      BadImage: if a file is damaged.
-      UserError: if a map does not belong to its image.
+      UserError: if no image can be read, or another command packs into the folder.
     """
-    raw = read_files(files, name)
-    h, w = size
-    image = np.asarray(raw.image.resize((w, h), Image.Resampling.BICUBIC))
-    maps = [x for x in (raw.label, raw.instance) if x is not None]
-    nearest = Image.Resampling.NEAREST
-    small = [np.asarray(Image.fromarray(x).resize((w, h), nearest)) for x in maps]
-    return image, name, small
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            create(job)
+            stack.enter_context(lock.hold(job.partial, "--out"))
+        sharding.wait_for_all("the folder exists")
+        with sharding.finish_together("pack"):
+            pack(job)
+        if jax.process_index():
+            return 0
+        count = publish(job)
+    job.partial.rmtree()
+    if not count:
+        raise UserError(f"DIR '{job.root}' holds no image that can be read; see above")
+    return count
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command; see the module's docstring.
+def create(job: Job) -> None:
+    """Create the partial folder, unless an earlier run has.
 
     Raises:
-      UserError: if there is nothing to pack or `--out` is not empty.
+      UserError: if it cannot be created.
     """
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--out '{job.out}' cannot be created ({error.strerror}); choose another"
+        ) from error
+
+
+def publish(job: Job) -> int:
+    """Write the manifest and give the folder its name, if it has any image.
+
+    Returns:
+      The number of images.
+
+    Raises:
+      UserError: if a shard is missing.
+    """
+    found = {number: read_done(job, number) for number in job.numbers}
+    done = [x for x in found.values() if x]
+    if len(done) < len(found):
+        missing = ", ".join(str(n) for n, x in found.items() if x is None)
+        raise UserError(
+            f"--out '{job.out}': no process has packed the shards {missing}; give the "
+            "same command again, in a folder that all processes share"
+        )
+    complete = [x.shard for x in done if x.shard]
+    if not complete:
+        return 0
+    for path in job.folder.iterdir():  # of an earlier run on more images
+        if path.name not in {shard.file for shard in complete}:
+            path.unlink()
+    shards.write_manifest(job.folder, complete, describe(job, done))
+    if job.out.exists():
+        job.out.rmdir()
+    job.folder.rename(job.out.absolute())
+    return sum(shard.records for shard in complete)
+
+
+def describe(job: Job, done: Sequence[Done]) -> dict[str, Any]:
+    """What the manifest says about the images; pixels are in [0, 1]."""
+    counts = np.sum([x.levels for x in done], 0).reshape(3, 256)
+    values, weights = np.arange(256) / 255, counts / counts.sum(1, keepdims=True)
+    mean = weights @ values
+    std = np.sqrt(weights @ values**2 - mean**2)
+    skipped = [{"file": name, "reason": why} for x in done for name, why in x.skipped]
+    first = job.files[0]
+    return {
+        "size": list(job.size),
+        "layout": job.layout,
+        "maps": ["label", "instance"][: len(paths_of(first)) - 1],
+        "mean": np.round(mean, 6).tolist(),
+        "std": np.round(std, 6).tolist(),
+        "skipped": skipped,
+    }
+
+
+def parse(argv: Sequence[str] | None) -> Any:
+    """Parse the command line."""
     parser = Parser(
         prog="python -m picjax.data.pack",
         description="Packs a folder of images into ArrayRecord shards of raw pixels.",
         epilog="example: python -m picjax.data.pack photos/ --out=photos-packed",
         allow_abbrev=False,
+        buckets=("check",),
     )
-    parser.add_argument("dir", metavar="DIR", help="images: a folder or a .txt list")
-    parser.add_argument("--out", required=True, metavar="DIR", help="a new folder")
+    parser.add_argument(
+        "dir", nargs="?", metavar="DIR", help="images: a folder or a .txt list"
+    )
+    parser.add_argument("--out", metavar="DIR", help="a new folder")
     parser.add_argument(
         "--size", type=int, default=SIZE, help=f"pixels a side ({SIZE})"
     )
@@ -230,10 +142,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--held-out", action="store_true", help="the layout's held-out part"
     )
+    parser.add_argument(
+        "--check", metavar="DIR", help="compare packed shards with their checksums"
+    )
     args = parser.parse_args(argv)
-    out = Path(args.out)
+    if args.check is None and not (args.dir and args.out):
+        parser.error("DIR and --out are required")
     if not 8 <= args.size <= LARGEST:
         raise UserError(f"--size is {args.size}; give 8 to {LARGEST} pixels")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; see the module's docstring.
+
+    Raises:
+      UserError: if there is nothing to pack, `--out` is not empty, or shards that are
+        checked have changed.
+    """
+    args = parse(argv)
+    if args.check is not None:
+        found = shards.verify(args.check, "--check")
+        count = sum(shard.records for shard in found)
+        print(f"{len(found)} shards with {count} images are as they were packed")
+        return
+    out = Path(args.out)
     check_new(out)
     files: Sequence[Path | Files] = (
         find(args.dir, "DIR", args.layout, args.held_out)
@@ -242,36 +175,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     jax.config.update("jax_platforms", "cpu")  # accelerators are left to others
     sharding.join_cluster()
-    count = pack_together(files, Path(args.dir), out, (args.size, args.size))
+    job = Job(files, Path(args.dir), (args.size, args.size), args.layout, out)
+    count = pack_together(job)
     if jax.process_index() == 0:
         print(f"{count} images of {args.size}x{args.size} in {out}")
-
-
-def pack_together(
-    files: Sequence[Path | Files], root: Path, out: Path, size: tuple[int, int]
-) -> int:
-    """`pack` of all processes into one new folder.
-
-    Returns:
-      The number of all images, of the first process; 0 of the others.
-
-    Raises:
-      UserError: if no image can be read.
-    """
-    token = str(sharding.first_value(os.getpid()))
-    with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            stack.enter_context(new_folder(out, token))
-        sharding.wait_for_all("the folder exists")
-        partial = partial_folder(out, token)
-        with sharding.finish_together("pack"):
-            for line in pack(files, root, partial, size):
-                say(line)
-        if jax.process_index():
-            return 0
-        if not any(partial.iterdir()):
-            raise UserError(f"DIR '{root}' holds no image that can be read; see above")
-        return len(open_shards(str(partial), "--out"))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from picjax.buckets import AnyPath
 from picjax.cli import UserError
 from picjax.data.decode import BadImage, decode
 from picjax.data.listing import list_data
+from picjax.data.records import unpack
+from picjax.data.shards import open_shards
 from picjax.data.transforms import Augment, Pixels, Size, augment, resample
 
 Element = dict[str, Any]
@@ -144,12 +146,10 @@ def packed(path: str, key: str, size: Size, how: Augment | None) -> Pictures:
     Raises:
       UserError: if there are none, or they have another format.
     """
-    from picjax.data import pack
-
-    shards = pack.open_shards(path, key)
+    shards = open_shards(path, key)
 
     def load(index: int) -> tuple[np.ndarray, Element]:
-        pixels, name = pack.unpack(shards[index])
+        pixels, name = unpack(shards[index])
         return pixels, {"name": _flat_name(name)}
 
     names = [f"{index:07}" for index in range(len(shards))]

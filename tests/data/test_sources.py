@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax.cli import UserError
-from picjax.data import pack, photos, sources, transforms
+from picjax.data import pack, packing, photos, records, shards, sources, transforms
 
 SIZE = (32, 32)
 
@@ -200,7 +200,7 @@ def test_a_prepared_tfds_data_set_needs_no_tensorflow(tmp_path):
 
 
 def test_pack_round_trip(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(pack, "SHARD", 4)
+    monkeypatch.setattr(packing, "SHARD", 4)
     folder = tmp_path / "in"
     (folder / "sub").mkdir(parents=True)
     pixels = [rng(i).integers(0, 256, (34, 34, 3), dtype=np.uint8) for i in range(9)]
@@ -211,12 +211,12 @@ def test_pack_round_trip(tmp_path, capsys, monkeypatch):
     said = capsys.readouterr()
     assert "9 images of 34x34" in said.out
     assert "bad.jpg" in said.err and said.err.count("\n") == 1
-    shards = pack.open_shards(str(tmp_path / "out"), "key")
-    found = [pack.unpack(shards[i]) for i in range(len(shards))]
+    packed = shards.open_shards(str(tmp_path / "out"), "key")
+    found = [records.unpack(packed[i]) for i in range(len(packed))]
     assert [name for _, name in found] == [f"sub/ü{i}.png" for i in range(9)]
     for (image, _), expected in zip(found, pixels, strict=True):
         np.testing.assert_array_equal(image, expected)
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").glob("*.array_record"))) == 3
     # Trained on: whole images where load_size is theirs.
     settings = data("arrayrecord", tmp_path / "out", load_size=34, crop="center")
     source = sources.training(settings, SIZE)
@@ -250,7 +250,7 @@ def test_shards_of_another_kind_are_refused(tmp_path):
     shard = next((tmp_path / "tiny/1.0.0").glob("*array_record*"))
     shard.rename(tmp_path / "a.array_record")
     with pytest.raises(UserError, match="another kind"):
-        pack.open_shards(str(tmp_path), "config.data.path")
+        shards.open_shards(str(tmp_path), "config.data.path")
 
 
 def test_the_command_ends_with_one_line(tmp_path):

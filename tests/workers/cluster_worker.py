@@ -14,7 +14,7 @@ from helpers.evaluation import held_out
 from helpers.fake_system import make_model
 
 from picjax import cli, complete, eval
-from picjax.data import pack
+from picjax.data import pack, packing
 from picjax.evaluation import examples, tasks
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     folder = sys.argv[1]
     complete.load = tasks.load = lambda *_: make_model()
     examples.pipeline.eval_batches = held_out
-    pack.SHARD = 2
+    packing.SHARD = 2
     images = f"{folder}/images"
     run = f"--workdir={folder}"
     pack.main([images, f"--out={folder}/packed", "--size=32"])

@@ -15,7 +15,7 @@ from helpers.fuzz.settings import base_config
 from helpers.hostile import NAMES, NUMBERS, Recipe, mostly
 from picjax import checkpoints, complete, images
 from picjax import eval as evaluation
-from picjax.data import pack
+from picjax.data import pack, records, shards
 from picjax.evaluation.run import read_manifest
 from picjax.model import Model
 
@@ -165,10 +165,10 @@ def check_pack(case: PackCase) -> str:
         words = (folder / "in", f"--out={out}", f"--size={case.size}")
         outcome = command(pack.main, *words)
         if outcome == RIGHT:
-            records = pack.open_shards(str(out), "key")
+            packed = shards.open_shards(str(out), "key")
             whole = sum(recipe.is_whole for recipe in case.files.values())
-            assert whole <= len(records) <= len(case.files)
-            image, _ = pack.unpack(records[0])
+            assert whole <= len(packed) <= len(case.files)
+            image, _ = records.unpack(packed[0])
             assert image.shape == (int(case.size), int(case.size), 3)
         else:
             assert not out.exists()
