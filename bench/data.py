@@ -22,7 +22,9 @@ from bench import table
 SIZE, LOAD_SIZE = 256, 266
 
 
-def write_jpegs(folder: Path, count: int, across: int = 1, seed: int = 0) -> None:
+def write_jpegs(
+    folder: Path, count: int, across: int = 1, seed: int = 0, quality: int = 92
+) -> None:
     """Write `count` JPEG files, each of `across` random crops of photographs in a row."""
     from skimage import data
 
@@ -39,14 +41,21 @@ def write_jpegs(folder: Path, count: int, across: int = 1, seed: int = 0) -> Non
             box = (x, y, x + side, y + side)
             crop = photo.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box)
             file.paste(crop, (j * SIZE, 0))
-        file.save(folder / f"{i:06}.jpg", quality=92)
+        file.save(folder / f"{i:06}.jpg", quality=quality)
 
 
 class Folder:
-    """The peer's map-style data set: the official transforms, with Pillow and torch."""
+    """The peer's map-style data set: the official transforms, with Pillow and torch.
 
-    def __init__(self, folder: Path):
-        self.paths = sorted(folder.glob("*.jpg"))
+    Args:
+      folder: of JPEG files.
+      size: of the crops.
+      load_size: of the whole images before.
+    """
+
+    def __init__(self, folder: Path, size: int = SIZE, load_size: int = LOAD_SIZE):
+        self.paths = sorted(folder.rglob("*.jpg"))
+        self.size, self.load_size = size, load_size
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,37 +63,40 @@ class Folder:
     def __getitem__(self, index: int):
         import torch  # pyright: ignore[reportMissingImports]
 
+        size, load_size = self.size, (self.load_size, self.load_size)
         with Image.open(self.paths[index]) as file:
-            size = LOAD_SIZE, LOAD_SIZE
-            image = file.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-        x, y = torch.randint(LOAD_SIZE - SIZE + 1, (2,)).tolist()
-        image = image.crop((x, y, x + SIZE, y + SIZE))
+            file.draft("RGB", load_size)  # as we do: decodes at a fraction of the size
+            image = file.convert("RGB").resize(load_size, Image.Resampling.BILINEAR)
+        x, y = torch.randint(self.load_size - size + 1, (2,)).tolist()
+        image = image.crop((x, y, x + size, y + size))
         if torch.rand(()) < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        mask = torch.ones(1, SIZE, SIZE)
-        mask[:, SIZE // 4 : SIZE * 3 // 4, SIZE // 4 : SIZE * 3 // 4] = 0
+        mask = torch.ones(1, size, size)
+        mask[:, size // 4 : size * 3 // 4, size // 4 : size * 3 // 4] = 0
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return {"image": pixels.float() / 127.5 - 1, "mask": mask}
 
 
-def torch_batches(folder: Path, batch: int, workers: int) -> Iterator:
-    """Endless batches of a DataLoader with one worker per core."""
+def torch_batches(images: Folder, batch: int, workers: int, start: str) -> Iterator:
+    """Endless batches of a DataLoader with one worker per core, which `start` starts."""
     from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
 
     loader = DataLoader(
-        Folder(folder),  # pyright: ignore[reportArgumentType]
+        images,  # pyright: ignore[reportArgumentType]
         batch,
         shuffle=True,
         drop_last=True,
         num_workers=workers,
-        multiprocessing_context="spawn",  # JAX's threads forbid a fork
+        multiprocessing_context=start,
         persistent_workers=True,
     )
     while True:
         yield from loader
 
 
-def our_batches(name: str, path: Path, batch: int) -> Iterator:
+def our_batches(
+    name: str, path: Path, batch: int, size: int = SIZE, load_size: int = LOAD_SIZE
+) -> Iterator:
     """Endless float batches on the device, from files or from packed shards."""
     import jax
 
@@ -93,9 +105,9 @@ def our_batches(name: str, path: Path, batch: int) -> Iterator:
     from picjax.images import to_float
 
     config: Any = picmm.get_config("celeba_hq").data
-    config.update(name=name, path=str(path), rotation=0.0)
+    config.update(name=name, path=str(path), rotation=0.0, load_size=load_size)
     convert = jax.jit(to_float)
-    for found in pipeline.train_batches(config, SIZE, batch, seed=0):
+    for found in pipeline.train_batches(config, size, batch, seed=0):
         arrays = {key: found[key] for key in ("image", "mask")}
         yield jax.block_until_ready(convert(arrays))
 
@@ -124,7 +136,8 @@ def measure(folder: Path, shards: Path, args) -> list[table.Row]:
     cores = len(os.sched_getaffinity(0))
     peer = "torch DataLoader, folder"
     sources: dict[str, Callable[[], Iterator]] = {
-        peer: lambda: torch_batches(folder, args.batch, cores),
+        # JAX's threads forbid a fork.
+        peer: lambda: torch_batches(Folder(folder), args.batch, cores, "spawn"),
         "picjax, folder": lambda: our_batches("folder", folder, args.batch),
         "picjax, packed": lambda: our_batches("arrayrecord", shards, args.batch),
     }

@@ -29,7 +29,7 @@ from PIL import Image
 
 from picjax import buckets, checkpoints, cli, complete, train
 from picjax import eval as evaluation
-from picjax.data import pack, pipeline
+from picjax.data import pack, packing, pipeline
 
 PACKAGES = ("gcsfs", "gcp_storage_emulator")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
@@ -154,7 +154,8 @@ def test_an_evaluation_of_a_run_in_the_bucket_is_written_there(killed, undisturb
     assert written == {path.name for path in (undisturbed / "eval").iterdir()}
 
 
-def test_data_in_the_bucket_give_the_batches_of_a_folder(tmp_path):
+def test_data_in_the_bucket_give_the_batches_of_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SHARD", 8)
     images = tmp_path / "images"
     for i in range(21):
         path = images / "ab"[i % 2] / f"{i}.png"
@@ -170,6 +171,10 @@ def test_data_in_the_bucket_give_the_batches_of_a_folder(tmp_path):
         config.path = f"{BUCKET}/{kind}"
         for ours, theirs in zip(batches(config), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+    pack.main([f"--check={BUCKET}/packed"])
+    epath.Path(f"{BUCKET}/packed/images-00001.array_record").unlink()
+    with pytest.raises(cli.UserError, match="lacks images-00001.array_record"):
+        batches(config)
 
 
 def upload(folder, target):

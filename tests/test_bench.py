@@ -35,6 +35,7 @@ def test_benchmarks_import_without_torch_or_a_device():
         "data",
         "gpu",
         "gpu_case",
+        "large",
         "likelihood",
         "metrics",
         "pixelcnn",
@@ -49,7 +50,16 @@ def test_benchmarks_import_without_torch_or_a_device():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-NAMES = ["complete", "data", "gpu", "likelihood", "metrics", "painter", "pixelcnn"]
+NAMES = [
+    "complete",
+    "data",
+    "gpu",
+    "large",
+    "likelihood",
+    "metrics",
+    "painter",
+    "pixelcnn",
+]
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,13 @@ def _walk(root: Path, deep: bool) -> list[Path]:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if os.path.isdir(entry.path):
+            # Only links are asked for: a network answers slowly, for each of many files.
+            is_link = entry.is_symlink()
+            if os.path.isdir(entry.path) if is_link else entry.is_dir():
                 waiting += [entry.path] if deep else []
             elif os.path.splitext(entry.name)[1].lower() in extensions():
                 target = os.path.join(real, entry.name)
-                if entry.is_symlink():
+                if is_link:
                     found.setdefault(os.path.realpath(entry.path), Path(entry.path))
                 else:  # the file itself, not a link to it, names it
                     found[target] = Path(entry.path)

@@ -77,20 +77,19 @@ def folder(
       UserError: if there is no image, or the number of classes differs.
     """
     paths = list_data(path, key)
-    names, relative = file_names(path, paths), relative_paths(path, paths)
+    names = file_names(path, paths)
     target = max(how.load_size if how else size)
-    extra: list[Element] = [{"name": name} for name in names]
+    folders, order = [], []
     if classes:
         # A file outside of all folders counts as a class, so that the numbers differ.
-        folders = [file.partition(os.sep)[0] for file in relative]
+        folders = [x.partition(os.sep)[0] for x in relative_paths(path, paths)]
         order = sorted(set(folders))
         check_classes(classes, len(order), f"{key} '{path}' has so many folders")
-        labels = [class_label(order.index(folder)) for folder in folders]
-        extra = [x | label for x, label in zip(extra, labels, strict=True)]
 
     def load(index: int) -> tuple[Image.Image, Element]:
+        extra = class_label(order.index(folders[index])) if classes else {}
         try:
-            return decode(paths[index], target), extra[index]
+            return decode(paths[index], target), extra | {"name": names[index]}
         except BadImage as error:
             raise BadImage(f"'{paths[index]}': {error}") from error
 
