@@ -6,7 +6,10 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import httpx
@@ -27,12 +30,18 @@ from helpers.browser import (
 from helpers.pictures import picture
 from PIL import Image
 
+from picjax.data.maps import palette
+
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.filterwarnings("default"),
 ]
 SLOW = 300_000  # milliseconds: the first images compile
 SIZE = (72, 96)
+WHITE = [255, 255, 255]  # an empty canvas
+CLASSES = palette(
+    4
+).tolist()  # colours of the run `layouts`: background, disc, square, ...
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +80,49 @@ def opened(chromium, server):
     page.wait_for_selector("#editor canvas")
     page.wait_for_function("document.querySelector('#complete-run input').value")
     choose(page, "complete-run", "tiny")
-    page.locator("#editor input[type=file]").first.set_input_files(
-        server[2] / "photo.png"
-    )
-    page.wait_for_selector("#editor button[aria-label='Brush']")
-    page.wait_for_timeout(2000)  # the canvas fits its picture
+    with changed(page, "editor"):
+        page.locator("#editor input[type=file]").first.set_input_files(
+            server[2] / "photo.png"
+        )
+        page.wait_for_selector("#editor button[aria-label='Brush']")
+        until(page, lambda: centre(page, "editor") != WHITE)
     return page
+
+
+def until(page, condition: Callable[[], bool]) -> None:
+    """Wait for what the browser cannot see."""
+    end = time.monotonic() + SLOW / 1000
+    while not condition():
+        assert time.monotonic() < end
+        page.wait_for_timeout(100)
+
+
+@contextmanager
+def changed(page, editor: str) -> Iterator[None]:
+    """After the block, wait until the editor shows something else, and moves no more."""
+    shots = [page.locator(f"#{editor}").screenshot()]
+    yield
+
+    def still() -> bool:
+        shots.append(page.locator(f"#{editor}").screenshot())
+        return shots[-1] == shots[-2] != shots[0]
+
+    until(page, still)
+
+
+@contextmanager
+def another(page, picture: str) -> Iterator[None]:
+    """After the block, wait until a picture is another one."""
+    before = page.locator(f"#{picture} img").get_attribute("src")
+    yield
+    page.wait_for_function(
+        """([name, before]) => {
+            const picture = document.querySelector(`#${name} img`);
+            return picture && picture.getAttribute("src") != before
+                && picture.naturalWidth;
+        }""",
+        arg=[picture, before],
+    )
 
 
 def choose(page, field: str, option: str) -> None:
@@ -86,11 +132,18 @@ def choose(page, field: str, option: str) -> None:
 
 def name_mask(page, name: str) -> None:
     """Take a named mask, and wait until the canvas has it."""
-    choose(page, "named", name)
-    page.wait_for_function(
-        "document.querySelector('#complete-status').innerText.includes('the hole is')"
-    )
-    page.wait_for_timeout(2000)
+    with changed(page, "editor"):
+        choose(page, "named", name)
+        page.wait_for_function(
+            "document.querySelector('#complete-status').innerText.includes('the hole is')"
+        )
+
+
+def centre(page, editor: str) -> list[int]:
+    """The colour in the middle of the canvas."""
+    shot = page.locator(f"#{editor} canvas").first.screenshot()
+    image = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB"))
+    return image[image.shape[0] // 2, image.shape[1] // 2].tolist()
 
 
 def paint(page, editor="editor", below: int = 0) -> None:
@@ -170,22 +223,24 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
     repeat(drawn, server, tmp_path)
 
     # Choose the third, go on painting on it, and undo.
-    page.locator("#complete-gallery button img").nth(2).click()
-    page.wait_for_timeout(3000)
-    page.locator("#proceed").click()
-    page.wait_for_function(
-        "document.querySelector('#complete-status').innerText.includes('1 step(s) to undo')"
-    )
-    page.wait_for_timeout(3000)
+    third = page.locator("#complete-gallery button img").nth(2)
+    shown = page.locator(f"#complete-slider img[src='{third.get_attribute('src')}']")
+    third.click()
+    shown.first.wait_for(state="attached")
+    with changed(page, "editor"):
+        page.locator("#proceed").click()
+        page.wait_for_function(
+            "document.querySelector('#complete-status').innerText.includes('1 step(s) to undo')"
+        )
     paint(page, below=30)  # the same hole would have the same completions
     further = complete(page)
     np.testing.assert_array_equal(further["image.png"], drawn["image_out_2.png"])
     check(further, 6)
-    page.locator("#undo").click()
-    page.wait_for_function(
-        "document.querySelector('#complete-status').innerText.includes('0 step(s) left')"
-    )
-    page.wait_for_timeout(3000)
+    with changed(page, "editor"):
+        page.locator("#undo").click()
+        page.wait_for_function(
+            "document.querySelector('#complete-status').innerText.includes('0 step(s) left')"
+        )
     again = complete(page)
     np.testing.assert_array_equal(again["image.png"], drawn["image.png"])
     np.testing.assert_array_equal(again["mask.png"], drawn["mask.png"])
@@ -195,16 +250,14 @@ def test_paint_complete_choose_undo_and_repeat_by_the_command(
 def test_paint_a_layout_and_redraw_one_of_its_instances(server, chromium, tmp_path):
     page = visit(chromium, server, "Labels")
     page.wait_for_selector("#labels-instances img")
-    choose(page, "labels-class", "square")
-    page.wait_for_timeout(2000)
+    until(page, lambda: centre(page, "labels-editor") == CLASSES[0])
+    with changed(page, "labels-editor"):
+        choose(page, "labels-class", "square")
     page.locator("#labels-editor button[aria-label='Brush']").click()
     paint(page, "labels-editor")
-    page.wait_for_timeout(3000)
-    page.locator("#labels-add").click()
-    page.wait_for_function(
-        "document.querySelector('#labels-instances img').naturalWidth"
-    )
-    page.wait_for_timeout(2000)
+    until(page, lambda: centre(page, "labels-editor") == CLASSES[2])
+    with another(page, "labels-instances"):
+        page.locator("#labels-add").click()
     picture = page.locator("#labels-instances img")
     box = picture.bounding_box()
     middle = {"x": box["width"] / 2, "y": box["height"] / 2}
@@ -226,14 +279,13 @@ def test_compose_a_scene_and_paint_around_it(server, chromium, tmp_path):
     page.wait_for_function("document.querySelector('#compose-run input').value")
     choose(page, "compose-run", "walk")
     choose(page, "compose-sampler", "draft")
-    choose(page, "compose-example", "table")
     picture = page.locator("#compose-canvas img")
-    picture.wait_for()
+    with another(page, "compose-canvas"):
+        choose(page, "compose-example", "table")
     page.get_by_label("2: cup.png").wait_for()
-    page.wait_for_timeout(2000)
     box = picture.bounding_box()
-    picture.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.75})
-    page.wait_for_timeout(2000)
+    with another(page, "compose-canvas"):
+        picture.click(position={"x": box["width"] * 0.75, "y": box["height"] * 0.75})
     drawn = complete(page, "compose")
     scene = json.loads(drawn.files["scene.json"])
     assert [entry["file"] for entry in scene["objects"]] == ["cat.png", "cup.png"]
@@ -290,11 +342,7 @@ def test_stop_and_refresh_in_the_middle_of_a_walk(server, chromium):
     )
     page.reload()
     page.wait_for_selector("#editor canvas")
-    for _ in range(600):
-        if 'outcome="cancelled"} 2.0' in outcomes():
-            break
-        page.wait_for_timeout(200)
-    assert 'outcome="cancelled"} 2.0' in outcomes()
+    until(page, lambda: 'outcome="cancelled"} 2.0' in outcomes())
     assert httpx.get(f"{server[0]}/ready").status_code == 200
 
 
@@ -368,7 +416,11 @@ def test_files_of_the_server_cannot_be_read(server):
             assert b"root:" not in answer.content and b'"system"' not in answer.content
 
 
-def test_sigterm_ends_the_server_and_its_files(server):
+def test_sigterm_ends_the_server_and_its_files_while_a_page_is_open(server, chromium):
     _, process, folder = server
+    visit(chromium, server).wait_for_function(
+        "document.querySelector('#complete-run input')?.value"
+    )
     assert stop(process) == 0
     assert not list((folder / "tmp").glob("picjax-app-*"))
+    assert "Traceback" not in (folder / "log").read_text()
