@@ -58,7 +58,7 @@ class Case(NamedTuple):
         """The same for bench.step and bench.complete."""
         size = 32 if self.method == "pixelcnn" else 256
         if self.tiny:
-            least = {"picmm": 128, "picnet": 64, "inade": 64, "pixelcnn": 8}
+            least = {"picmm": 128, "picnet": 128, "inade": 64, "pixelcnn": 8}
             size = least.get(self.method, 32)
         return step.Setting(self.dtype, self.batch, size, self.method, self.tiny)
 
