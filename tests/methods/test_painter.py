@@ -105,7 +105,8 @@ def test_resampling_an_empty_canvas_gives_a_warning():
     assert not methods.make(config).mask_warnings(empty)
 
 
-def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch):
+@pytest.mark.parametrize("preset", ["draft", "ddnm-fast"])
+def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch, preset):
     def network(net, variables, x, t, *_):
         epsilon = jnp.tanh(3 * x) + 1e-3 * t[:, None, None, None]
         return jnp.concatenate([epsilon, jnp.sin(5 * x)], -1)
@@ -114,7 +115,7 @@ def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch):
     monkeypatch.setattr(programs, "CALLS", 20)
     config = load_config("painter", "tiny")
     config.diffusion.steps = 1000
-    config.sampler.preset = "draft"
+    config.sampler.preset = preset
     system = methods.make(config)
     model = Model(config, system, {}, 0)
     size = 16, 24
@@ -128,7 +129,7 @@ def test_a_walk_that_is_shown_draws_the_same_completions(monkeypatch):
     # On the way they are at the model's size, and not yet what they will be.
     assert parts[0].samples.shape == (2, 8, 8, 3)
     assert (parts[0].samples != parts[1].samples).any()
-    config.sampler.preset = "ddnm"
+    config.sampler.preset = "ddnm-travel"
     assert methods.make(config).walk_calls == 0
 
 

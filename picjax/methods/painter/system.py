@@ -23,6 +23,7 @@ from picjax.methods.painter.net import UNet
 from picjax.methods.painter.process import Denoiser, Noised, Parameterization, Schedule
 from picjax.methods.painter.resampling import PRESETS, make_noise, repaint
 from picjax.methods.painter.samplers.interface import denoise_with, measure
+from picjax.methods.painter.samplers.presets import Walk
 from picjax.methods.painter.settings import Sampler
 from picjax.methods.painter.timesteps import LossHistory
 from picjax.system import (
@@ -263,7 +264,7 @@ class Painter(System):
             }
             y = self._labels(self.sampler.label, own["label"], batch)
             if self.sampler.posterior is not None:
-                return self._draw_posterior(variables, batch, own["noise"], y)
+                return self._draw_posterior(variables, batch, own["noise"], y, x)
             noise = make_noise(own["noise"], (h, w))
             if x is not None:
                 start = jnp.where(batch["calls"][0] > 0, x, noise.initial)
@@ -291,25 +292,30 @@ class Painter(System):
         batch: Batch,
         keys: Key[Array, " b"],
         y: Int[Array, " b"] | None,
+        x: Float[Array, "b h w 3"] | None = None,
     ) -> Float[Array, "b h w 3"]:
-        """A completion per image by a sampler of the posterior."""
+        """A completion per image by a sampler of the posterior, or a part of its walk."""
         preset, schedule = self.sampler.posterior, self.sampler.schedule
         assert preset is not None
         plan, particles = preset.plan(schedule), preset.step_cost.particles
 
-        def of_image(image: Array, mask: Array, key: Array, label: Any) -> Array:
+        def of_image(
+            image: Array, mask: Array, key: Array, label: Any, x: Any
+        ) -> Array:
             y = None if label is None else jnp.full(particles, label)
             known = self.known({"image": image[None], "mask": mask[None]})
             denoise = denoise_with(self.denoiser(variables, schedule, y, known))
             measurement = measure(image[None], mask[None])
-            return preset.draw(denoise, plan, measurement, key)[0]
+            part = () if x is None else (Walk(x[None], batch["calls"]),)
+            return preset.draw(denoise, plan, measurement, key, *part)[0]
 
-        return jax.vmap(of_image)(batch["image"], batch["mask"], keys, y)
+        return jax.vmap(of_image)(batch["image"], batch["mask"], keys, y, x)
 
     @property
     def walk_calls(self) -> int:
-        """Evaluations of the network; 0: a sampler of the posterior is one program."""
-        return 0 if self.sampler.posterior else self.sampler.plan.evaluations
+        """Evaluations of the network; 0: the sampler's walk cannot be divided."""
+        preset = self.sampler.posterior
+        return 0 if preset and not preset.divisible else self.sampler.plan.evaluations
 
     def sampling_cost(self) -> str:
         """The sampler's cost in evaluations of the network."""

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import PRNGKeyArray
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from picjax.methods.painter.process import Images, Schedule
 from picjax.methods.painter.resampling import Resampling, visited_steps
@@ -28,8 +30,23 @@ from picjax.methods.painter.samplers.proposals import TDS, SMCDiff, noised_traje
 from picjax.methods.painter.samplers.smc import Proposal, pick, run_particles
 
 STRAIGHT = Resampling()  # down, without jumps
+
+
+class Walk(NamedTuple):
+    """A part of the way to a completion.
+
+    Attributes:
+      x: at its beginning; that of the first part is not used.
+      calls: made from this number up to, not including, the other.
+    """
+
+    x: Images
+    calls: Int[Array, "2"]
+
+
 # A completion of one image: (denoise, plan, measurement [1 h w c], key) -> [1 h w c].
-Draw = Callable[[Denoise, Any, Measurement, PRNGKeyArray], Images]
+# With a walk as the fifth argument, where a preset is `divisible`, x at the walk's end.
+Draw = Callable[..., Images]
 # The stacked steps of a walk: (schedule, visited steps, the last one first, then -1).
 Planner = Callable[[Schedule, Sequence[int]], Any]
 
@@ -69,6 +86,7 @@ class PosteriorPreset:
       step_cost: of each of its steps.
       resampling: jumps back; DDNM's time travel.
       planner: of the sampler's steps.
+      divisible: whether x is all that a step knows of those before it.
     """
 
     spacing: str
@@ -76,6 +94,7 @@ class PosteriorPreset:
     step_cost: Cost = EVALUATION
     resampling: Resampling = STRAIGHT
     planner: Planner = plan_calls
+    divisible: bool = False
 
     def plan(self, schedule: Schedule) -> Any:
         """The sampler's steps on the schedule, stacked."""
@@ -93,10 +112,23 @@ def draw_image(
     plan: Any,
     measurement: Measurement,
     key: PRNGKeyArray,
+    walk: Walk | None = None,
 ) -> Images:
-    """A completion by a sampler of (denoise, plan, measurement, noise)."""
+    """A completion by a sampler of (denoise, plan, measurement, noise), or a part."""
     noise = noise_from_keys(key[None], measurement.y.shape[1:])
-    return sampler(denoise, plan, measurement, noise)[0]
+    if walk is None:
+        return sampler(denoise, plan, measurement, noise)[0]
+
+    def advance(number: Array, x: Images) -> Images:
+        def own(purpose: str, call: Array) -> Array:
+            return x if purpose == "start" else noise(purpose, call)
+
+        one = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, number, 1), plan)
+        return sampler(denoise, one, measurement, own)[0]
+
+    first, stop = walk.calls
+    start = jnp.where(first > 0, walk.x, noise("start", jnp.int32(0)))
+    return lax.fori_loop(first, stop, advance, start)
 
 
 def draw_particle(
@@ -145,7 +177,8 @@ def ddnm_preset(
 
     "ddim100" keeps the steps 0, 10, .., 990, as DDNM and PiGDM were published.
     """
-    return PosteriorPreset(spacing, _image(ddnm, eta=eta), resampling=jumps)
+    draw, divisible = _image(ddnm, eta=eta), jumps == STRAIGHT
+    return PosteriorPreset(spacing, draw, resampling=jumps, divisible=divisible)
 
 
 def smcdiff_preset(particles: int) -> PosteriorPreset:
@@ -172,8 +205,8 @@ POSTERIOR_PRESETS = {
     # As in the paper: eta 0.85, each ten steps three times.
     "ddnm-travel": ddnm_preset("ddim100", 0.85, Resampling(10, 3)),
     "pigdm": PosteriorPreset("ddim100", _image(pigdm, clip=True), GRADIENT),
-    "dps": PosteriorPreset("250", _image(dps, scale=0.5), GRADIENT),
-    "mcg": PosteriorPreset("250", _image(mcg), GRADIENT),
+    "dps": PosteriorPreset("250", _image(dps, scale=0.5), GRADIENT, divisible=True),
+    "mcg": PosteriorPreset("250", _image(mcg), GRADIENT, divisible=True),
     # Two descents with a line search each, and the call that steps down.
     "copaint": PosteriorPreset(
         "250", _image(copaint), Cost(5, 2), planner=plan_copaint
