@@ -69,8 +69,9 @@ def saved_config(settings: Mapping[str, Any]) -> Config:
 
 def merge(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, and the defaults of the keys that they lack, group by group."""
-    merged = {**defaults, **settings}
-    for key in defaults.keys() & settings.keys():
-        if isinstance(defaults[key], Mapping) and isinstance(settings[key], Mapping):
-            merged[key] = merge(defaults[key], settings[key])
+    merged = dict(settings)
+    for key, default in defaults.items():
+        value = merged.setdefault(key, default)
+        if isinstance(default, Mapping) and isinstance(value, Mapping):
+            merged[key] = merge(default, value)
     return merged
