@@ -387,7 +387,7 @@ def print_search(config: Config, devices: Sequence[Any], plan: Plan) -> None:
 
     print(flush=True)
     trials = []
-    for trial in search.search(config, plan.chips, compile_step):
+    for trial in search.search(config, plan.chips, plan.state, compile_step):
         print(search.describe_trial(trial), flush=True)
         trials.append(trial)
     print(search.describe_best(trials))

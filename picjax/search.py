@@ -1,8 +1,8 @@
 """Which settings a slice trains fastest with, by compiling them: picjax.plan --search.
 
 Tried are the precision of computation, recomputation in the backward pass, sharding of the
-state, and the images of a step. Of these only the last changes what is learnt, and rounding;
-if not even the config's own batch fits, gradients of smaller ones are averaged.
+state, and the images of a step; only the last changes what is learnt, apart from rounding.
+If not even the config's own batch fits, gradients of smaller ones are averaged.
 """
 
 import itertools
@@ -35,30 +35,33 @@ class Trial(NamedTuple):
 Compile = Callable[[Changes], Trial]
 
 
-def search(config: Config, chips: int, compile_step: Compile) -> Iterator[Trial]:
+def search(
+    config: Config, chips: int, lengths: Iterable[int], compile_step: Compile
+) -> Iterator[Trial]:
     """Yield trials of all combinations; of batches, growing ones until one does not fit.
 
     Args:
       config: to start from.
       chips: of the slice.
+      lengths: of the mesh's axis `fsdp`.
       compile_step: makes a trial.
     """
-    for changes in combinations(config, chips):
-        trials = growing(changes, batches(config), compile_step)
-        first = next(trials)
+    for changes in combinations(config, lengths):
+        larger = trials(changes, batches(config), False, compile_step)
+        first = next(larger)
         yield first
-        if first.rate:
-            yield from trials
-        else:
-            yield from until_one_fits(changes, parts(config, chips), compile_step)
+        yield from larger
+        if not first.rate:
+            yield from trials(changes, parts(config, chips), True, compile_step)
 
 
-def combinations(config: Config, chips: int) -> Iterator[dict[str, Any]]:
+def combinations(config: Config, lengths: Iterable[int]) -> Iterator[dict[str, Any]]:
     """Precision, recomputation and sharding, as far as the method has them."""
     choices: dict[str, Sequence[Any]] = {
         "model.dtype": DTYPES if "dtype" in config.model else (),
         "model.remat": (False, True) if "remat" in config.model else (),
-        "mesh.fsdp": sorted({1, chips} | ({8} if chips % 8 == 0 else set())),
+        "mesh.data": () if config.mesh.data == -1 else (-1,),
+        "mesh.fsdp": tuple(lengths),
     }
     choices = {key: values for key, values in choices.items() if values}
     for values in itertools.product(*choices.values()):
@@ -84,25 +87,14 @@ def parts(config: Config, chips: int) -> list[dict[str, int]]:
     ]
 
 
-def growing(
-    changes: Changes, sizes: Iterable[Changes], compile_step: Compile
+def trials(
+    changes: Changes, sizes: Iterable[Changes], until: bool, compile_step: Compile
 ) -> Iterator[Trial]:
-    """Yield trials up to the first that does not fit."""
+    """Yield trials up to the first that fits, or, with `until` false, does not fit."""
     for size in sizes:
         trial = compile_step({**changes, **size})
         yield trial
-        if not trial.rate:
-            return
-
-
-def until_one_fits(
-    changes: Changes, sizes: Iterable[Changes], compile_step: Compile
-) -> Iterator[Trial]:
-    """Yield trials up to the first that fits."""
-    for size in sizes:
-        trial = compile_step({**changes, **size})
-        yield trial
-        if trial.rate:
+        if bool(trial.rate) == until:
             return
 
 

@@ -123,7 +123,7 @@ def test_a_search_grows_batches_until_one_does_not_fit():
             quicker = changes["model.dtype"] == "bfloat16" and changes["mesh.fsdp"] == 1
             return search.Trial(changes, PROGRAM, rate * (1 + quicker))
 
-        found = list(search.search(config, 4, compile_step))
+        found = list(search.search(config, 4, (1, 4), compile_step))
         first = [x for x in found if x.changes["model.remat"] is False][:4]
         return found, [x.changes["batch_size"] for x in first]
 

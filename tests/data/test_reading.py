@@ -6,23 +6,12 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
+from helpers.configs import THREADS, shard_data
 from PIL import Image
 
 from picjax.data import pack, packing, pipeline
 
 SIZE, BATCH, LENGTH = 16, 4, 40
-DATA = {
-    "name": "arrayrecord",
-    "load_size": SIZE,
-    "crop": "center",
-    "flip": False,
-    "rotation": 0.0,
-    "masks": ("center",),
-    "hole_ratio": (0.2, 0.6),
-    "mask_path": "",
-    "threads": 2,
-}
 
 
 def one_pass(monkeypatch):
@@ -39,8 +28,7 @@ def packed(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "SHARD", BATCH)
         pack.main([str(root), f"--out={root / 'out'}", f"--size={SIZE}"])
-    path = str(root / "out")
-    return ConfigDict(DATA | {"path": path, "eval_path": path})
+    return shard_data(root / "out", SIZE)
 
 
 def numbers(config, count, selection=slice(None)):
@@ -78,7 +66,7 @@ class Source:
 def batches_of(read, monkeypatch):
     one_pass(monkeypatch)
     monkeypatch.setattr(pipeline.sources, "training", lambda *_: Source(read))
-    return pipeline.train_batches(ConfigDict(DATA), SIZE, BATCH, 0)
+    return pipeline.train_batches(shard_data("", SIZE), SIZE, BATCH, 0)
 
 
 def test_the_next_epoch_is_read_before_the_last_image_of_one(monkeypatch):
@@ -105,7 +93,7 @@ def test_the_next_epoch_is_read_before_the_last_image_of_one(monkeypatch):
 
 def test_what_is_read_ahead_does_not_grow(monkeypatch):
     """Over five epochs: neither the images that are read early, nor those kept."""
-    threads, images = DATA["threads"], []
+    threads, images = THREADS, []
     ahead = (threads + pipeline.PREFETCHED + 1) * BATCH
 
     def read(index, rng):

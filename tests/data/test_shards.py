@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from helpers.configs import shard_data
 from helpers.pictures import picture
 from helpers.processes import cluster, finish, start_worker
-from ml_collections import ConfigDict
 from PIL import Image
 
 from picjax import signals
@@ -147,25 +147,8 @@ def change_manifest(**values):
 def test_folders_that_are_not_as_they_were_packed_are_refused(packed, change, words):
     change(packed)
     with pytest.raises(UserError, match=words) as error:
-        pipeline.train_batches(config_of(packed), SIZE, 1, 0)
+        pipeline.train_batches(shard_data(packed), SIZE, 1, 0)
     assert str(packed) in str(error.value) and "; " in str(error.value)
-
-
-def config_of(folder):
-    values = {
-        "name": "arrayrecord",
-        "path": str(folder),
-        "eval_path": str(folder),
-        "load_size": 0,
-        "crop": "center",
-        "flip": False,
-        "rotation": 0.0,
-        "masks": ("center",),
-        "hole_ratio": (0.2, 0.6),
-        "mask_path": "",
-        "threads": 2,
-    }
-    return ConfigDict(values)
 
 
 def test_shards_without_a_manifest_are_read(packed):
@@ -176,7 +159,7 @@ def test_shards_without_a_manifest_are_read(packed):
 
 def test_training_skips_a_damaged_record(packed, capsys):
     flip(packed / "images-00001.array_record")
-    held_out = pipeline.eval_batches(config_of(packed), SIZE, 8, 7, 0)
+    held_out = pipeline.eval_batches(shard_data(packed), SIZE, 8, 7, 0)
     assert int(next(held_out)["valid"].sum()) == 6
     message = capsys.readouterr().err
     assert "skipped record 2, in '" in message

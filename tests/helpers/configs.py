@@ -2,12 +2,29 @@
 
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from picjax import flags
+
+THREADS = 2  # that read shards
 
 
 def load_config(name: str, variant: str):
     return flags.make_config(name, variant, [])
+
+
+def shard_data(folder, load_size: int = 0):
+    """config.data for the packed shards in a folder."""
+    path = str(folder)
+    own = {"name": "arrayrecord", "path": path, "eval_path": path, "threads": THREADS}
+    geometry = {
+        "load_size": load_size,
+        "crop": "center",
+        "flip": False,
+        "rotation": 0.0,
+    }
+    holes = {"masks": ("center",), "hole_ratio": (0.2, 0.6), "mask_path": ""}
+    return ConfigDict(own | geometry | holes)
 
 
 def make_batch(size: int, b: int = 2):

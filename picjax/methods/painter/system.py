@@ -1,9 +1,10 @@
 """Intelligent Painter and RePaint: a diffusion model that completes any hole.
 
 Training is guided-diffusion's: the network learns to predict the noise in whole images,
-and masks play no part unless the network sees the known pixels (ours). Completion reverses the process from noise, replacing the known
-pixels before every evaluation of the network and resampling (`resampling.repaint`). A
-classifier that guides is trained beside the network, on noised images of its own.
+and masks play no part unless the network sees the known pixels (ours). Completion reverses
+the process from noise, replacing the known pixels before every evaluation of the network
+and resampling (`resampling.repaint`). A classifier that guides is trained beside the
+network, on noised images of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -344,7 +345,7 @@ class Painter(System):
         return Denoiser(network, schedule, self.parameterization)
 
     def known(self, batch: Batch) -> Float[Array, "b h w 4"] | None:
-        """The known pixels, 0 in the hole, and the mask; None if the UNet has no use."""
+        """The known pixels, 0 in the hole, and the mask; None if the UNet sees x alone."""
         if not self.sees_known:
             return None
         image, mask = batch["image"], batch["mask"]
